@@ -1,0 +1,66 @@
+"""Direct backprojection of filtered rows into a block of slices: check and dispatch."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamrecon_kernels import backproject_numba
+
+
+def backproject(
+    volume: NDArray[np.float32],
+    filtered: NDArray[np.float32],
+    cos: NDArray[np.float32],
+    sin: NDArray[np.float32],
+    offset: NDArray[np.float32],
+    radius: float = np.inf,
+) -> None:
+    """Add the backprojection of filtered rows to a block of slices, in place.
+
+    `volume[y, x, :] += sum_a filtered[a](u)`, linearly interpolated at `u = x' cos[a] + y' sin[a] + offset[a]`, with
+    `x' = x - (side - 1) / 2` and y' alike. The angles are added one after another in their order, so that splitting
+    them over several calls gives the same bits.
+
+    Parameters
+    ----------
+    volume
+        (y, x, row), C-contiguous.
+    filtered
+        (angle, column, row), C-contiguous; weights are already in it.
+    cos, sin
+        (angle,), columns of `filtered` per pixel along x and y.
+    offset
+        (angle,), column of `filtered` that the rotation axis is seen in.
+    radius
+        Pixels whose center is farther from the axis, in pixels, are left alone.
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not fit, or a pixel would be seen outside `filtered`.
+    """
+    if volume.ndim != 3 or filtered.ndim != 3 or volume.shape[2] != filtered.shape[2]:
+        raise ValueError(
+            f"volume is {volume.shape} and filtered {filtered.shape}; expected (y, x, row), (angle, column, row)"
+        )
+    for name, array in (("volume", volume), ("filtered", filtered)):
+        if array.dtype != np.float32 or not array.flags.c_contiguous:
+            raise ValueError(f"{name} is {array.dtype}, strides {array.strides}; expected C-contiguous float32")
+    angles = filtered.shape[0]
+    for name, array in (("cos", cos), ("sin", sin), ("offset", offset)):
+        if array.shape != (angles,) or array.dtype != np.float32:
+            raise ValueError(f"{name} is {array.dtype} {array.shape}; expected float32 ({angles},)")
+    if not angles:
+        return
+    height, width = volume.shape[:2]
+    # Within a circle no corner is reached; rounding in float32 is covered by a hundredth of a column.
+    reach = np.hypot(cos, sin) * min(radius, np.hypot(height - 1, width - 1) / 2)
+    reach = np.minimum(reach, abs(cos) * (width - 1) / 2 + abs(sin) * (height - 1) / 2) + 0.01
+    low, high = float((offset - reach).min()), float((offset + reach).max())
+    if not (low >= 0 and high < filtered.shape[1] - 1):
+        raise ValueError(
+            f"pixels are seen in columns {low:.2f} to {high:.2f} of filtered, which has {filtered.shape[1]}; "
+            "give it longer tails"
+        )
+    backproject_numba.backproject(volume, filtered, cos, sin, offset, np.float32(min(radius, 1e9)))

@@ -1,0 +1,333 @@
+"""The command line: parse, build the configuration, call one library function."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import logging
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any, get_args
+
+from streamrecon.config import Config, FilterName, Layout, Method, load
+from streamrecon.errors import ConfigError, PlanError, StreamreconError
+from streamrecon.version import __version__
+
+EXIT_PARTIAL = 1
+"""The scan was not completed; what arrived is in a partial volume."""
+EXIT_USAGE = 2
+"""The command, its options or its input are wrong; nothing was reconstructed."""
+EXIT_INTERRUPTED = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; its exit code.
+
+    Parameters
+    ----------
+    arguments
+        Without the program's name; None takes the process's.
+    """
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        return int(options.command(options))
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        return EXIT_INTERRUPTED
+    except StreamreconError as error:
+        sys.stderr.write(f"streamrecon: {error}\n")
+        return EXIT_USAGE
+
+
+def _terminate(signum: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _demo(options: argparse.Namespace) -> int:
+    config = _config(options)
+    simulated = dataclasses.replace(config.simulated, order=options.order or config.simulated.order)
+    if config.simulated.center is None:
+        # Off the middle, so that finding the center is something to see.
+        simulated = dataclasses.replace(simulated, center=(simulated.columns - 1) / 2 + 4.3)
+    source = dataclasses.replace(config.source, fps=config.source.fps or 120.0)
+    config = dataclasses.replace(config, simulated=simulated, source=source)
+    return _stream(options, "simulated", config, Path(options.out or "streamrecon-out/demo"))
+
+
+def _run(options: argparse.Namespace) -> int:
+    name = "simulated" if options.scan.startswith("simulated") else Path(options.scan).stem
+    return _stream(options, options.scan, _config(options), Path(options.out or f"streamrecon-out/{name}"))
+
+
+def _stream(options: argparse.Namespace, scan: str, config: Config, out: Path) -> int:
+    from streamrecon.progress import Progress
+    from streamrecon.run import run_scan
+    from streamrecon.sources import open_source
+
+    with Progress(options.log_json, options.quiet) as progress, _Page(options.serve, out, progress) as page:
+        for note in open_source(scan, config).notes():
+            progress.event({"event": "source", "seconds": 0.0, "text": note})
+
+        def watch(engine: Any) -> None:
+            page.watch(engine)
+            progress.watch(engine)
+
+        result = run_scan(scan, out, config, listener=progress.event, watch=watch, overwrite=options.overwrite)
+    return _report(result, options.log_json)
+
+
+def _recon(options: argparse.Namespace) -> int:
+    from streamrecon.engine import Engine
+    from streamrecon.progress import Progress
+
+    config, out = _config(options), Path(options.out or "streamrecon-out/recon")
+    with (
+        Progress(options.log_json, options.quiet) as progress,
+        _Page(options.serve, out, progress) as page,
+        Engine(config, out, progress.event, options.overwrite) as engine,
+    ):
+        result = None
+        while result is None:
+            try:
+                result = engine.wait(0.1)
+                page.watch(engine)
+                progress.watch(engine)
+            except KeyboardInterrupt:
+                if engine.stopping:
+                    raise
+                engine.stop("the engine was interrupted")
+    return _report(result, options.log_json)
+
+
+def _report(result: Any, json_lines: bool) -> int:
+    if not json_lines:
+        seconds, status = result.seconds, result.status
+        if result.volume is not None:
+            rate = status.frames / seconds if seconds else 0.0
+            print(f"{status.frames} frames in {seconds:.2f} s, {rate:.1f} frames/s, {status.nbytes / 1e6:.1f} MB")
+            print(f"volume   {result.volume}\npicture  {result.volume.with_name('volume.png')}")
+        if result.missing:
+            print(f"{result.missing} projections never came; the others take over their arc")
+    if not result.final:
+        kept = "what had arrived is kept as a partial volume" if result.volume else "nothing had arrived to reconstruct"
+        sys.stderr.write(f"streamrecon: the scan was not completed: {result.reason}; {kept}\n")
+        return EXIT_PARTIAL
+    return 0
+
+
+def _replay(options: argparse.Namespace) -> int:
+    from streamrecon.replay import replay
+
+    config = _config(options)
+    report = replay(options.scan, options.to, config, connect_timeout=options.timeout, progress=_Sending(options.quiet))
+    print(
+        f"{report.frames} frames, {report.nbytes / 1e6:.1f} MB in {report.seconds:.2f} s "
+        f"({report.nbytes / 1e6 / max(report.seconds, 1e-9):.1f} MB/s), {report.waited:.2f} s of it without credit"
+    )
+    return 0
+
+
+class _Sending:
+    """Says, now and then, how far a replay is."""
+
+    def __init__(self, quiet: bool) -> None:
+        self._quiet, self._told = quiet, ""
+
+    def __call__(self, end: Any) -> None:
+        state = end.session.state
+        words = f"{state.name.lower()}: {state.value}" if not end.busy else f"the engine is busy: {end.busy.reason}"
+        if not self._quiet and words != self._told:
+            self._told = words
+            sys.stderr.write(words + "\n")
+
+
+def _inspect(options: argparse.Namespace) -> int:
+    import numpy as np
+
+    from streamrecon.engine import make_plan
+    from streamrecon.sources import open_source
+
+    config = _config(options)
+    source = open_source(options.scan, config)
+    info = source.info()
+    geometry = info.geometry
+    print(f"scan        {info.uid}")
+    for name, value in info.metadata.items():
+        print(f"{name:11} {value}")
+    print(f"frames      {geometry.rows} rows x {geometry.columns} columns, {info.dtype}")
+    for kind, count in info.counts.items():
+        print(f"{kind.name.lower() + 's':11} {'unknown' if count is None else count}")
+    if info.theta is not None and info.theta.size:
+        degrees = np.rad2deg(info.theta)
+        print(f"theta       {degrees[0]:.4f} to {degrees[-1]:.4f} degrees, range {np.ptp(degrees):.4f}")
+    print(f"pixel size  {'unknown' if geometry.pixel_size is None else f'{geometry.pixel_size:g} m'}")
+    for note in source.notes():
+        print(f"note        {note}")
+    rows = config.recon.rows or (0, geometry.rows)
+    if rows[1] > geometry.rows:
+        raise ConfigError(f"rows {rows[0]}:{rows[1]} were asked for (--rows), but the detector has {geometry.rows}")
+    print("what would happen:")
+    try:
+        for text in make_plan(info, rows, config, Path(options.out or ".")).lines():
+            print(f"  {text}")
+    except PlanError as error:
+        print(f"  refused: {error}")
+        return EXIT_USAGE
+    return 0
+
+
+class _Page:
+    """The page of `--serve`, where it is asked for."""
+
+    def __init__(self, port: int | None, out: Path, progress: Any) -> None:
+        self._port, self._out, self._progress, self._engine = port, out, progress, None
+
+    def __enter__(self) -> _Page:
+        self._stop: Callable[[], None] = lambda: None
+        if self._port is not None:
+            from streamrecon.viewer import serve
+
+            url, self._stop = serve(self._port, self._status, self._out / "volume.png")
+            self._progress.event({"event": "serve", "seconds": 0.0, "text": f"look at {url}", "url": url})
+        return self
+
+    def _status(self) -> dict[str, Any]:
+        if self._engine is None:
+            return {"phase": "starting", "version": 0}
+        return dataclasses.asdict(self._engine.status())
+
+    def watch(self, engine: Any) -> None:
+        self._engine = engine
+
+    def __exit__(self, *_: object) -> None:
+        self._stop()
+
+
+def _config(options: argparse.Namespace) -> Config:
+    """The file's options, then those of the command line."""
+    config = load(options.config) if options.config else Config()
+    changes: dict[str, dict[str, Any]] = {}
+    for place, value in vars(options).items():
+        if "." in place and value is not None:
+            table, name = place.split(".")
+            changes.setdefault(table, {})[name] = value
+    return dataclasses.replace(
+        config, **{table: dataclasses.replace(getattr(config, table), **values) for table, values in changes.items()}
+    )
+
+
+def _rows(text: str) -> tuple[int, int]:
+    try:
+        first, end = (int(part) for part in text.split(":"))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not FIRST:END, such as 100:130") from None
+    return first, end
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="streamrecon",
+        description="Streaming tomographic reconstruction: the volume grows while the scan is measured.",
+    )
+    parser.add_argument("--version", action="version", version=f"streamrecon {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--config", metavar="FILE.toml", help="options from a file; those given here win")
+    common.add_argument("--quiet", action="store_true", help="no counters")
+
+    source = argparse.ArgumentParser(add_help=False)
+    group = source.add_argument_group("source")
+    group.add_argument(
+        "--fps", type=float, dest="source.fps", metavar="F", help="frames per second; default: as they can be had"
+    )
+    group.add_argument(
+        "--layout", choices=get_args(Layout), dest="source.layout", help="of the file; default: recognised"
+    )
+    group.add_argument("--entry", dest="source.entry", metavar="PATH", help="group of the file that holds the scan")
+    group.add_argument(
+        "--pixel-size", type=float, dest="source.pixel_size", metavar="M", help="metres; overrides the file's"
+    )
+
+    order = argparse.ArgumentParser(add_help=False)
+    order.add_argument(
+        "--order", dest="source.order", metavar="O",
+        help="of the projections: recorded, reversed, interlaced:N, golden, random:SEED",
+    )  # fmt: skip
+
+    recon = argparse.ArgumentParser(add_help=False)
+    group = recon.add_argument_group("reconstruction")
+    group.add_argument("--method", choices=get_args(Method), dest="recon.method")
+    group.add_argument("--filter", choices=get_args(FilterName), dest="recon.filter")
+    group.add_argument(
+        "--center", type=float, dest="recon.center", metavar="COLUMN", help="default: found during the scan"
+    )
+    group.add_argument(
+        "--rows", type=_rows, dest="recon.rows", metavar="A:B", help="detector rows A to B - 1; default: all"
+    )
+    group.add_argument(
+        "--circle",
+        action="store_true",
+        default=None,
+        dest="recon.circle",
+        help="0 outside the circle that every angle sees",
+    )
+    group = recon.add_argument_group("versions")
+    group.add_argument("--every", type=int, dest="emit.every", metavar="N", help="projections between versions")
+    group.add_argument("--interval", type=float, dest="emit.interval", metavar="S", help="seconds between versions")
+    group.add_argument("--keep", type=int, dest="emit.keep", metavar="K", help="versions kept")
+    group.add_argument("--publish", dest="emit.publish", metavar="ENDPOINT", help="offer updates to viewers")
+    group = recon.add_argument_group("output")
+    group.add_argument("--out", metavar="DIR", help="default: a folder in streamrecon-out")
+    group.add_argument("--overwrite", action="store_true", help="replace another scan's volume in DIR")
+    group.add_argument(
+        "--serve", type=int, metavar="PORT", help="show picture and counters on a local page; 0: any port"
+    )
+    group.add_argument("--log-json", action="store_true", help="events and counters as JSON lines")
+    group.add_argument(
+        "--insecure",
+        action="store_true",
+        default=None,
+        dest="engine.insecure",
+        help="allow endpoints that other machines can reach, without authentication",
+    )
+    group.add_argument(
+        "--delay",
+        type=float,
+        dest="engine.delay",
+        metavar="S",
+        help="extra seconds per projection, to see back pressure",
+    )
+
+    def command(name: str, function: Any, text: str, *parents: argparse.ArgumentParser) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text, parents=[common, *parents])
+        sub.set_defaults(command=function)
+        return sub
+
+    sub = command("demo", _demo, "reconstruct a simulated scan, everything on", source, recon)
+    sub.add_argument("--order", metavar="O", help="of the angles: sequential, interlaced:N, golden")
+    sub = command("run", _run, "replay a scan into an engine on this machine", source, order, recon)
+    sub.add_argument("scan", metavar="SCAN", help="an HDF5 file, or 'simulated'")
+    sub = command("replay", _replay, "send a scan to an engine", source, order)
+    sub.add_argument("scan", metavar="SCAN", help="an HDF5 file, or 'simulated'")
+    sub.add_argument("--to", required=True, metavar="ENDPOINT", help="of the engine")
+    sub.add_argument("--timeout", type=float, metavar="S", help="seconds to wait for an engine; default: for ever")
+    sub = command("recon", _recon, "wait for a scan and reconstruct it", recon)
+    sub.add_argument(
+        "--listen", required=True, dest="engine.listen", metavar="ENDPOINT", help="tcp://127.0.0.1:PORT or ipc://PATH"
+    )
+    sub = command("inspect", _inspect, "what is in a scan, and what would happen", source, order, recon)
+    sub.add_argument("scan", metavar="FILE", help="an HDF5 file, or 'simulated'")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

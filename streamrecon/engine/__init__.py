@@ -1,0 +1,7 @@
+"""One rank: receives frames, reconstructs them as they come, and writes versions of the volume."""
+
+from streamrecon.engine.engine import Engine, Result
+from streamrecon.engine.plan import Plan, make_plan
+from streamrecon.engine.status import Status
+
+__all__ = ["Engine", "Plan", "Result", "Status", "make_plan"]

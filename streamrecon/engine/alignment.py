@@ -1,0 +1,111 @@
+"""The center during the scan: when to start with the best estimate, and when to start over with a better one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamrecon.config import ReconConfig
+from streamrecon.engine.journal import Record
+from streamrecon.recon.center import CenterEstimate, CenterFinder
+from streamrecon.recon.weights import covered_arc
+
+MARKS = (0.5, 0.75)
+"""Shares of the half circle at which the estimate is looked at again, besides at the end and when an opposed pair comes."""
+
+BETTER = 0.1
+"""Pixels: an estimate that differs less is not worth starting over."""
+
+LineIntegrals = Callable[[Sequence[Record]], NDArray[np.float32]]
+
+
+class Alignment:
+    """Finds the center from projections as they come, or holds the one that was given.
+
+    Parameters
+    ----------
+    options
+        How long to wait.
+    rows, columns
+        Of a projection.
+    given
+        Column of the rotation axis, where the user or the scan says so.
+    line_integrals
+        Reads projections, (angle, row, column).
+    """
+
+    def __init__(
+        self, options: ReconConfig, rows: int, columns: int, given: float | None, line_integrals: LineIntegrals
+    ) -> None:
+        self._options, self._size, self._read = options, (rows, columns), line_integrals
+        self.given = given
+        self.estimate: CenterEstimate | None = None
+        """What is used, None while it is waited for."""
+        if given is not None:
+            self.estimate = CenterEstimate(given, 0.0, "user", 0, f"center {given:.2f} as given")
+        self.restudy()
+
+    def restudy(self) -> None:
+        """What was learnt is void, as the line integrals have changed: look at all projections again."""
+        self._finder = CenterFinder(*self._size)
+        self._studied = 0
+        self._looked: tuple[int, float] = (0, math.inf)
+        self._mark = 0
+
+    def better(self, projections: Sequence[Record], ended: bool) -> CenterEstimate | None:
+        """A center to start with, or to start over with; None while there is nothing to do.
+
+        Parameters
+        ----------
+        projections
+            All that have come.
+        ended
+            Whether no more will come.
+        """
+        if self.given is not None:
+            return None
+        self._study(projections)
+        if not projections:
+            return None
+        covered = covered_arc(np.array([r.theta for r in projections])) / math.pi
+        pair = self._finder.opposed_pair()
+        mismatch = abs(pair[2]) if pair else math.inf
+        if self.estimate is None:
+            enough = covered >= self._options.center_wait or len(projections) >= self._options.center_frames
+            if not (enough or ended or pair):
+                return None
+        else:
+            marks = sum(covered >= mark for mark in MARKS)
+            # A pair is registered again only when it has become clearly better, as every projection may improve it a bit.
+            news = (
+                marks > self._mark or mismatch < 0.5 * self._looked[1] or (ended and self._looked[0] < len(projections))
+            )
+            if not news:
+                return None
+        self._mark = sum(covered >= mark for mark in MARKS)
+        self._looked = len(projections), mismatch
+        found = self._finder.best(self._pair(projections, pair))
+        old = self.estimate
+        if old is None or (abs(found.center - old.center) > BETTER and (found.sigma < old.sigma or ended)):
+            self.estimate = found
+            return found
+        return None
+
+    def _study(self, projections: Sequence[Record]) -> None:
+        while self._studied < len(projections):
+            batch = projections[self._studied : self._studied + 16]
+            for record, projection in zip(batch, self._read(batch), strict=True):
+                self._finder.add(record.index, record.theta, projection)
+            self._studied += len(batch)
+
+    def _pair(
+        self, projections: Sequence[Record], pair: tuple[int, int, float] | None
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32], float] | None:
+        if pair is None:
+            return None
+        by_index = {record.index: record for record in projections if record.index in pair[:2]}
+        first, second = self._read([by_index[pair[0]], by_index[pair[1]]])
+        return first, second, pair[2]

@@ -1,0 +1,62 @@
+"""When a version of the volume is due."""
+
+from __future__ import annotations
+
+import threading
+
+from streamrecon.config import EmitConfig
+
+
+class EmitPolicy:
+    """Every so many projections, every so many seconds, and on request.
+
+    Parameters
+    ----------
+    options
+        The user's wishes.
+    expected
+        Projections of the scan, where known.
+    """
+
+    def __init__(self, options: EmitConfig, expected: int | None) -> None:
+        self.every = options.every or (max(1, expected // 10) if expected else 100)
+        self._interval = options.interval
+        self._requested = threading.Event()
+        self._projections = 0
+        self._time: float | None = None
+
+    def request(self) -> None:
+        """Ask for a version as soon as there is something new; any thread."""
+        self._requested.set()
+
+    def remaining(self, projections: int) -> int:
+        """Projections until the next version that is due by their number: where a batch ends."""
+        return max(1, self._projections + self.every - projections)
+
+    def due(self, projections: int, now: float, idle: bool) -> bool:
+        """Whether a version is due.
+
+        Parameters
+        ----------
+        projections
+            In the accumulator.
+        now
+            Seconds, monotonic.
+        idle
+            Whether the writer has nothing to do. What is due by time alone waits for it; what is due by number does not.
+        """
+        if projections == self._projections:
+            return False
+        if self._time is None:
+            self._time = now
+        timed = idle and self._interval is not None and now - self._time >= self._interval
+        return timed or self._requested.is_set() or projections - self._projections >= self.every
+
+    def emitted(self, projections: int, now: float) -> None:
+        """Take note of a version."""
+        self._requested.clear()
+        self._projections, self._time = projections, now
+
+    def started_over(self) -> None:
+        """The accumulator begins anew: a version is due as soon as it holds again what the last one did."""
+        self._projections = -self.every

@@ -1,0 +1,299 @@
+"""The engine: one rank and its three threads, for one scan."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+
+from streamrecon.config import Config, ReconConfig
+from streamrecon.engine.emit import EmitPolicy
+from streamrecon.engine.ingest import Accepted, Event, Ingest
+from streamrecon.engine.journal import Journal
+from streamrecon.engine.output import Output
+from streamrecon.engine.picture import central_slices
+from streamrecon.engine.plan import Plan, make_plan
+from streamrecon.engine.rank import ACCUMULATORS, Rank
+from streamrecon.engine.ring import Ring
+from streamrecon.engine.status import Counters, Status
+from streamrecon.engine.story import Listener, Story
+from streamrecon.engine.writer import Job, Writer
+from streamrecon.errors import PeerLostError, ScanAbortedError
+from streamrecon.recon.accumulate import Shape
+from streamrecon.scan import FrameKind, Geometry, ScanInfo
+from streamrecon.wire.messages import Range, Update
+from streamrecon.wire.receiving import Broken, Ended
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """How a scan ended."""
+
+    volume: Path | None
+    """OUT/volume.h5, or None where no version was written."""
+    final: bool
+    """Whether the sender ended the scan and everything it sent is in the volume."""
+    reason: str | None
+    """Why the volume is not complete, where it is not."""
+    missing: int
+    """Projections that were announced and never came."""
+    status: Status
+    """The counters at the end."""
+    stages: dict[str, float]
+    """Seconds of the compute and writer threads, by stage."""
+    seconds: float
+    """From the first frame to the last version."""
+
+
+class Engine:
+    """Receives one scan and reconstructs it while it comes.
+
+    ```
+    with Engine(config, "out") as engine:   # listens at engine.endpoint
+        result = engine.wait()
+    ```
+
+    Parameters
+    ----------
+    config
+        The options.
+    out
+        Output folder.
+    listener
+        Called, from any thread, with each event of the scan's story.
+    overwrite
+        Replace another scan's volume in the output folder.
+
+    Raises
+    ------
+    EndpointError
+        If the endpoint cannot be used.
+    OutputError
+        If the output folder cannot be written.
+    """
+
+    def __init__(
+        self, config: Config, out: str | Path, listener: Listener | None = None, overwrite: bool = False
+    ) -> None:
+        self._config, self._out, self._overwrite = config, Path(out), overwrite
+        self._counters = Counters()
+        self._story = Story(self._out / "scan.log.jsonl", listener)
+        self._plan: Plan | None = None
+        self._output: Output | None = None
+        self._writer: Writer | None = None
+        self._policy: EmitPolicy | None = None
+        self._journal: Journal | None = None
+        self._result: Result | None = None
+        self._error: BaseException | None = None
+        self._stopping = threading.Event()
+        _compile()
+        self._ingest = Ingest(config, self._prepare, self._counters)
+        self.endpoint = self._ingest.endpoint
+        """Where a sender is to connect."""
+        self.publish_endpoint = self._ingest.publish_endpoint
+        """Where viewers are to connect, or None."""
+        self._compute = threading.Thread(target=self._run, name="streamrecon-compute", daemon=True)
+        self._story.tell("listen", f"waiting for a sender at {self.endpoint}", endpoint=self.endpoint)
+
+    def __enter__(self) -> Engine:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def out(self) -> Path:
+        """The output folder."""
+        return self._out
+
+    @property
+    def stopping(self) -> bool:
+        """Whether `stop` was called."""
+        return self._stopping.is_set()
+
+    def start(self) -> None:
+        """Start the threads; a sender may come from now on."""
+        self._ingest.start()
+        self._compute.start()
+
+    def wait(self, timeout: float | None = None) -> Result | None:
+        """Wait for the scan's end.
+
+        Parameters
+        ----------
+        timeout
+            Seconds; None waits for ever.
+
+        Returns
+        -------
+        result
+            None if the time is over before the scan is.
+
+        Raises
+        ------
+        StreamreconError
+            What ended the engine, where it was not the scan's end.
+        """
+        self._compute.join(timeout)
+        if self._compute.is_alive():
+            return None
+        if self._error is not None:
+            raise self._error
+        return self._result
+
+    def status(self) -> Status:
+        """The counters now."""
+        return self._counters.look()
+
+    def request_version(self) -> None:
+        """Ask for a version of the volume now, besides those that are due."""
+        if self._policy is not None:
+            self._policy.request()
+
+    def stop(self, reason: str = "the engine was stopped") -> None:
+        """End the scan from this side; what has arrived becomes a last partial volume."""
+        self._stopping.set()
+        self._ingest.refuse(reason)
+
+    def close(self) -> None:
+        """Stop if necessary, and give everything back."""
+        if self._compute.is_alive():
+            self.stop()
+            self._compute.join()
+        self._ingest.stop()
+        self._story.close()
+
+    # Called by the I/O thread.
+
+    def _prepare(self, info: ScanInfo, rows: Range) -> Ring:
+        """Plan before anything is allocated."""
+        if self._plan is not None:
+            raise ScanAbortedError("this engine has had its scan")
+        plan = make_plan(info, rows, self._config, self._out)
+        self._output = Output(
+            self._out, info.uid, self._config.emit.keep, self._config.emit.keep_seconds, self._overwrite
+        )
+        for line in plan.lines():
+            self._story.tell("plan", line)
+        shape = (rows[1] - rows[0], info.geometry.columns)
+        self._journal = Journal(self._out / "journal" / "frames.raw", shape, info.dtype)
+        self._plan = plan
+        return Ring(plan.slots, shape, info.dtype)
+
+    # The compute thread.
+
+    def _run(self) -> None:
+        try:
+            self._result = self._reconstruct()
+        except BaseException as error:
+            self._error = error
+            self._story.tell("failed", f"{type(error).__name__}: {error}")
+            self._ingest.refuse(f"the engine failed: {error}")
+        finally:
+            self._counters.phase = "ended"
+            if self._writer is not None:
+                self._writer.close()
+            if self._journal is not None:
+                self._journal.close()
+
+    def _reconstruct(self) -> Result:
+        event: Event = self._ingest.inbox.get()
+        if isinstance(event, Broken):
+            raise (ScanAbortedError if self._stopping.is_set() else PeerLostError)(event.reason)
+        assert isinstance(event, Accepted)
+        assert self._plan
+        assert self._output
+        assert self._journal
+        info = event.info
+        self._counters.uid, self._counters.phase = info.uid, "receiving"
+        expected = info.counts.get(FrameKind.PROJECTION)
+        self._counters.expected = expected
+        self._story.tell("scan", f"scan {info.uid}: {_describe(info)}", uid=info.uid, metadata=dict(info.metadata))
+        self._writer = Writer(self._output, self._written)
+        self._writer.start()
+        self._policy = EmitPolicy(self._config.emit, expected)
+        inbox: queue.SimpleQueue[Event] = self._ingest.inbox
+        rank = Rank(
+            event, self._plan, self._config, inbox, self._ingest.release, self._journal, self._writer, self._policy,
+            self._counters, self._story,
+        )  # fmt: skip
+        end = rank.run()
+        self._writer.close()
+        if self._writer.error is not None:
+            raise self._writer.error
+        complete = isinstance(end, Ended)
+        if complete:
+            self._ingest.finish()
+        missing = sum(b - a for a, b in end.missing) if isinstance(end, Ended) else 0
+        reason = end.reason if isinstance(end, Broken) else None
+        now = time.monotonic()
+        status = self._counters.look()
+        version = self._counters.version
+        text = (
+            f"version {version} is {'final' if complete else 'the last, and partial'}: {status.in_volume} projections"
+        )
+        self._story.tell("done", text, version=version, final=complete, in_volume=status.in_volume, missing=missing)
+        return Result(
+            volume=self._out / "volume.h5" if version else None,
+            final=complete and bool(version),
+            reason=reason,
+            missing=missing,
+            status=status,
+            stages=dict(self._counters.stages),
+            seconds=now - (self._counters.began or now),
+        )
+
+    # Called by the writer thread.
+
+    def _written(self, job: Job, seconds: float) -> None:
+        update, now = job.update, time.monotonic()
+        self._counters.version = update.version
+        self._counters.latencies.extend(now - at for at in job.arrivals)
+        self._counters.add("write", seconds)
+        self._ingest.in_volume(len(update.theta))
+        self._story.tell(
+            "version",
+            f"version {update.version}: {len(update.theta)} projections, coverage {update.coverage:.0%}"
+            + (f", binned {update.binning}" if update.binning > 1 else "")
+            + (", final" if update.final else ""),
+            version=update.version,
+            projections=len(update.theta),
+            coverage=update.coverage,
+            final=update.final,
+            binning=update.binning,
+        )
+        payload = b"".join(np.ascontiguousarray(s, "<f4").tobytes() for s in central_slices(update.volume))
+        self._ingest.publish(
+            Update(
+                version=update.version,
+                uid=self._counters.uid,
+                projections=len(update.theta),
+                coverage=update.coverage,
+                final=update.final,
+                binning=update.binning,
+                shape=update.volume.shape,
+            ),
+            payload,
+        )
+
+
+def _describe(info: ScanInfo) -> str:
+    counts = ", ".join(f"{'?' if n is None else n} {kind.name.lower()}s" for kind, n in info.counts.items())
+    return f"{counts} of {info.geometry.rows} x {info.geometry.columns} {info.dtype}"
+
+
+def _compile() -> None:
+    """Compile the kernels, or load them from their cache, before a sender is let in."""
+    for accumulator in ACCUMULATORS.values():
+        options = ReconConfig()
+        tiny = accumulator(Shape.of(Geometry(2, 8), options, 3.5), options)
+        tiny.add(np.zeros((1, 2, 8), np.float32), np.zeros(1), np.ones(1))
+        tiny.snapshot_block(0)

@@ -1,0 +1,207 @@
+"""The I/O thread of a rank: the only owner of sockets, credit and the filling of the ring.
+
+It takes no part in the maths, so heartbeats flow and frames arrive during a long kernel.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from streamrecon.config import Config
+from streamrecon.engine.ring import Ring
+from streamrecon.engine.status import Counters
+from streamrecon.errors import StreamreconError
+from streamrecon.scan import FrameKind, ScanInfo
+from streamrecon.transport import Poller, Publisher, Receiver, Wakeup, private_ipc
+from streamrecon.wire.credit import CreditWindow
+from streamrecon.wire.messages import Range, Update
+from streamrecon.wire.receiving import Arrived, Broken, Ended, Opened, Output, ReceivingEnd, Reply
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A frame in the ring."""
+
+    kind: FrameKind
+    index: int
+    theta: float | None
+    slot: int
+    at: float
+    """Seconds, monotonic."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Accepted:
+    """A scan was accepted; its ring is ready."""
+
+    info: ScanInfo
+    rows: Range
+    ring: Ring
+
+
+Event = Accepted | Arrival | Ended | Broken
+Prepare = Callable[[ScanInfo, Range], Ring]
+"""Plans a scan and gives its ring; raises a `StreamreconError` to refuse it."""
+
+
+class Ingest(threading.Thread):
+    """Receives one scan and hands its frames, in the ring, to the compute thread.
+
+    Parameters
+    ----------
+    config
+        The options.
+    prepare
+        Called when a scan is announced.
+    counters
+        Kept up to date for frames, bytes and credit.
+
+    Raises
+    ------
+    EndpointError
+        If an endpoint cannot be used.
+    """
+
+    def __init__(self, config: Config, prepare: Prepare, counters: Counters) -> None:
+        super().__init__(name="streamrecon-io", daemon=True)
+        options = config.engine
+        self.inbox: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        """What happened, for the compute thread."""
+        self._prepare, self._counters, self._options = prepare, counters, options
+        self._receiver = Receiver(options.listen or private_ipc(), options.max_frame_bytes, options.insecure)
+        self.endpoint = self._receiver.endpoint
+        try:
+            publish = config.emit.publish
+            self._publisher = Publisher(publish, options.insecure) if publish else None
+        except StreamreconError:
+            self._receiver.close()
+            raise
+        self.publish_endpoint = self._publisher.endpoint if self._publisher else None
+        self._end = ReceivingEnd(
+            incarnation=uuid.uuid4().hex,
+            rows=config.recon.rows,
+            heartbeat=options.heartbeat,
+            peer_timeout=options.peer_timeout,
+        )
+        self._ring: Ring | None = None
+        self._wakeup = Wakeup()
+        self._calls: deque[Callable[[], None]] = deque()
+        self._stopped = False
+
+    # Called by other threads: each is carried out by this one.
+
+    def release(self, slot: int) -> None:
+        """The frame in a slot was taken: its credit goes back to the sender."""
+        self._do(lambda: self._free(slot))
+
+    def finish(self) -> None:
+        """The final volume can be read: tell the sender."""
+        self._do(lambda: self._act(self._end.finish()))
+
+    def refuse(self, reason: str) -> None:
+        """End the scan from this side."""
+        self._do(lambda: self._act(self._end.refuse(reason)))
+
+    def publish(self, update: Update, payload: bytes) -> None:
+        """Offer an update to viewers."""
+        if self._publisher is not None:
+            publisher = self._publisher
+            self._do(lambda: publisher.offer(update, payload))
+
+    def in_volume(self, projections: int) -> None:
+        """How many projections the volume holds, told with the next credit."""
+        self._end.in_volume = projections
+
+    def stop(self) -> None:
+        """End the thread, after what was asked for before."""
+        self._do(self._stop)
+        if self.is_alive():
+            self.join(10)
+
+    def _do(self, call: Callable[[], None]) -> None:
+        self._calls.append(call)
+        self._wakeup.set()
+
+    def _stop(self) -> None:
+        self._stopped = True
+
+    # This thread.
+
+    def run(self) -> None:
+        try:
+            self._loop()
+        except Exception as error:
+            log.exception("the I/O thread failed")
+            self.inbox.put(Broken(f"the I/O thread failed: {type(error).__name__}: {error}"))
+        finally:
+            self._receiver.close()
+            if self._publisher is not None:
+                self._publisher.close()
+            self._wakeup.close()
+
+    def _loop(self) -> None:
+        sockets = [each for each in (self._receiver, self._publisher) if each is not None]
+        poller = Poller(self._wakeup, *sockets)
+        while not self._stopped:
+            poller.wait(min(0.2, self._options.heartbeat / 2))
+            while self._calls:
+                self._calls.popleft()()
+            for peer, message, payload in self._receiver.messages():
+                self._act(self._end.hear(peer, message, payload, time.monotonic()))
+            if self._publisher is not None:
+                self._publisher.serve()
+            self._act(self._end.tick(time.monotonic()))
+            self._count()
+
+    def _act(self, outputs: list[Output]) -> None:
+        for output in outputs:
+            if isinstance(output, Reply):
+                self._receiver.send(output.peer, output.message)
+            elif isinstance(output, Opened):
+                self._open(output)
+            elif isinstance(output, Arrived):
+                self._store(output)
+            else:
+                self.inbox.put(output)
+
+    def _open(self, opened: Opened) -> None:
+        try:
+            self._ring = self._prepare(opened.info, opened.rows)
+        except (StreamreconError, MemoryError) as error:
+            self._act(self._end.refuse(str(error)))
+            return
+        self._counters.ring_frames = self._ring.slots
+        self.inbox.put(Accepted(opened.info, opened.rows, self._ring))
+        window = CreditWindow(self._ring.nbytes, self._ring.slots)
+        self._act(self._end.accept(window, time.monotonic()))
+
+    def _store(self, arrived: Arrived) -> None:
+        assert self._ring is not None
+        header, now = arrived.header, time.monotonic()
+        if self._counters.began is None:
+            self._counters.began = now
+        slot = self._ring.store(arrived.payload)
+        self._counters.frames += 1
+        self._counters.nbytes += header.nbytes
+        self._counters.projections += header.kind == FrameKind.PROJECTION
+        self.inbox.put(Arrival(FrameKind(header.kind), header.index, header.theta, slot, now))
+
+    def _free(self, slot: int) -> None:
+        assert self._ring is not None
+        self._ring.release(slot)
+        self._end.free(self._end.nbytes)
+
+    def _count(self) -> None:
+        counters = self._counters
+        counters.malformed, counters.duplicates = self._receiver.malformed, self._end.duplicates
+        if self._end.window is not None:
+            counters.credit_frames = self._end.window.told_frames - self._end.window.received_frames

@@ -1,0 +1,222 @@
+"""Versions of the volume on disk: each complete before it can be seen.
+
+OUT/partials/vNNNN/slab-000.h5 holds a version's slices and is never changed again; OUT/volume.h5 is a small file of its own,
+replaced in one step, that names the newest version through a virtual dataset. Readers open it by its path, each time anew.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from streamrecon.engine.picture import draw, save
+from streamrecon.errors import OutputError
+from streamrecon.scan import ScanInfo, VolumeUpdate
+from streamrecon.version import __version__
+
+SLAB = "slab-000.h5"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Provenance:
+    """Where a version comes from, for its metadata."""
+
+    info: ScanInfo
+    rows: tuple[int, int]
+    """Detector rows, first and one past the last."""
+    parameters: dict[str, Any]
+    """All that determines the values, by name."""
+    indices: np.ndarray[Any, np.dtype[np.int64]]
+    """Of the projections in the volume, ascending; `VolumeUpdate.theta` has their angles."""
+    missing: str | None = None
+    """Why projections are missing from a last version, where they are."""
+
+
+class Output:
+    """The output folder; used by the writer thread.
+
+    Parameters
+    ----------
+    folder
+        OUT; made if it is not there.
+    uid
+        Of the scan. What an earlier reconstruction of the same scan left in the folder is replaced.
+    keep, keep_seconds
+        Versions beyond the newest `keep` that are older than `keep_seconds` are deleted.
+    overwrite
+        Replace another scan's volume, too.
+
+    Raises
+    ------
+    OutputError
+        If the folder cannot be made, or holds the volume of another scan.
+    """
+
+    def __init__(self, folder: Path, uid: str, keep: int, keep_seconds: float, overwrite: bool = False) -> None:
+        self.folder, self._keep, self._keep_seconds = folder, keep, keep_seconds
+        self.partials = folder / "partials"
+        if not overwrite:
+            _refuse_foreign(folder / "volume.h5", uid)
+        try:
+            self.partials.mkdir(parents=True, exist_ok=True)
+            # What an earlier scan left here would be taken for this one's.
+            for old in (*self.partials.glob("v[0-9]*"), *self.partials.glob(".v*")):
+                shutil.rmtree(old)
+            for name in ("volume.h5", "volume.png"):
+                (folder / name).unlink(missing_ok=True)
+        except OSError as error:
+            raise OutputError(f"cannot use the output folder {folder}: {error.strerror}") from error
+
+    def write(self, update: VolumeUpdate, provenance: Provenance) -> Path:
+        """Write a version and make it the one that OUT/volume.h5 names; its folder.
+
+        Raises
+        ------
+        OutputError
+            If the disk is full or fails; what was written before stays as it is.
+        """
+        name = f"v{update.version:04d}"
+        temporary, place = self.partials / f".{name}", self.partials / name
+        try:
+            temporary.mkdir()
+            with h5py.File(temporary / SLAB, "w", locking=False) as file:
+                data = _write_entry(file, update, provenance)
+                data.create_dataset("data", data=update.volume)
+                _finish_data(data, update, provenance)
+            _sync(temporary / SLAB)
+            title = provenance.info.metadata.get("title") or provenance.info.uid
+            save(
+                draw(
+                    update,
+                    f"{title}   {name}   {len(update.theta)} projections   "
+                    f"coverage {update.coverage:.0%}{'   final' if update.final else ''}",
+                ),
+                temporary / "volume.png",
+            )
+            temporary.rename(place)
+            _sync(self.partials)
+            self._point_to(place, update, provenance)
+            self._prune(update.version)
+        except OSError as error:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise OutputError(f"cannot write version {update.version} in {self.folder}: {error}") from error
+        return place
+
+    def _point_to(self, place: Path, update: VolumeUpdate, provenance: Provenance) -> None:
+        temporary = self.folder / ".volume.h5.tmp"
+        with h5py.File(temporary, "w", locking=False) as file:
+            data = _write_entry(file, update, provenance)
+            shape = update.volume.shape
+            layout = h5py.VirtualLayout(shape, np.float32)
+            slab = str((place / SLAB).relative_to(self.folder))
+            layout[:] = h5py.VirtualSource(slab, "entry/data/data", shape)
+            data.create_virtual_dataset("data", layout, fillvalue=np.nan)
+            _finish_data(data, update, provenance)
+        _sync(temporary)
+        temporary.replace(self.folder / "volume.h5")
+        picture = self.folder / ".volume.png.tmp"
+        shutil.copyfile(place / "volume.png", picture)
+        picture.replace(self.folder / "volume.png")
+        _sync(self.folder)
+
+    def _prune(self, newest: int) -> None:
+        now = time.time()
+        for place in self.partials.glob("v[0-9]*"):
+            number = int(place.name[1:])
+            if number <= newest - self._keep and now - place.stat().st_mtime > self._keep_seconds:
+                shutil.rmtree(place)
+
+
+def _refuse_foreign(volume: Path, uid: str) -> None:
+    if not volume.exists():
+        return
+    try:
+        with h5py.File(volume, "r", locking=False) as file:
+            found = file["entry/reconstruction/parameters/scan_uid"][()].decode()
+    except (OSError, KeyError, AttributeError):
+        found = "something else"
+    if found != uid:
+        raise OutputError(
+            f"{volume} holds {found}, which is not the scan {uid}: choose another --out, or say --overwrite to replace it"
+        )
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _group(parent: h5py.Group, name: str, nx_class: str) -> h5py.Group:
+    group = parent.create_group(name)
+    group.attrs["NX_class"] = nx_class
+    return group
+
+
+def _write_entry(file: h5py.File, update: VolumeUpdate, provenance: Provenance) -> h5py.Group:
+    """All of NXtomoproc but the volume itself; the group that is to hold it."""
+    info = provenance.info
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    file.attrs["NX_class"] = "NXroot"
+    file.attrs["default"] = "entry"
+    file.attrs["creator"] = f"streamrecon {__version__}"
+    entry = _group(file, "entry", "NXentry")
+    entry.attrs["default"] = "data"
+    entry["definition"] = "NXtomoproc"
+    entry["title"] = str(info.metadata.get("title", info.uid))
+    source = _group(_group(entry, "instrument", "NXinstrument"), "source", "NXsource")
+    source["type"] = str(info.metadata.get("source_type", "Synchrotron X-ray Source"))
+    source["name"] = str(info.metadata.get("source_name", "unknown"))
+    source["probe"] = "x-ray"
+    _group(entry, "sample", "NXsample")["name"] = str(info.metadata.get("sample", "unknown"))
+
+    process = _group(entry, "reconstruction", "NXprocess")
+    process["program"] = "streamrecon"
+    process["version"] = __version__
+    process["date"] = now
+    process["final"] = update.final
+    process["volume_version"] = update.version
+    process["coverage"] = update.coverage
+    process["projection_indices"] = provenance.indices
+    process["theta"] = update.theta
+    process["theta"].attrs["units"] = "rad"
+    if provenance.missing:
+        process["missing"] = provenance.missing
+    parameters = _group(process, "parameters", "NXparameters")
+    parameters["raw_file"] = str(info.metadata.get("raw_file", info.uid))
+    parameters["scan_uid"] = info.uid
+    for name, value in provenance.parameters.items():
+        parameters[name] = value
+    return _group(entry, "data", "NXdata")
+
+
+def _finish_data(data: h5py.Group, update: VolumeUpdate, provenance: Provenance) -> None:
+    """Axes and units, so that viewers show the volume as it is."""
+    pixel_size = provenance.info.geometry.pixel_size
+    unit, step = ("m", pixel_size) if pixel_size else ("pixel", 1.0)
+    data["data"].attrs["units"] = "1/m" if pixel_size else "1/pixel"
+    data["data"].attrs["long_name"] = "linear attenuation"
+    data.attrs["signal"] = "data"
+    data.attrs["axes"] = ["z", "y", "x"]
+    rows, height, width = update.volume.shape
+    b = update.binning
+    axes = {
+        # A bin of slices lies at the middle of its rows.
+        "z": (provenance.rows[0] + (b - 1) / 2 + b * np.arange(rows)) * step,
+        "y": (np.arange(height) - (height - 1) / 2) * b * step,
+        "x": (np.arange(width) - (width - 1) / 2) * b * step,
+    }
+    for i, (name, values) in enumerate(axes.items()):
+        data[name] = values
+        data[name].attrs["units"] = unit
+        data.attrs[f"{name}_indices"] = i

@@ -1,0 +1,76 @@
+"""A picture of a volume: its three central slices side by side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from streamrecon.scan import VolumeUpdate
+
+LARGEST = 900
+"""Pixels of the longest side of a slice in the picture."""
+
+SMALLEST = 360
+GAP = 12
+TEXT = 34
+
+
+def central_slices(
+    volume: NDArray[np.float32],
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+    """The (y, x), (slice, x) and (slice, y) slices through the middle of a volume (slice, y, x)."""
+    rows, height, width = volume.shape
+    return volume[rows // 2], volume[:, height // 2], volume[:, :, width // 2]
+
+
+def draw(update: VolumeUpdate, title: str) -> Image.Image:
+    """Draw the central slices in one grey scale, 0.5 to 99.5 % of the values within the inscribed circle.
+
+    Parameters
+    ----------
+    update
+        Whose volume is shown; y runs downwards.
+    title
+        A line above the slices.
+    """
+    slices = central_slices(update.volume)
+    low, high = contrast(slices[0])
+    side = max(slices[0].shape)
+    zoom = min(LARGEST / side, max(1.0, SMALLEST / side))
+    images = [_grey(each, low, high, zoom) for each in slices]
+    width = max(images[0].width + GAP + max(images[1].width, images[2].width), 560)
+    height = max(images[0].height, images[1].height + images[2].height + GAP + 2 * TEXT)
+    sheet = Image.new("L", (width + 2 * GAP, height + 2 * TEXT + 2 * GAP), 24)
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(14)
+    pen.text((GAP, GAP), f"{title}   grey {low:.4g} to {high:.4g}", 230, font)
+    places = [(GAP, GAP + TEXT), (images[0].width + 2 * GAP, GAP + TEXT)]
+    places.append((places[1][0], places[1][1] + images[1].height + TEXT + GAP))
+    for image, place, name in zip(images, places, ("y, x", "slice, x", "slice, y"), strict=True):
+        pen.text(place, name, 160, font)
+        sheet.paste(image, (place[0], place[1] + 20))
+    return sheet
+
+
+def contrast(image: NDArray[np.float32]) -> tuple[float, float]:
+    """Grey range of a slice: 0.5 to 99.5 % of the finite values within the inscribed circle."""
+    y, x = np.ogrid[-1 : 1 : image.shape[0] * 1j, -1 : 1 : image.shape[1] * 1j]
+    values = image[(x**2 + y**2 <= 1) & np.isfinite(image)]
+    low, high = np.percentile(values, [0.5, 99.5]) if values.size else (0.0, 1.0)
+    return float(low), float(high if high > low else low + 1)
+
+
+def _grey(image: NDArray[np.float32], low: float, high: float, zoom: float) -> Image.Image:
+    scaled = np.clip((np.nan_to_num(image) - low) / (high - low) * 255, 0, 255).astype(np.uint8)
+    width, height = (max(1, round(n * zoom)) for n in image.shape[::-1])
+    resample = Image.Resampling.NEAREST if zoom > 1 else Image.Resampling.BOX
+    return Image.fromarray(scaled).resize((width, height), resample)
+
+
+def save(picture: Image.Image, path: Path) -> None:
+    """Write a PNG so that a reader sees the old or the new one, never a half."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    picture.save(temporary, format="PNG")
+    temporary.replace(path)

@@ -1,0 +1,452 @@
+"""The compute thread of a rank: frames become a volume. The loop reads as the pipeline."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import queue
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamrecon.config import Config
+from streamrecon.engine.alignment import Alignment
+from streamrecon.engine.emit import EmitPolicy
+from streamrecon.engine.ingest import Accepted, Arrival, Event
+from streamrecon.engine.journal import Journal, Record
+from streamrecon.engine.output import Provenance
+from streamrecon.engine.plan import Plan
+from streamrecon.engine.status import Counters
+from streamrecon.engine.story import Story
+from streamrecon.engine.writer import Job, Writer
+from streamrecon.recon.accumulate import Accumulator, Shape, bin_slices
+from streamrecon.recon.direct import DirectAccumulator
+from streamrecon.recon.fourier import FourierAccumulator
+from streamrecon.recon.normalize import FlatGroup, Normalization, Normalizer, combine
+from streamrecon.recon.weights import arc_weights, covered_arc
+from streamrecon.scan import FrameKind, Geometry, VolumeUpdate
+from streamrecon.wire.receiving import Broken, Ended
+
+ACCUMULATORS: dict[str, Callable[[Shape, Any], Accumulator]] = {
+    "direct": DirectAccumulator,
+    "fourier": FourierAccumulator,
+}
+
+UNKNOWN = 1000
+"""Projections assumed for provisional weights where their number is unknown; the gain makes up for it."""
+
+
+class Rank:
+    """Reconstructs one scan from the frames of one slab; used by one thread.
+
+    Parameters
+    ----------
+    accepted
+        The scan and the ring its frames come in.
+    plan
+        What was decided before.
+    config
+        The options.
+    inbox
+        Frames in the ring, and the scan's end.
+    release
+        Gives a slot of the ring back.
+    journal
+        Where frames go from the ring.
+    writer
+        Takes versions of the volume.
+    policy
+        When a version is due.
+    counters, story
+        What people see.
+    """
+
+    def __init__(
+        self,
+        accepted: Accepted,
+        plan: Plan,
+        config: Config,
+        inbox: queue.SimpleQueue[Event],
+        release: Callable[[int], None],
+        journal: Journal,
+        writer: Writer,
+        policy: EmitPolicy,
+        counters: Counters,
+        story: Story,
+    ) -> None:
+        self._info, self._rows, self._ring = accepted.info, accepted.rows, accepted.ring
+        self._plan, self._config, self._inbox, self._release = plan, config, inbox, release
+        self._journal, self._writer, self._policy = journal, writer, policy
+        self._counters, self._story = counters, story
+        size = accepted.info.geometry
+        self._geometry = Geometry(accepted.rows[1] - accepted.rows[0], size.columns, size.pixel_size)
+        given = config.recon.center if config.recon.center is not None else size.center
+        self._alignment = Alignment(config.recon, self._geometry.rows, size.columns, given, self._line_integrals)
+        self._normalizer: Normalizer | None = None
+        self._floor = 0.0
+        self._groups: list[FlatGroup] = []
+        self._open_groups: list[list[Record]] = []
+        self._darks_used = 0
+        self._accumulator: Accumulator | None = None
+        self._cursor = 0
+        """Projections of the journal, in its order, that are in the accumulator."""
+        self._weights_used = np.zeros(0)
+        """Of those projections, in the same order."""
+        self._planned = None if self._info.theta is None else arc_weights(self._info.theta)
+        self._end: Ended | Broken | None = None
+        self._version = 0
+        self._shown = 0
+        """Projections of the journal that a version has shown."""
+
+    def run(self) -> Ended | Broken:
+        """Reconstruct until the scan has ended and its last version is handed to the writer; how it ended."""
+        while True:
+            self._absorb(self._room(), self._patience())
+            self._combine_flats()
+            self._align()
+            self._accumulate(self._next_batch())
+            if self._complete() and not self._corrected():
+                break
+            if (
+                not self._complete()
+                and not self._catching_up()
+                and self._policy.due(self._cursor, time.monotonic(), self._writer.idle)
+            ):
+                self._emit(last=False)
+        if self._cursor:
+            self._emit(last=True)
+        assert self._end is not None
+        return self._end
+
+    # Frames in: from the ring to the journal.
+
+    @property
+    def _backlog(self) -> int:
+        return len(self._journal.projections) - self._cursor
+
+    def _catching_up(self) -> bool:
+        """Whether the accumulator holds less than the newest version showed, as it was started over."""
+        return self._cursor < self._shown
+
+    def _room(self) -> int:
+        """Frames that may leave the ring now: as many as can be accumulated, so that the sender is paced by the maths."""
+        batch = self._config.engine.batch
+        if self._accumulator is None:
+            return batch
+        if self._backlog >= batch:
+            return max(1, batch // 2) if self._catching_up() else 0
+        return batch - self._backlog
+
+    def _absorbable(self) -> int:
+        """Frames that may leave the ring while nothing is accumulated: one ring more, so that ingestion goes on."""
+        return self._ring.slots - self._backlog
+
+    def _patience(self) -> float:
+        """Seconds to wait for a frame."""
+        if self._end is not None:
+            return 0.0
+        if self._accumulator is not None and self._backlog:
+            oldest = self._journal.projections[self._cursor].arrived
+            return min(max(0.0, oldest + self._config.engine.batch_seconds - time.monotonic()), 0.1)
+        return 0.1
+
+    def _absorb(self, room: int, patience: float = 0.0) -> None:
+        """Take up to `room` frames from the ring; wait for the first one, and for more only while time is left."""
+        deadline = time.monotonic() + patience
+        while room > 0 and self._end is None:
+            try:
+                with self._counters.stage("wait"):
+                    event = self._inbox.get(timeout=max(0.0, deadline - time.monotonic()))
+            except queue.Empty:
+                return
+            if isinstance(event, Arrival):
+                self._keep(event)
+                room -= 1
+            elif isinstance(event, Ended | Broken):
+                self._end = event
+                self._tell_end(event)
+
+    def _keep(self, arrival: Arrival) -> None:
+        with self._counters.stage("journal"):
+            frame = self._ring[arrival.slot]
+            record = self._journal.append(arrival.kind, arrival.index, arrival.theta, frame, arrival.at)
+        self._release(arrival.slot)
+        if arrival.kind is FrameKind.FLAT:
+            # Combined in the loop, not here: this may run between the blocks of a snapshot.
+            newest = self._journal.projections[-1].number if self._journal.projections else -1
+            if not self._open_groups or newest > self._open_groups[-1][-1].number:
+                self._open_groups.append([])
+            self._open_groups[-1].append(record)
+
+    # Normalization.
+
+    def _combine_flats(self) -> None:
+        """Combine each group of flats that a projection follows, that is the last, or that the scan has ended with."""
+        while self._open_groups:
+            group = self._open_groups[0]
+            newest = self._journal.projections[-1].number if self._journal.projections else -1
+            all_here = len(self._journal.flats) == self._info.counts.get(FrameKind.FLAT)
+            if not (newest > group[-1].number or all_here or self._end):
+                return
+            with self._counters.stage("flats"):
+                position = sum(r.number < group[0].number for r in self._journal.projections)
+                image = self._combined(group, self._config.normalize.flat)
+                self._groups.append(FlatGroup(float(position), image))
+                del self._open_groups[0]
+                self._story.tell(
+                    "flats", f"{len(group)} flats after {position} projections", flats=len(group), position=position
+                )
+                if self._normalizer is not None:
+                    self._replace_normalizer(self._normalization())
+
+    def _combined(self, records: Sequence[Record], how: str) -> NDArray[np.float32]:
+        """Mean or median of frames, by bands of rows so that the frames need not fit in memory."""
+        image = np.empty(self._journal.shape, np.float32)
+        band = max(1, (64 << 20) // max(1, len(records) * self._journal.shape[1] * self._journal.dtype.itemsize))
+        for first in range(0, image.shape[0], band):
+            rows = slice(first, first + band)
+            image[rows] = combine(self._journal.read(records, rows), how)
+        return image
+
+    def _normalization(self) -> Normalization:
+        self._darks_used = len(self._journal.darks)
+        if self._journal.darks:
+            dark = self._combined(self._journal.darks, self._config.normalize.dark)
+        else:
+            dark = np.zeros(self._journal.shape, np.float32)
+        first = self._journal.read(self._journal.projections[:1])[0] - dark
+        finite = first[np.isfinite(first)]
+        open_counts = float(np.percentile(finite, 99)) if finite.size else 1.0
+        if not self._floor:
+            automatic = 0.5 if self._journal.dtype.kind in "ui" else max(1e-6 * open_counts, 1e-30)
+            self._floor = self._config.normalize.floor or automatic
+        provisional = max(open_counts, self._floor)
+        return Normalization(
+            dark, tuple(self._groups), provisional, self._floor, self._config.normalize.interpolate_flats
+        )
+
+    def _replace_normalizer(self, normalization: Normalization) -> None:
+        """Put right what is in the accumulator: add the difference of the flats, or start over where that is not exact."""
+        old, self._normalizer = self._normalizer, Normalizer(normalization)
+        self._alignment.restudy()
+        if old is None or self._accumulator is None or not self._cursor:
+            return
+        if not self._normalizer.differs_only_in_flats(old):
+            self._start_over("the dark or the dead pixels are now known better")
+            return
+        for first in range(0, self._cursor, self._config.engine.batch):
+            done = slice(first, min(first + self._config.engine.batch, self._cursor))
+            records = self._journal.projections[done]
+            difference = self._normalizer.flat_difference(old, _positions(records))
+            self._accumulator.add(difference, _theta(records), self._weights_used[done])
+        self._story.tell("flats_corrected", f"the flats' difference was added at {self._cursor} angles")
+
+    def _line_integrals(self, records: Sequence[Record]) -> NDArray[np.float32]:
+        if self._normalizer is None:
+            self._normalizer = Normalizer(self._normalization())
+            self._tell_normalizer(self._normalizer)
+        raw = self._journal.read(records)
+        return self._normalizer.line_integrals(raw, _positions(records))
+
+    def _tell_normalizer(self, normalizer: Normalizer) -> None:
+        flats, darks = len(normalizer.normalization.flats), len(self._journal.darks)
+        text = f"{flats} groups of flats, {darks} darks, {int(normalizer.dead.sum())} dead pixels interpolated"
+        if not flats:
+            text += "; no flat has come yet: the first projection's brightest percent stands in"
+        self._story.tell("normalize", text, dead=int(normalizer.dead.sum()), floor=self._floor)
+
+    # Center.
+
+    def _align(self) -> None:
+        if self._accumulator is None and not self._journal.projections:
+            return
+        with self._counters.stage("center"):
+            better = self._alignment.better(self._journal.projections, self._end is not None)
+        if self._accumulator is None:
+            if self._alignment.estimate is not None:
+                self._begin()
+            else:
+                self._counters.phase = "finding the center"
+        elif better is not None:
+            self._begin(better.note)
+
+    def _begin(self, reason: str | None = None) -> None:
+        """Make the accumulator, at first or for a better center."""
+        estimate = self._alignment.estimate
+        assert estimate is not None
+        self._accumulator = None  # its memory is free before the next one is made
+        shape = Shape.of(self._geometry, self._config.recon, estimate.center)
+        self._accumulator = ACCUMULATORS[self._plan.method](shape, self._config.recon)
+        self._counters.center, self._counters.phase = estimate.center, "accumulating"
+        self._story.tell("center", estimate.note, center=estimate.center, sigma=estimate.sigma, method=estimate.method)
+        if reason is not None:
+            self._start_over(f"a better center: {reason}")
+
+    def _start_over(self, reason: str) -> None:
+        """Forget what is in the accumulator; the journal has it all. The newest version stays to be read meanwhile."""
+        assert self._accumulator is not None
+        self._accumulator.reset()
+        self._story.tell(
+            "start_over", f"accumulating {self._cursor} projections again: {reason}", projections=self._cursor
+        )
+        self._cursor, self._weights_used = 0, np.zeros(0)
+        self._policy.started_over()
+
+    # Projections into the accumulator.
+
+    def _next_batch(self) -> list[Record]:
+        if self._accumulator is None or not self._backlog:
+            return []
+        size = min(self._config.engine.batch, self._policy.remaining(self._cursor))
+        batch = self._journal.projections[self._cursor : self._cursor + size]
+        full = len(batch) == size or self._end is not None or self._ring.used >= self._ring.slots
+        late = time.monotonic() - batch[0].arrived >= self._config.engine.batch_seconds
+        return batch if full or late else []
+
+    def _accumulate(self, batch: list[Record]) -> None:
+        if not batch:
+            return
+        assert self._accumulator is not None
+        with self._counters.stage("normalize"):
+            projections = self._line_integrals(batch)
+        weights = self._weights(batch)
+        with self._counters.stage("filter and accumulate"):
+            self._accumulator.add(projections, _theta(batch), weights)
+        self._cursor += len(batch)
+        self._weights_used = np.concatenate([self._weights_used, weights])
+        self._count()
+        if self._config.engine.delay:
+            time.sleep(self._config.engine.delay * len(batch))
+
+    def _count(self) -> None:
+        self._counters.in_volume = self._cursor
+        self._counters.coverage = covered_arc(_theta(self._journal.projections[: self._cursor])) / math.pi
+
+    def _weights(self, batch: list[Record]) -> NDArray[np.float64]:
+        """Of the projections that follow the cursor."""
+        if self._end is not None:
+            return arc_weights(_theta(self._journal.projections))[self._cursor : self._cursor + len(batch)]
+        if self._planned is not None:
+            return self._planned[[r.index for r in batch]]
+        return np.full(len(batch), math.pi / (self._info.counts.get(FrameKind.PROJECTION) or UNKNOWN))
+
+    # The end.
+
+    def _complete(self) -> bool:
+        """Whether every projection that came is in the accumulator, and no more will come."""
+        return self._end is not None and self._backlog == 0
+
+    def _corrected(self) -> bool:
+        """Put right what is only known now; whether projections have to be accumulated again for it."""
+        if self._accumulator is None:
+            return False
+        if len(self._journal.darks) != self._darks_used:
+            self._replace_normalizer(self._normalization())
+            return self._backlog > 0
+        weights = arc_weights(_theta(self._journal.projections))
+        change = weights - self._weights_used
+        changed = np.flatnonzero(np.abs(change) > 1e-9)
+        if 2 * changed.size > weights.size:
+            self._start_over("the angles weigh otherwise, now that all are known")
+            return True
+        for first in range(0, changed.size, self._config.engine.batch):
+            which = changed[first : first + self._config.engine.batch]
+            records = [self._journal.projections[i] for i in which]
+            self._accumulator.add(self._line_integrals(records), _theta(records), change[which])
+        if changed.size:
+            self._story.tell("reweighted", f"{changed.size} projections beside missing ones take over their arc")
+        self._weights_used = weights
+        return False
+
+    def _tell_end(self, event: Ended | Broken) -> None:
+        if isinstance(event, Broken):
+            self._story.tell("broken", f"the scan was not completed: {event.reason}", reason=event.reason)
+        else:
+            lost = sum(end - first for first, end in event.missing)
+            text = "all frames have come" if not lost else f"the scan has ended; {lost} projections never came"
+            self._story.tell("end", text, missing=event.missing)
+
+    # Versions out.
+
+    def _emit(self, last: bool) -> None:
+        """Snapshot the accumulator, block by block, and hand the version to the writer."""
+        assert self._accumulator is not None
+        records = sorted(self._journal.projections[: self._cursor], key=lambda r: r.index)
+        theta = _theta(records)
+        covered = covered_arc(theta)
+        gain = (covered or math.pi) / float(self._weights_used.sum())
+        binning = 1 if last else self._plan.binning
+        volume = self._snapshot(gain, binning, absorb=not last)
+        self._version += 1
+        update = VolumeUpdate(
+            version=self._version,
+            theta=theta,
+            coverage=covered / math.pi,
+            final=last and isinstance(self._end, Ended),
+            binning=binning,
+            volume=bin_slices(volume, binning),
+        )
+        indices = np.array([r.index for r in records], np.int64)
+        provenance = Provenance(self._info, self._rows, self._parameters(gain), indices, self._missing())
+        arrivals = [r.arrived for r in self._journal.projections[self._shown : self._cursor]]
+        self._shown = max(self._shown, self._cursor)
+        self._policy.emitted(self._cursor, time.monotonic())
+        while not (last or self._writer.idle):
+            self._absorb(self._absorbable(), 0.05)
+        self._writer.put(Job(update, provenance, arrivals))
+
+    def _snapshot(self, gain: float, binning: int, absorb: bool) -> NDArray[np.float32]:
+        """Slices of all rows. Nothing is accumulated meanwhile, so that all hold the same angles; frames go on coming in."""
+        assert self._accumulator is not None
+        shape = self._accumulator.shape
+        side = max(1, shape.side // binning)
+        volume = np.empty((shape.rows, side, side), np.float32)
+        for block in range(shape.blocks):
+            with self._counters.stage("snapshot"):
+                slices = self._accumulator.snapshot_block(block, gain, binning)
+                volume[block * shape.lanes : block * shape.lanes + len(slices)] = slices
+            if absorb:
+                self._absorb(self._absorbable())
+        return volume
+
+    def _missing(self) -> str | None:
+        if isinstance(self._end, Broken):
+            return self._end.reason
+        if isinstance(self._end, Ended) and self._end.missing:
+            return "projections " + ", ".join(f"{a} to {b - 1}" for a, b in self._end.missing[:32]) + " never came"
+        return None
+
+    def _parameters(self, gain: float) -> dict[str, Any]:
+        estimate, normalizer = self._alignment.estimate, self._normalizer
+        assert estimate is not None
+        assert normalizer is not None
+        options = {
+            name: value
+            for table in (self._config.recon, self._config.normalize)
+            for name, value in dataclasses.asdict(table).items()
+            if value is not None
+        }
+        return options | {
+            "method": self._plan.method,
+            "center": estimate.center,
+            "center_sigma": estimate.sigma,
+            "center_method": estimate.method,
+            "rows": list(self._rows),
+            "floor": normalizer.normalization.floor,
+            "flats": len(self._journal.flats),
+            "darks": len(self._journal.darks),
+            "dead_pixels": int(normalizer.dead.sum()),
+            "gain": gain,
+            "pixel_size": self._info.geometry.pixel_size or 0.0,
+        }
+
+
+def _theta(records: Sequence[Record]) -> NDArray[np.float64]:
+    return np.array([record.theta for record in records], np.float64)
+
+
+def _positions(records: Sequence[Record]) -> NDArray[np.float64]:
+    return np.array([record.index for record in records], np.float64)

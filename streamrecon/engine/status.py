@@ -1,0 +1,119 @@
+"""Counters of a running scan, and the picture of them that is shown to people."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+
+LATENCIES = 100_000
+"""Latest latencies kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """One look at a running scan."""
+
+    phase: str
+    """What is happening, or why nothing is."""
+    uid: str
+    frames: int
+    """Received, over all kinds."""
+    projections: int
+    """Received."""
+    expected: int | None
+    """Projections announced."""
+    in_volume: int
+    """Projections in the accumulator."""
+    coverage: float
+    """Share of the half circle covered by them, 0 to 1."""
+    version: int
+    """Newest version that can be read."""
+    center: float | None
+    """Column, pixels."""
+    credit_frames: int
+    """Frames the sender may still send now."""
+    ring_frames: int
+    """Frames the ring holds at most."""
+    rate: float
+    """Frames received per second, lately."""
+    nbytes: int
+    """Received."""
+    latency: tuple[float, float] | None
+    """Seconds from a projection's arrival to the first version that holds it, p50 and p99."""
+    dropped: int
+    """Malformed messages dropped and duplicates ignored."""
+
+
+@dataclass(slots=True)
+class Counters:
+    """Written by the engine's threads, each its own fields."""
+
+    phase: str = "waiting for a sender"
+    uid: str = ""
+    expected: int | None = None
+    frames: int = 0
+    projections: int = 0
+    nbytes: int = 0
+    in_volume: int = 0
+    coverage: float = 0.0
+    version: int = 0
+    center: float | None = None
+    credit_frames: int = 0
+    ring_frames: int = 0
+    malformed: int = 0
+    duplicates: int = 0
+    began: float | None = None
+    """When the first frame arrived, monotonic."""
+    ended: float | None = None
+    """When the final volume could be read."""
+    latencies: deque[float] = field(default_factory=lambda: deque(maxlen=LATENCIES))
+    stages: dict[str, float] = field(default_factory=dict)
+    """Seconds spent by the compute and writer threads, by stage."""
+    _recent: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=64))
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Count the time of a stage."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.add(name, time.perf_counter() - began)
+
+    def add(self, name: str, seconds: float) -> None:
+        """Count time of a stage."""
+        self.stages[name] = self.stages.get(name, 0.0) + seconds
+
+    def look(self) -> Status:
+        """The status now."""
+        now = time.monotonic()
+        self._recent.append((now, self.frames))
+        then, frames = next((p for p in self._recent if now - p[0] <= 2.0), self._recent[0])
+        rate = (self.frames - frames) / (now - then) if now > then else 0.0
+        latencies = list(self.latencies)
+        latency = None
+        if latencies:
+            p50, p99 = np.percentile(latencies, [50, 99])
+            latency = float(p50), float(p99)
+        return Status(
+            phase=self.phase,
+            uid=self.uid,
+            frames=self.frames,
+            projections=self.projections,
+            expected=self.expected,
+            in_volume=self.in_volume,
+            coverage=self.coverage,
+            version=self.version,
+            center=self.center,
+            credit_frames=self.credit_frames,
+            ring_frames=self.ring_frames,
+            rate=rate,
+            nbytes=self.nbytes,
+            latency=latency,
+            dropped=self.malformed + self.duplicates,
+        )

@@ -1,0 +1,71 @@
+"""The story of a scan: what happened, when, in OUT/scan.log.jsonl and to whoever listens."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from streamrecon.errors import OutputError
+
+Listener = Callable[[dict[str, Any]], None]
+
+
+class Story:
+    """Appends events to a file; any thread may tell one.
+
+    Parameters
+    ----------
+    path
+        Of the file; it is continued where it exists.
+    listener
+        Called with each event besides.
+
+    Raises
+    ------
+    OutputError
+        If the file cannot be opened.
+    """
+
+    def __init__(self, path: Path, listener: Listener | None = None) -> None:
+        self._lock, self._listener, self._began = threading.Lock(), listener, time.monotonic()
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = path.open("a", encoding="utf-8", buffering=1)
+        except OSError as error:
+            raise OutputError(f"cannot write {path}: {error.strerror}") from error
+
+    def tell(self, event: str, text: str, **facts: Any) -> None:
+        """Tell one event.
+
+        Parameters
+        ----------
+        event
+            A short name for programs.
+        text
+            A sentence for people.
+        facts
+            Numbers and names, as JSON can hold them.
+        """
+        seconds = round(time.monotonic() - self._began, 6)
+        entry = {
+            "time": datetime.now(UTC).isoformat(),
+            "seconds": seconds,
+            "event": event,
+            "text": text,
+            **facts,
+        }
+        with self._lock:
+            if not self._file.closed:
+                self._file.write(json.dumps(entry, default=str) + "\n")
+        if self._listener is not None:
+            self._listener(entry)
+
+    def close(self) -> None:
+        """Close the file; what is told afterwards reaches the listener only."""
+        with self._lock:
+            self._file.close()

@@ -1,0 +1,73 @@
+"""The writer thread of a rank: the only user of h5py, so that a slow disk holds up neither frames nor the maths."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from streamrecon.engine.output import Output, Provenance
+from streamrecon.scan import VolumeUpdate
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Job:
+    """A version to be written."""
+
+    update: VolumeUpdate
+    provenance: Provenance
+    arrivals: list[float]
+    """When the projections arrived that this version is the first to hold; seconds, monotonic."""
+
+
+class Writer(threading.Thread):
+    """Writes one version at a time.
+
+    Parameters
+    ----------
+    output
+        Where to.
+    written
+        Called in this thread with each job that can now be read, and the seconds it took.
+    """
+
+    def __init__(self, output: Output, written: Callable[[Job, float], None]) -> None:
+        super().__init__(name="streamrecon-write", daemon=True)
+        self._output, self._written = output, written
+        self._jobs: queue.Queue[Job | None] = queue.Queue(1)
+        self._idle = threading.Event()
+        self._idle.set()
+        self.error: Exception | None = None
+        """Why versions are no longer written."""
+
+    @property
+    def idle(self) -> bool:
+        """Whether a new version would be written at once."""
+        return self._idle.is_set()
+
+    def put(self, job: Job) -> None:
+        """Hand over a version; waits while another is being written."""
+        self._idle.wait()
+        if self.error is None:
+            self._idle.clear()
+            self._jobs.put(job)
+
+    def close(self) -> None:
+        """Finish what was handed over and end the thread."""
+        self._idle.wait()
+        self._jobs.put(None)
+        if self.is_alive():
+            self.join()
+
+    def run(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            began = time.perf_counter()
+            try:
+                self._output.write(job.update, job.provenance)
+                self._written(job, time.perf_counter() - began)
+            except Exception as error:
+                self.error = error
+            finally:
+                self._idle.set()

@@ -1,0 +1,1 @@
+"""The maths: counts to line integrals, filters, weights of angles, accumulators, the center."""

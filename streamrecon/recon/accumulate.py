@@ -1,0 +1,166 @@
+"""The accumulator protocol: the linear state of a reconstruction, to which projections are added one by one."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamrecon.config import ReconConfig
+from streamrecon.errors import GeometryError
+from streamrecon.recon.filters import padded_length
+from streamrecon.scan import Geometry
+
+LANES = 32
+"""Most rows of a block: one index and one weight serve them all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What both accumulators derive from the geometry."""
+
+    rows: int
+    """Rows that are reconstructed."""
+    columns: int
+    center: float
+    """Column of the rotation axis, pixels."""
+    side: int
+    """Of a slice, pixels."""
+    radius: float
+    """Of the circle that is reconstructed, pixels; infinite for the whole square."""
+    scale: float
+    """Factor from per pixel to the volume's unit."""
+
+    @classmethod
+    def of(cls, geometry: Geometry, options: ReconConfig, center: float) -> Shape:
+        """Of a scan whose frames have `geometry.rows` rows.
+
+        Raises
+        ------
+        GeometryError
+            If the center is not finite.
+        """
+        if not math.isfinite(center):
+            raise GeometryError(f"center is {center}; expected a column")
+        side = options.side or geometry.columns
+        # What every angle sees is at most the shorter way from the axis to the detector's edge.
+        seen = min(center, geometry.columns - 1 - center)
+        radius = max(0.5, min(seen, (side - 1) / 2)) if options.circle else math.inf
+        return cls(geometry.rows, geometry.columns, center, side, radius, 1 / (geometry.pixel_size or 1))
+
+    @property
+    def blocks(self) -> int:
+        """Blocks of rows; all but the last are full."""
+        return math.ceil(self.rows / self.lanes)
+
+    @property
+    def lanes(self) -> int:
+        """Rows of a block, even: two real rows make a complex one."""
+        blocks = math.ceil(self.rows / LANES)
+        rows = math.ceil(self.rows / blocks)
+        return rows + rows % 2 if rows <= 8 else math.ceil(rows / 8) * 8
+
+    @property
+    def reach(self) -> float:
+        """Farthest a pixel is seen from the axis, columns."""
+        return min(self.radius, (self.side - 1) / math.sqrt(2)) + 1
+
+    @property
+    def padded(self) -> int:
+        """Length rows are padded to before the filter."""
+        beyond = max(self.reach - self.center, self.reach - (self.columns - 1 - self.center))
+        return padded_length(self.columns, beyond)
+
+    def block(self, projections: NDArray[np.float32], index: int) -> NDArray[np.float32]:
+        """Rows of one block, (angle, lanes, column); the last block is filled with zeros."""
+        rows = projections[:, index * self.lanes : (index + 1) * self.lanes]
+        if rows.shape[1] == self.lanes:
+            return rows
+        full = np.zeros((len(projections), self.lanes, self.columns), np.float32)
+        full[:, : rows.shape[1]] = rows
+        return full
+
+
+class Accumulator(Protocol):
+    """The linear state of a reconstruction.
+
+    `add` is linear in the projections and in the weights, so a frame is removed by adding its negative.
+    """
+
+    shape: Shape
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the state."""
+
+    def add(self, projections: NDArray[np.float32], theta: NDArray[np.float64], weight: NDArray[np.float64]) -> None:
+        """Add projections.
+
+        Parameters
+        ----------
+        projections
+            (angle, row, column) line integrals, dimensionless.
+        theta
+            (angle,) radians.
+        weight
+            (angle,) radians: the arc each angle stands for.
+        """
+
+    def snapshot_block(self, index: int, gain: float = 1.0, binning: int = 1) -> NDArray[np.float32]:
+        """Slices of one block of rows, (slice, y, x), times `gain`; with binning the means of b x b pixels of each slice."""
+
+    def merge(self, other: Accumulator) -> None:
+        """Add another accumulator's state, of the same shape and settings."""
+
+    def reset(self) -> None:
+        """Forget all projections."""
+
+
+def snapshot(accumulator: Accumulator, gain: float = 1.0, binning: int = 1) -> NDArray[np.float32]:
+    """The whole volume, (slice, y, x), 1/m where the pixel size is known, else per pixel.
+
+    Parameters
+    ----------
+    accumulator
+        Whose state is looked at.
+    gain
+        Factor that makes up for angles not yet measured.
+    binning
+        1, or b for the means of b x b x b voxels; voxels that do not fill a bin are left out.
+    """
+    blocks = [accumulator.snapshot_block(i, gain, binning) for i in range(accumulator.shape.blocks)]
+    return bin_slices(np.concatenate(blocks), binning)
+
+
+def bin_slices(volume: NDArray[np.float32], binning: int) -> NDArray[np.float32]:
+    """Means of `binning` consecutive slices; those that do not fill a bin are left out, but at least one remains."""
+    if binning == 1:
+        return volume
+    count = volume.shape[0] // binning
+    if count == 0:
+        return np.asarray(volume.mean(axis=0, keepdims=True, dtype=np.float32))
+    bins = volume[: count * binning].reshape(count, binning, *volume.shape[1:])
+    return np.asarray(bins.mean(axis=1, dtype=np.float32))
+
+
+def check_batch(
+    shape: Shape, projections: NDArray[np.float32], theta: NDArray[np.float64], weight: NDArray[np.float64]
+) -> None:
+    """Refuse a batch that does not fit.
+
+    Raises
+    ------
+    GeometryError
+        Saying what was got and expected.
+    """
+    expected = (len(theta), shape.rows, shape.columns)
+    if projections.shape != expected or projections.dtype != np.float32 or weight.shape != theta.shape:
+        raise GeometryError(
+            f"projections are {projections.dtype} {projections.shape}, theta {theta.shape}, weight {weight.shape}; "
+            f"expected float32 {expected} and one theta and weight each"
+        )
+    if not (np.isfinite(theta).all() and np.isfinite(weight).all()):
+        raise GeometryError("theta or weight of a projection is not finite")

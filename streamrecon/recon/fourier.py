@@ -1,0 +1,143 @@
+"""The Fourier accumulator: the oversampled 2-D spectrum of each slice, to which spokes are gridded."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import fft
+from streamrecon_kernels import KaiserBessel, grid_spokes
+
+from streamrecon.config import ReconConfig
+from streamrecon.errors import GeometryError
+from streamrecon.recon.accumulate import Accumulator, Shape, check_batch
+from streamrecon.recon.filters import pad, response
+
+STEP = 32
+"""The grid's period is a multiple of this many cells, so that previews binned by 1, 2, 4, 8 and 16 are central crops."""
+
+
+class FourierAccumulator:
+    """The spectrum as the state: O(n) an angle and slice, and a snapshot costs an inverse FFT.
+
+    Parameters
+    ----------
+    shape
+        Of the reconstruction.
+    options
+        Filter, width of the gridding kernel and oversampling.
+
+    Notes
+    -----
+    `f(x, y) = sum_a w_a sum_k H_k P_a,k exp(2 pi i nu_k (x cos + y sin))` is a sum over non-uniform frequencies. Each
+    sample of the whole padded spectrum is spread onto the grid with a Kaiser-Bessel kernel; the inverse FFT of the grid is
+    the image times the kernel's transform, which is divided out (O'Sullivan, IEEE Trans. Med. Imaging 4, 1985). Rows
+    2 j and 2 j + 1 are the real and the imaginary part of one complex image.
+    """
+
+    def __init__(self, shape: Shape, options: ReconConfig) -> None:
+        self.shape = shape
+        self._kernel = KaiserBessel(options.width, options.oversampling)
+        half = response(options.filter, shape.padded, options.cutoff, options.filter_order)
+        half[-1] /= 2  # the Nyquist sample goes half to the positive and half to the negative end of the spoke
+        self._response = np.concatenate([half[:0:-1], half]) / shape.padded
+        self._period = self._periods(shape, options)
+        side = self._sides(shape, options)
+        self._grid = np.zeros((shape.blocks, side, side, shape.lanes // 2), np.complex64)
+
+    @staticmethod
+    def _periods(shape: Shape, options: ReconConfig) -> int:
+        return STEP * int(fft.next_fast_len(math.ceil(shape.side * options.oversampling / STEP)))
+
+    @classmethod
+    def _sides(cls, shape: Shape, options: ReconConfig) -> int:
+        return cls._periods(shape, options) + 2 * (options.width // 2 + 1) + 1
+
+    @classmethod
+    def bytes_needed(cls, shape: Shape, options: ReconConfig) -> int:
+        """Bytes of the state before it is allocated."""
+        return shape.blocks * cls._sides(shape, options) ** 2 * shape.lanes * 4
+
+    @property
+    def nbytes(self) -> int:
+        return self._grid.nbytes
+
+    def add(self, projections: NDArray[np.float32], theta: NDArray[np.float64], weight: NDArray[np.float64]) -> None:
+        check_batch(self.shape, projections, theta, weight)
+        shape = self.shape
+        half = shape.padded // 2
+        cos, sin = np.cos(theta), np.sin(theta)
+        first = (shape.padded - shape.columns) // 2
+        # Pixel centers of an even side lie half a pixel beside the FFT's integers.
+        shift = first + shape.center + (0.0 if shape.side % 2 else 0.5) * (cos + sin)
+        frequency = np.arange(-half, half + 1) / shape.padded
+        factor = weight[:, None] * self._response * np.exp(2j * math.pi * shift[:, None] * frequency)
+        factor = factor.astype(np.complex64)[:, :, None]
+        samples = np.empty((len(theta), 2 * half + 1, shape.lanes // 2), np.complex64)
+        cells = self._period / shape.padded
+        for block in range(shape.blocks):
+            rows = shape.block(projections, block)
+            packed = np.empty((len(theta), shape.lanes // 2, shape.columns), np.complex64)
+            packed.real, packed.imag = rows[:, 0::2], rows[:, 1::2]
+            padded, _ = pad(packed, shape.padded)  # type: ignore[arg-type]
+            spectrum = fft.fft(padded, axis=-1, overwrite_x=True, workers=-1).transpose(0, 2, 1)
+            np.multiply(spectrum[:, half:], factor[:, :half], out=samples[:, :half])
+            np.multiply(spectrum[:, : half + 1], factor[:, half:], out=samples[:, half:])
+            grid_spokes(self._grid[block], samples, cos * cells, sin * cells, self._kernel)
+
+    def snapshot_block(self, index: int, gain: float = 1.0, binning: int = 1) -> NDArray[np.float32]:
+        shape = self.shape
+        period, side = self._period // binning, max(1, shape.side // binning)
+        # Where pixel 0 of the FFT lies: the grid already holds the full volume's, a bin's center may be elsewhere.
+        here = 0.0 if shape.side % 2 else 0.5
+        shift = (0.0 if side % 2 else 0.5 * binning) - here if binning > 1 else 0.0
+        spectrum = self._central(self._grid[index], period)
+        if binning > 1:
+            nu = fft.fftfreq(period, self._period / period)
+            mean = np.sinc(nu * binning) / np.sinc(nu) * np.exp(2j * math.pi * nu * shift)
+            mean = mean.astype(np.complex64)
+            spectrum *= mean[:, None, None]
+            spectrum *= mean[None, :, None]
+        image = fft.ifft2(spectrum, axes=(0, 1), norm="forward", overwrite_x=True, workers=-1)
+        pixel = np.arange(side) - side // 2
+        correction = 1 / self._kernel.transform((pixel * binning + shift) / self._period)
+        image = image[np.ix_(pixel, pixel)]
+        inside = np.multiply.outer(correction, correction * (gain * shape.scale))
+        if math.isfinite(shape.radius):
+            centers = (np.arange(side) - (side - 1) / 2) * binning
+            inside *= np.add.outer(centers**2, centers**2) <= shape.radius**2
+        image *= inside.astype(np.float32)[..., None]
+        rows = min(shape.lanes, shape.rows - index * shape.lanes)
+        out = np.empty((shape.lanes, side, side), np.float32)
+        out[0::2], out[1::2] = image.real.transpose(2, 0, 1), image.imag.transpose(2, 0, 1)
+        return out[:rows]
+
+    def _central(self, grid: NDArray[np.complex64], period: int) -> NDArray[np.complex64]:
+        """The central period x period cells of a grid as an FFT orders them; margins of the whole grid are folded in."""
+        middle = (grid.shape[0] - 1) // 2
+        if period < self._period:
+            cells = fft.ifftshift(np.arange(-(period // 2), period // 2)) + middle
+            return grid[np.ix_(cells, cells)]
+        half = period // 2
+        out = np.zeros((period, period, grid.shape[2]), np.complex64)
+        # Pieces of an axis: (cells of the grid, cells of the FFT); the outer two lie beyond the period and wrap.
+        margin = middle - half
+        pieces = (
+            (slice(0, margin), slice(half - margin, half)),
+            (slice(margin, middle), slice(half, period)),
+            (slice(middle, middle + half), slice(0, half)),
+            (slice(middle + half, None), slice(half, half + margin + 1)),
+        )
+        for from_v, to_v in pieces:
+            for from_u, to_u in pieces:
+                out[to_v, to_u] += grid[from_v, from_u]
+        return out
+
+    def merge(self, other: Accumulator) -> None:
+        if not isinstance(other, FourierAccumulator) or other.shape != self.shape or other._kernel != self._kernel:
+            raise GeometryError("only a Fourier accumulator of the same shape and kernel can be merged into this one")
+        self._grid += other._grid
+
+    def reset(self) -> None:
+        self._grid[:] = 0

@@ -1,0 +1,85 @@
+"""Weights of angles: each counts for the arc it stands for, modulo pi."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamrecon.scan import check_theta
+
+GAP_LIMIT = 3.0
+"""A gap counts at most this many times the median gap: uncapped, the end angles of half a scan weigh as much as a quarter."""
+
+SAME = 0.05
+"""Angles closer than this share of the mean gap count as one, so that jitter between two turns does not set the median."""
+
+
+def arc_weights(theta: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Weight of each projection in the sum over angles.
+
+    Half the arc to the next angle on either side, modulo pi; each gap at most `GAP_LIMIT` times the median of those that
+    are not zero. Angles that coincide modulo pi, such as 0 and 180 degrees, share their arc. One angle alone weighs pi.
+
+    Parameters
+    ----------
+    theta
+        (projection,) radians, in any order.
+
+    Returns
+    -------
+    weights
+        (projection,) radians; they sum to `covered_arc(theta)`, which is pi without large gaps.
+
+    Raises
+    ------
+    GeometryError
+        If an angle is not finite.
+    """
+    gaps, group, order = _gaps(theta)
+    if gaps.size == 0:
+        return np.zeros(0)
+    arcs = (gaps + np.roll(gaps, 1)) / 2
+    weights = np.empty(theta.size)
+    weights[order] = arcs[group] / np.bincount(group)[group]
+    return weights
+
+
+def covered_arc(theta: NDArray[np.float64]) -> float:
+    """Arc that the angles cover, radians of a half turn: the sum of their gaps, each capped as in `arc_weights`.
+
+    One angle alone covers nothing.
+
+    Parameters
+    ----------
+    theta
+        (projection,) radians, in any order.
+
+    Raises
+    ------
+    GeometryError
+        If an angle is not finite.
+    """
+    gaps = _gaps(theta)[0]
+    return float(gaps.sum()) if gaps.size > 1 else 0.0
+
+
+def _gaps(theta: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.intp], NDArray[np.intp]]:
+    """Capped gap behind each distinct angle, the distinct angle of each sorted projection, and the sorting order."""
+    check_theta(theta)
+    if theta.size == 0:
+        return np.zeros(0), np.zeros(0, np.intp), np.zeros(0, np.intp)
+    folded = np.mod(theta, math.pi)
+    order = np.argsort(folded, kind="stable")
+    folded = folded[order]
+    same = SAME * math.pi / theta.size
+    # The circle is cut at its largest gap, so that no group of coinciding angles lies across the cut.
+    gaps = np.diff(folded, append=folded[0] + math.pi)
+    cut = int(np.argmax(gaps)) + 1
+    order, gaps = np.roll(order, -cut), np.roll(gaps, -cut)
+    group = np.concatenate([[0], np.cumsum(gaps[:-1] > same)]).astype(np.intp)
+    merged = np.bincount(group, weights=gaps)
+    # Of two gaps the mean would be a quarter turn, whatever the angles: the smaller one says how they were measured.
+    typical = merged.min() if merged.size == 2 else np.median(merged)
+    return np.minimum(merged, GAP_LIMIT * typical), group, order

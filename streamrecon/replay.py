@@ -1,0 +1,110 @@
+"""Replaying a scan into an engine, in this process or in one of its own."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from streamrecon.config import Config, from_dict, to_dict
+from streamrecon.errors import StreamreconError
+from streamrecon.scan import Frame
+from streamrecon.sources import open_source
+from streamrecon.transport import SendReport, send_scan
+from streamrecon.wire.sending import SendingEnd
+
+
+def replay(
+    spec: str | Path,
+    endpoint: str,
+    config: Config,
+    *,
+    connect_timeout: float | None = None,
+    progress: Callable[[SendingEnd], None] = lambda end: None,
+) -> SendReport:
+    """Send a scan to an engine and wait until its volume is final.
+
+    Parameters
+    ----------
+    spec
+        `simulated`, or the path of a scan.
+    endpoint
+        Of the engine.
+    config
+        Its `source`, `simulated` and `engine` tables are used.
+    connect_timeout
+        Seconds to wait for an engine; None waits for ever.
+    progress
+        Called often, with the state of the session.
+
+    Raises
+    ------
+    StreamreconError
+        As `open_source` and `send_scan` say.
+    """
+    source = open_source(spec, config)
+    fps = config.source.fps
+
+    def frames(rows: slice) -> Iterator[Frame]:
+        return source.frames(rows) if fps is None else paced(source.frames(rows), fps)
+
+    return send_scan(
+        source.info(),
+        frames,
+        endpoint,
+        heartbeat=config.engine.heartbeat,
+        peer_timeout=config.engine.peer_timeout,
+        connect_timeout=connect_timeout,
+        progress=progress,
+    )
+
+
+def paced(frames: Iterator[Frame], fps: float) -> Iterator[Frame]:
+    """Let frames out at a rate, as a detector would; what was late is not made up for in a burst.
+
+    Parameters
+    ----------
+    frames
+        As they can be had.
+    fps
+        Frames per second.
+    """
+    due = time.monotonic()
+    for frame in frames:
+        due = max(due + 1 / fps, time.monotonic() - 1 / fps)
+        yield frame
+        time.sleep(max(0.0, due - time.monotonic()))
+
+
+def spawn(spec: str | Path, endpoint: str, config: Config) -> subprocess.Popen[str]:
+    """Start a replay in a process of its own, so that reading and decompressing take no time from the engine.
+
+    The process ends with 0 when the volume is final; otherwise its standard error says why.
+    """
+    order = {"spec": str(spec), "endpoint": endpoint, "config": to_dict(config)}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "streamrecon.replay"], stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdin is not None
+    with process.stdin:
+        process.stdin.write(json.dumps(order))
+    return process
+
+
+def _main() -> int:
+    order = json.load(sys.stdin)
+    try:
+        replay(order["spec"], order["endpoint"], from_dict(order["config"]))
+    except StreamreconError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(_main())

@@ -1,0 +1,61 @@
+"""Where frames come from: an HDF5 file that is replayed, or a simulated detector."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
+
+from streamrecon.config import Config
+from streamrecon.scan import Frame, ScanInfo
+from streamrecon.sources.hdf5 import Hdf5Source
+from streamrecon.sources.simulated import SimulatedSource
+
+__all__ = ["Hdf5Source", "SimulatedSource", "Source", "open_source"]
+
+
+class Source(Protocol):
+    """One scan, frame by frame. Small and picklable: files are opened only while they are read."""
+
+    def info(self) -> ScanInfo:
+        """The scan as known before its first frame."""
+        ...
+
+    def frames(self, rows: slice = slice(None)) -> Iterator[Frame]:
+        """All frames in the order of acquisition, from the start at every call.
+
+        Parameters
+        ----------
+        rows
+            Detector rows wanted: a contiguous range.
+
+        Yields
+        ------
+        Frames whose data are (row, column) with only those rows, C-contiguous, of `info().dtype`, and the receiver's
+        own. `Frame.index` counts the frames of a kind as acquired, also where they are replayed in another order.
+        """
+        ...
+
+    def notes(self) -> list[str]:
+        """What a user should know: every assumption made where the source says nothing."""
+        ...
+
+
+def open_source(spec: str | os.PathLike[str], config: Config) -> Source:
+    """Choose the source that a command line names.
+
+    Parameters
+    ----------
+    spec
+        `simulated` (or `simulated:`), or the path of an HDF5 file.
+    config
+        Its `source` and `simulated` tables are used.
+
+    Returns
+    -------
+    The source. Nothing has been opened yet, so a bad file shows only in `info` or `frames`.
+    """
+    if spec in ("simulated", "simulated:"):
+        return SimulatedSource(config.simulated, config.source.order)
+    return Hdf5Source(Path(spec), config.source)

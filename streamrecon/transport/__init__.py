@@ -1,0 +1,21 @@
+"""The sockets: the only place that imports zmq."""
+
+from streamrecon.transport.endpoint import check_bind, private_ipc
+from streamrecon.transport.poller import Poller
+from streamrecon.transport.publisher import Publisher, Slices, subscribe
+from streamrecon.transport.receiver import Receiver
+from streamrecon.transport.sender import SendReport, send_scan
+from streamrecon.transport.wakeup import Wakeup
+
+__all__ = [
+    "Poller",
+    "Publisher",
+    "Receiver",
+    "SendReport",
+    "Slices",
+    "Wakeup",
+    "check_bind",
+    "private_ipc",
+    "send_scan",
+    "subscribe",
+]

@@ -1,0 +1,109 @@
+"""Endpoints: which may be bound, and what went wrong when one cannot be used."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import stat
+import tempfile
+from pathlib import Path
+
+import zmq
+
+from streamrecon.errors import EndpointError
+
+IPC_LIMIT = 107
+"""Longest path of an ipc socket, bytes, on Linux."""
+
+
+def private_ipc() -> str:
+    """A new ipc endpoint in a folder that only this user can enter."""
+    return f"ipc://{Path(tempfile.mkdtemp(prefix='streamrecon-')) / 'engine'}"
+
+
+def check_bind(endpoint: str, insecure: bool = False) -> None:
+    """Refuse to listen where others could reach the socket.
+
+    Parameters
+    ----------
+    endpoint
+        `ipc://PATH` or `tcp://HOST:PORT`; the port may be `*`.
+    insecure
+        Allow any address all the same.
+
+    Raises
+    ------
+    EndpointError
+        If the endpoint is malformed, or not ipc in a private folder or TCP on the loopback without `insecure`.
+    """
+    scheme, _, address = endpoint.partition("://")
+    if scheme == "ipc" and address:
+        _check_ipc(address, insecure)
+        return
+    match = re.fullmatch(r"(\[[^\]]+\]|[^:/]+):(\*|\d{1,5})", address)
+    if scheme != "tcp" or not match or (match[2] != "*" and int(match[2]) > 65535):
+        raise EndpointError(f"endpoint {endpoint!r} is not ipc://PATH or tcp://HOST:PORT")
+    if not insecure and not _is_loopback(match[1].strip("[]")):
+        raise EndpointError(
+            f"endpoint {endpoint!r} can be reached from other machines, and there is no authentication yet: listen on "
+            "tcp://127.0.0.1:PORT or ipc://PATH and tunnel, or say --insecure if the network is trusted"
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    if host in ("localhost", "lo"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _check_ipc(address: str, insecure: bool) -> None:
+    if address.startswith("@"):
+        if not insecure:
+            raise EndpointError("an abstract ipc socket can be reached by every user of this machine; name a path")
+        return
+    path = Path(address)
+    if len(str(path).encode()) > IPC_LIMIT:
+        raise EndpointError(f"the ipc path {address!r} is longer than {IPC_LIMIT} bytes; choose a shorter one")
+    if not path.parent.is_dir():
+        raise EndpointError(f"the folder of ipc path {address!r} does not exist")
+    mode = path.parent.stat().st_mode
+    if mode & (stat.S_IWGRP | stat.S_IWOTH | stat.S_IXGRP | stat.S_IXOTH) and not insecure:
+        raise EndpointError(
+            f"the folder {str(path.parent)!r} of the ipc socket can be entered by other users of this machine; "
+            "use a folder with mode 0700, or say --insecure"
+        )
+
+
+def bind(socket: zmq.Socket[bytes], endpoint: str, insecure: bool) -> str:
+    """Check and bind; the endpoint as bound, with the port in place of `*`.
+
+    Raises
+    ------
+    EndpointError
+        If it is not allowed or in use.
+    """
+    check_bind(endpoint, insecure)
+    try:
+        socket.bind(endpoint)
+    except zmq.ZMQError as error:
+        raise EndpointError(f"cannot listen on {endpoint!r}: {error.strerror}") from error
+    return socket.getsockopt_string(zmq.LAST_ENDPOINT).rstrip("\x00")
+
+
+def connect(socket: zmq.Socket[bytes], endpoint: str) -> None:
+    """Connect, which does not wait for the other end to be there.
+
+    Raises
+    ------
+    EndpointError
+        If the endpoint is malformed.
+    """
+    try:
+        socket.connect(endpoint)
+    except zmq.ZMQError as error:
+        raise EndpointError(
+            f"cannot connect to {endpoint!r}: {error.strerror}; expected ipc://PATH or tcp://HOST:PORT"
+        ) from error

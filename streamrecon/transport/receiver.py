@@ -1,0 +1,78 @@
+"""The ROUTER that sessions come in at: bytes to messages and back, with limits, and nothing of a scan."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+
+import zmq
+
+from streamrecon.errors import MessageError
+from streamrecon.transport.endpoint import bind
+from streamrecon.wire.codec import PARTS_LIMIT, Buffer, decode, encode
+from streamrecon.wire.messages import Message
+
+log = logging.getLogger(__name__)
+
+BACKLOG = 64
+"""Messages taken in one go before others get their turn."""
+
+
+class Receiver:
+    """Owned by one thread.
+
+    Parameters
+    ----------
+    endpoint
+        Where to listen.
+    max_payload
+        Largest payload accepted, bytes; libzmq drops a connection that sends more in one part.
+    insecure
+        Allow an endpoint that other machines can reach.
+
+    Raises
+    ------
+    EndpointError
+        If the endpoint cannot be used.
+    """
+
+    def __init__(self, endpoint: str, max_payload: int, insecure: bool = False) -> None:
+        self.malformed = 0
+        """Messages dropped because they were not of the protocol."""
+        self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.ROUTER)
+        self._socket.setsockopt(zmq.LINGER, 0)
+        self._socket.setsockopt(zmq.MAXMSGSIZE, max_payload)
+        try:
+            self.endpoint = bind(self._socket, endpoint, insecure)
+        except Exception:
+            self._socket.close()
+            raise
+
+    @property
+    def socket(self) -> zmq.Socket[bytes]:
+        """For a `Poller`."""
+        return self._socket
+
+    def messages(self) -> Iterator[tuple[bytes, Message, Buffer | None]]:
+        """(peer, message, payload) of what has arrived; malformed messages are counted, logged and dropped."""
+        for _ in range(BACKLOG):
+            try:
+                peer, *parts = self._socket.recv_multipart(zmq.NOBLOCK, copy=False)
+            except zmq.Again:
+                return
+            try:
+                message, payload = decode([part.buffer for part in parts[: PARTS_LIMIT + 1]])
+            except MessageError as error:
+                self.malformed += 1
+                log.warning("dropped a message from %s: %s", bytes(peer.buffer).hex(), error)
+                continue
+            yield bytes(peer.buffer), message, payload
+
+    def send(self, peer: bytes, message: Message, payload: bytes | None = None) -> None:
+        """Send; a peer that is gone is not an error, as ROUTER drops what it cannot deliver."""
+        parts = [peer, *encode(message)]
+        self._socket.send_multipart(parts if payload is None else [*parts, payload], zmq.NOBLOCK)
+
+    def close(self) -> None:
+        """Close the socket; what is queued gets a moment to leave."""
+        self._socket.close(linger=500)

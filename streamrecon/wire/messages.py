@@ -1,0 +1,281 @@
+"""The messages of the protocol, version 1. docs/protocol.md says who sends which, and when."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal, TypeAlias
+
+VERSION = 1
+
+Range: TypeAlias = tuple[int, int]
+"""First and one past the last."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Message:
+    """Base of all messages."""
+
+    TYPE: ClassVar[int]
+    PAYLOAD: ClassVar[bool] = False
+    """Whether a third part, the payload, follows the header."""
+
+    @classmethod
+    def name(cls) -> str:
+        """As written in the protocol's tables."""
+        return "".join("_" + c if c.isupper() and i else c for i, c in enumerate(cls.__name__)).upper()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hello(Message):
+    """Sender: I want to send a scan."""
+
+    TYPE: ClassVar[int] = 1
+    version_min: int = VERSION
+    version_max: int = VERSION
+    uid: str
+    """Of the scan."""
+    epoch: int
+    """Grows with every restart of the sender; the highest wins."""
+    role: Literal["producer", "relay"] = "producer"
+    codecs: tuple[str, ...] = ("raw",)
+    can_replay: bool = False
+    """Whether every frame can be sent again from the start."""
+    retain_bytes: int = 0
+    """How much the sender can hold until it is durable."""
+    rows: int
+    columns: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lane(Message):
+    """Part of WELCOME: which rows go where."""
+
+    TYPE: ClassVar[int] = 0
+    rows: Range
+    endpoint: str = ""
+    """Empty is this connection."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Welcome(Message):
+    """Receiver: send it, in this session."""
+
+    TYPE: ClassVar[int] = 2
+    version: int = VERSION
+    incarnation: str
+    """Changes whenever the receiver starts anew."""
+    session: int
+    lanes: tuple[Lane, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Busy(Message):
+    """Receiver: another scan has the engine."""
+
+    TYPE: ClassVar[int] = 3
+    reason: str
+    retry_after: float
+    """Seconds."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reset(Message):
+    """Receiver: this session is unknown here; start over with HELLO."""
+
+    TYPE: ClassVar[int] = 4
+    session: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScanOpen(Message):
+    """Sender: what is coming. The payload holds theta, (projection,) little-endian float64 radians, or is empty."""
+
+    TYPE: ClassVar[int] = 5
+    PAYLOAD: ClassVar[bool] = True
+    session: int
+    uid: str
+    rows: int
+    columns: int
+    dtype: str
+    """As NumPy writes it, little-endian: `<u2`."""
+    projections: int | None
+    flats: int | None
+    darks: int | None
+    pixel_size: float | None
+    """m"""
+    center: float | None
+    """Column, pixels."""
+    has_theta: bool
+    metadata: dict[str, str | float | int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Have(Message):
+    """Receiver: the scan is accepted; these frames, by kind, are durable here already."""
+
+    TYPE: ClassVar[int] = 6
+    session: int
+    projections: tuple[Range, ...] = ()
+    flats: tuple[Range, ...] = ()
+    darks: tuple[Range, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FrameHeader(Message):
+    """Sender: one frame's rows of one lane. The payload holds (row, column) pixels."""
+
+    TYPE: ClassVar[int] = 7
+    PAYLOAD: ClassVar[bool] = True
+    session: int
+    lane: int
+    n: int
+    """Position in the scan's numbering, 0, 1, ... over all kinds."""
+    kind: int
+    index: int
+    """Among the frames of its kind."""
+    theta: float | None
+    """Radians; null for flats and darks."""
+    rows: Range
+    codec: str = "raw"
+    nbytes: int
+    """Of the payload."""
+    xxh3: int
+    """XXH3 (64 bit) of the payload."""
+    cut: int = 0
+    """Where it is not 0: every slab's version of this number ends with this frame."""
+
+    @classmethod
+    def name(cls) -> str:
+        return "FRAME"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gap(Message):
+    """Sender: frames that will never come."""
+
+    TYPE: ClassVar[int] = 8
+    session: int
+    kind: int
+    indices: tuple[Range, ...]
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Credit(Message):
+    """Receiver: what the sender may have sent in this session so far, in all; also the heartbeat."""
+
+    TYPE: ClassVar[int] = 9
+    session: int
+    lane: int
+    max_bytes: int
+    max_frames: int
+    in_volume: int = 0
+    """Projections in the volume."""
+    want_cut: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ack(Message):
+    """Receiver: the two watermarks."""
+
+    TYPE: ClassVar[int] = 10
+    session: int
+    lane: int
+    received: int
+    """Frames checked and in the ring: every n below this."""
+    durable: tuple[Range, ...] = ()
+    """Ranges of n that survive a crash of the receiver."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Nack(Message):
+    """Receiver: frame n was refused."""
+
+    TYPE: ClassVar[int] = 11
+    session: int
+    lane: int
+    n: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status(Message):
+    """Sender: the heartbeat."""
+
+    TYPE: ClassVar[int] = 12
+    session: int
+    sent: int
+    """Frames sent so far; the next has this n."""
+    retained_bytes: int = 0
+    paused: bool = False
+    cut: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class End(Message):
+    """Sender: that was all."""
+
+    TYPE: ClassVar[int] = 13
+    session: int
+    projections: int
+    flats: int
+    darks: int
+    digest: int
+    """Of all frames, whatever their order."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndOk(Message):
+    """Receiver: END has arrived; `received`: all frames are checked; `final`: they are in a final volume on disk."""
+
+    TYPE: ClassVar[int] = 14
+    session: int
+    state: Literal["received", "final"]
+    missing: tuple[Range, ...] = ()
+    """Ranges of projection indices that never came."""
+    digest: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Abort(Message):
+    """Either: the scan ends here; what has arrived is kept as a partial volume."""
+
+    TYPE: ClassVar[int] = 15
+    session: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Want(Message):
+    """Viewer: send me the newest update after this version, when there is one. One at a time: this is a viewer's credit."""
+
+    TYPE: ClassVar[int] = 18
+    after: int
+    """0 for any."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Update(Message):
+    """Publisher: one version of the volume as its three central slices. The payload holds their pixels, float32."""
+
+    TYPE: ClassVar[int] = 19
+    PAYLOAD: ClassVar[bool] = True
+    version: int
+    uid: str
+    projections: int
+    coverage: float
+    final: bool
+    binning: int
+    shape: tuple[int, int, int]
+    """(slice, y, x) of the volume. The payload is the (y, x), the (slice, x) and the (slice, y) slice through its middle."""
+
+
+MESSAGES: dict[int, type[Message]] = {
+    cls.TYPE: cls
+    for cls in (
+        Hello, Welcome, Busy, Reset, ScanOpen, Have, FrameHeader, Gap, Credit, Ack, Nack, Status, End, EndOk, Abort,
+        Want, Update,
+    )
+}  # fmt: skip
+"""By type. 16 and 17 are kept for CONTROL and RESULT."""
