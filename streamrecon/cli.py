@@ -54,11 +54,14 @@ def _terminate(signum: int, frame: FrameType | None) -> None:
 def _demo(options: argparse.Namespace) -> int:
     config = _config(options)
     simulated = dataclasses.replace(config.simulated, order=options.order or config.simulated.order)
+    if not simulated.flats_after:
+        simulated = dataclasses.replace(simulated, flats_after=simulated.flats)
     if config.simulated.center is None:
         # Off the middle, so that finding the center is something to see.
         simulated = dataclasses.replace(simulated, center=(simulated.columns - 1) / 2 + 4.3)
     source = dataclasses.replace(config.source, fps=config.source.fps or 120.0)
     config = dataclasses.replace(config, simulated=simulated, source=source)
+    options.overwrite = options.overwrite or options.out is None  # the demo's own folder holds nothing worth keeping
     return _stream(options, "simulated", config, Path(options.out or "streamrecon-out/demo"))
 
 

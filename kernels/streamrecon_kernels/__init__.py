@@ -2,5 +2,7 @@
 
 from streamrecon_kernels.backproject import backproject
 from streamrecon_kernels.gridding import KaiserBessel, grid_spokes
+from streamrecon_kernels.parallel import threads
+from streamrecon_kernels.slices import take_slices
 
-__all__ = ["KaiserBessel", "backproject", "grid_spokes"]
+__all__ = ["KaiserBessel", "backproject", "grid_spokes", "take_slices", "threads"]

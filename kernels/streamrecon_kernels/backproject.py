@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamrecon_kernels import backproject_numba
+from streamrecon_kernels.parallel import LOCK
 
 
 def backproject(
@@ -63,4 +64,5 @@ def backproject(
             f"pixels are seen in columns {low:.2f} to {high:.2f} of filtered, which has {filtered.shape[1]}; "
             "give it longer tails"
         )
-    backproject_numba.backproject(volume, filtered, cos, sin, offset, np.float32(min(radius, 1e9)))
+    with LOCK:
+        backproject_numba.backproject(volume, filtered, cos, sin, offset, np.float32(min(radius, 1e9)))

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from streamrecon_kernels import gridding_numba
+from streamrecon_kernels.parallel import LOCK, threads
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +96,9 @@ def grid_spokes(
     if reach > middle:
         raise ValueError(f"the spokes reach {reach:.1f} cells from the middle of a grid with {middle} on each side")
     table = kernel.table()
-    u, wu = gridding_numba.taps(cos, count, middle, kernel.width, table)
-    v, wv = gridding_numba.taps(sin, count, middle, kernel.width, table)
     # Four stripes a thread even out that the middle of the grid is denser than its rim.
-    stripes = 4 * numba.get_num_threads()
-    gridding_numba.grid_spokes(grid.view(np.float32), samples.view(np.float32), u, v, wu, wv, stripes)
+    stripes = 4 * threads()
+    with LOCK:
+        u, wu = gridding_numba.taps(cos, count, middle, kernel.width, table)
+        v, wv = gridding_numba.taps(sin, count, middle, kernel.width, table)
+        gridding_numba.grid_spokes(grid.view(np.float32), samples.view(np.float32), u, v, wu, wv, stripes)

@@ -54,3 +54,20 @@ def grid_spokes(
                 )
             total += np.multiply.outer(np.multiply.outer(weights[0], weights[1]), sample)
     return total
+
+
+def take_slices(
+    values: NDArray[np.floating],
+    y: NDArray[np.intp],
+    x: NDArray[np.intp],
+    factor_y: NDArray[np.floating],
+    factor_x: NDArray[np.floating],
+    slices: int,
+    radius: float = np.inf,
+) -> NDArray[np.float64]:
+    """Return what `streamrecon_kernels.take_slices` writes, in float64; `slices` of them."""
+    picked = values[np.ix_(y, x)].astype(np.float64) * np.multiply.outer(factor_y, factor_x)[..., None]
+    height, width = len(y), len(x)
+    dy, dx = np.mgrid[:height, :width] - np.array([(height - 1) / 2, (width - 1) / 2])[:, None, None]
+    picked[dy**2 + dx**2 > radius**2] = 0
+    return np.asarray(np.moveaxis(picked, 2, 0)[:slices])

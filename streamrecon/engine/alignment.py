@@ -10,11 +10,15 @@ from numpy.typing import NDArray
 
 from streamrecon.config import ReconConfig
 from streamrecon.engine.journal import Record
+from streamrecon.errors import GeometryError
 from streamrecon.recon.center import CenterEstimate, CenterFinder
 from streamrecon.recon.weights import covered_arc
 
 MARKS = (0.5, 0.75)
 """Shares of the half circle at which the estimate is looked at again, besides at the end and when an opposed pair comes."""
+
+CUT_OFF = 0.3
+"""Of the largest mean line integral: what is left of it at the detector's edge if the object is cut off there."""
 
 BETTER = 0.1
 """Pixels: an estimate that differs less is not worth starting over."""
@@ -48,9 +52,31 @@ class Alignment:
             self.estimate = CenterEstimate(given, 0.0, "user", 0, f"center {given:.2f} as given")
         self.restudy()
 
+    def check_field_of_view(self, projections: Sequence[Record]) -> None:
+        """Refuse a full turn around an axis beside the detector's middle that shows an object wider than the detector.
+
+        Raises
+        ------
+        GeometryError
+            Where the object is cut off on the side of the axis, in a scan of more than 270 degrees.
+        """
+        assert self.estimate is not None
+        columns, center = self._size[1], self.estimate.center
+        if abs(center - (columns - 1) / 2) < columns / 8:
+            return
+        profile = self._read(projections[:: max(1, len(projections) // 16)][:16]).mean(axis=(0, 1))
+        near, far = (profile[:3], profile[-3:]) if center < columns / 2 else (profile[-3:], profile[:3])
+        cut = near.mean() - far.mean()
+        if cut > CUT_OFF * (profile.max() - far.mean()):
+            raise GeometryError(
+                f"the axis is at column {center:.1f} of {columns} and the object reaches beyond the detector on that side: a "
+                "360-degree scan with an offset axis has to be stitched, which streamrecon cannot do yet"
+            )
+
     def restudy(self) -> None:
         """What was learnt is void, as the line integrals have changed: look at all projections again."""
         self._finder = CenterFinder(*self._size)
+        self._stale = True
         self._studied = 0
         self._looked: tuple[int, float] = (0, math.inf)
         self._mark = 0
@@ -89,8 +115,10 @@ class Alignment:
         self._looked = len(projections), mismatch
         found = self._finder.best(self._pair(projections, pair))
         old = self.estimate
-        if old is None or (abs(found.center - old.center) > BETTER and (found.sigma < old.sigma or ended)):
-            self.estimate = found
+        # What was learnt from other line integrals does not stand against anything that is learnt now.
+        surer = old is None or found.sigma < old.sigma or (self._stale and found.method != "middle")
+        if surer and (old is None or abs(found.center - old.center) > BETTER):
+            self.estimate, self._stale = found, False
             return found
         return None
 

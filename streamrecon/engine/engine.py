@@ -23,7 +23,7 @@ from streamrecon.engine.ring import Ring
 from streamrecon.engine.status import Counters, Status
 from streamrecon.engine.story import Listener, Story
 from streamrecon.engine.writer import Job, Writer
-from streamrecon.errors import PeerLostError, ScanAbortedError
+from streamrecon.errors import ScanAbortedError
 from streamrecon.recon.accumulate import Shape
 from streamrecon.scan import FrameKind, Geometry, ScanInfo
 from streamrecon.wire.messages import Range, Update
@@ -45,7 +45,7 @@ class Result:
     status: Status
     """The counters at the end."""
     stages: dict[str, float]
-    """Seconds of the compute and writer threads, by stage."""
+    """Seconds by stage: transport in the I/O thread, write in the writer thread, all others in the compute thread."""
     seconds: float
     """From the first frame to the last version."""
 
@@ -207,7 +207,7 @@ class Engine:
     def _reconstruct(self) -> Result:
         event: Event = self._ingest.inbox.get()
         if isinstance(event, Broken):
-            raise (ScanAbortedError if self._stopping.is_set() else PeerLostError)(event.reason)
+            raise self._ingest.refusal or ScanAbortedError(event.reason)
         assert isinstance(event, Accepted)
         assert self._plan
         assert self._output

@@ -76,6 +76,8 @@ class Ingest(threading.Thread):
         options = config.engine
         self.inbox: queue.SimpleQueue[Event] = queue.SimpleQueue()
         """What happened, for the compute thread."""
+        self.refusal: Exception | None = None
+        """Why a scan was refused when it was announced."""
         self._prepare, self._counters, self._options = prepare, counters, options
         self._receiver = Receiver(options.listen or private_ipc(), options.max_frame_bytes, options.insecure)
         self.endpoint = self._receiver.endpoint
@@ -153,6 +155,7 @@ class Ingest(threading.Thread):
         poller = Poller(self._wakeup, *sockets)
         while not self._stopped:
             poller.wait(min(0.2, self._options.heartbeat / 2))
+            began = time.perf_counter()
             while self._calls:
                 self._calls.popleft()()
             for peer, message, payload in self._receiver.messages():
@@ -161,6 +164,7 @@ class Ingest(threading.Thread):
                 self._publisher.serve()
             self._act(self._end.tick(time.monotonic()))
             self._count()
+            self._counters.add("transport", time.perf_counter() - began)
 
     def _act(self, outputs: list[Output]) -> None:
         for output in outputs:
@@ -177,6 +181,7 @@ class Ingest(threading.Thread):
         try:
             self._ring = self._prepare(opened.info, opened.rows)
         except (StreamreconError, MemoryError) as error:
+            self.refusal = error
             self._act(self._end.refuse(str(error)))
             return
         self._counters.ring_frames = self._ring.slots

@@ -110,11 +110,7 @@ class Rank:
             self._accumulate(self._next_batch())
             if self._complete() and not self._corrected():
                 break
-            if (
-                not self._complete()
-                and not self._catching_up()
-                and self._policy.due(self._cursor, time.monotonic(), self._writer.idle)
-            ):
+            if not self._complete() and self._policy.due(self._cursor, time.monotonic(), self._writer.idle):
                 self._emit(last=False)
         if self._cursor:
             self._emit(last=True)
@@ -241,7 +237,7 @@ class Rank:
             done = slice(first, min(first + self._config.engine.batch, self._cursor))
             records = self._journal.projections[done]
             difference = self._normalizer.flat_difference(old, _positions(records))
-            self._accumulator.add(difference, _theta(records), self._weights_used[done])
+            self._add(difference, _theta(records), self._weights_used[done])
         self._story.tell("flats_corrected", f"the flats' difference was added at {self._cursor} angles")
 
     def _line_integrals(self, records: Sequence[Record]) -> NDArray[np.float32]:
@@ -277,6 +273,8 @@ class Rank:
         """Make the accumulator, at first or for a better center."""
         estimate = self._alignment.estimate
         assert estimate is not None
+        if self._info.theta is not None and np.ptp(self._info.theta) > 1.5 * math.pi:
+            self._alignment.check_field_of_view(self._journal.projections)
         self._accumulator = None  # its memory is free before the next one is made
         shape = Shape.of(self._geometry, self._config.recon, estimate.center)
         self._accumulator = ACCUMULATORS[self._plan.method](shape, self._config.recon)
@@ -313,13 +311,20 @@ class Rank:
         with self._counters.stage("normalize"):
             projections = self._line_integrals(batch)
         weights = self._weights(batch)
-        with self._counters.stage("filter and accumulate"):
-            self._accumulator.add(projections, _theta(batch), weights)
+        self._add(projections, _theta(batch), weights)
         self._cursor += len(batch)
         self._weights_used = np.concatenate([self._weights_used, weights])
         self._count()
         if self._config.engine.delay:
             time.sleep(self._config.engine.delay * len(batch))
+
+    def _add(self, projections: NDArray[np.float32], theta: NDArray[np.float64], weight: NDArray[np.float64]) -> None:
+        assert self._accumulator is not None
+        began, filtered = time.perf_counter(), self._accumulator.filter_seconds
+        self._accumulator.add(projections, theta, weight)
+        filtering = self._accumulator.filter_seconds - filtered
+        self._counters.add("filter", filtering)
+        self._counters.add("accumulate", time.perf_counter() - began - filtering)
 
     def _count(self) -> None:
         self._counters.in_volume = self._cursor
@@ -355,7 +360,7 @@ class Rank:
         for first in range(0, changed.size, self._config.engine.batch):
             which = changed[first : first + self._config.engine.batch]
             records = [self._journal.projections[i] for i in which]
-            self._accumulator.add(self._line_integrals(records), _theta(records), change[which])
+            self._add(self._line_integrals(records), _theta(records), change[which])
         if changed.size:
             self._story.tell("reweighted", f"{changed.size} projections beside missing ones take over their arc")
         self._weights_used = weights
@@ -395,7 +400,8 @@ class Rank:
         self._shown = max(self._shown, self._cursor)
         self._policy.emitted(self._cursor, time.monotonic())
         while not (last or self._writer.idle):
-            self._absorb(self._absorbable(), 0.05)
+            self._absorb(self._absorbable())
+            self._writer.wait_idle(0.02)
         self._writer.put(Job(update, provenance, arrivals))
 
     def _snapshot(self, gain: float, binning: int, absorb: bool) -> NDArray[np.float32]:

@@ -73,7 +73,7 @@ class Counters:
     """When the final volume could be read."""
     latencies: deque[float] = field(default_factory=lambda: deque(maxlen=LATENCIES))
     stages: dict[str, float] = field(default_factory=dict)
-    """Seconds spent by the compute and writer threads, by stage."""
+    """Seconds by stage: transport in the I/O thread, write in the writer thread, all others in the compute thread."""
     _recent: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=64))
 
     @contextmanager

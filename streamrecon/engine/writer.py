@@ -47,6 +47,10 @@ class Writer(threading.Thread):
         """Whether a new version would be written at once."""
         return self._idle.is_set()
 
+    def wait_idle(self, seconds: float) -> None:
+        """Wait until a new version would be written at once, at most so long."""
+        self._idle.wait(seconds)
+
     def put(self, job: Job) -> None:
         """Hand over a version; waits while another is being written."""
         self._idle.wait()

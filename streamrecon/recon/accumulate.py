@@ -91,6 +91,8 @@ class Accumulator(Protocol):
     """
 
     shape: Shape
+    filter_seconds: float
+    """Spent in `add` before the projections reach the state, so far: transforms and filter."""
 
     @property
     def nbytes(self) -> int:

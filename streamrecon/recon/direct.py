@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+import time
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import fft
-from streamrecon_kernels import backproject
+from streamrecon_kernels import backproject, take_slices, threads
 
 from streamrecon.config import ReconConfig
 from streamrecon.errors import GeometryError
@@ -28,6 +29,7 @@ class DirectAccumulator:
 
     def __init__(self, shape: Shape, options: ReconConfig) -> None:
         self.shape = shape
+        self.filter_seconds = 0.0
         self._upsampling = options.upsampling
         self._response = response(options.filter, shape.padded, options.cutoff, options.filter_order).astype(np.float32)
         self._volume = np.zeros((shape.blocks, shape.side, shape.side, shape.lanes), np.float32)
@@ -52,28 +54,32 @@ class DirectAccumulator:
         offset = np.full(len(theta), axis * up - first, np.float32)
         scaled = (weight * up)[:, None, None].astype(np.float32)
         for block in range(shape.blocks):
+            began = time.perf_counter()
             rows, _ = pad(shape.block(projections, block) * scaled, shape.padded)
-            spectrum = fft.rfft(rows, axis=-1, workers=-1)
+            spectrum = fft.rfft(rows, axis=-1, workers=threads())
             spectrum *= self._response
             if up > 1:
                 # Zeros follow the last sample when the row is upsampled: half of it stays at the old Nyquist frequency.
                 spectrum[..., -1] /= 2
-            filtered = fft.irfft(spectrum, shape.padded * up, axis=-1, overwrite_x=True, workers=-1)[..., first:end]
+            filtered = fft.irfft(spectrum, shape.padded * up, axis=-1, overwrite_x=True, workers=threads())[
+                ..., first:end
+            ]
             columns_first = np.ascontiguousarray(filtered.transpose(0, 2, 1))
+            self.filter_seconds += time.perf_counter() - began
             backproject(self._volume[block], columns_first, cos, sin, offset, shape.radius)
 
     def snapshot_block(self, index: int, gain: float = 1.0, binning: int = 1) -> NDArray[np.float32]:
         shape = self.shape
-        rows = min(shape.lanes, shape.rows - index * shape.lanes)
-        volume = self._volume[index, :, :, :rows]
+        volume = self._volume[index]
         if binning > 1:
             side = max(1, shape.side // binning)
             left_over = shape.side - side * binning
             # Bins are centered on the axis, as the pixels are: an odd rest is the mean of the two nearest ways to cut.
             cuts = {left_over // 2, (left_over + 1) // 2}
             volume = np.mean([_bin_pixels(volume, cut, side, binning) for cut in cuts], axis=0)
-        out = np.empty((rows, *volume.shape[:2]), np.float32)
-        np.multiply(volume.transpose(2, 0, 1), np.float32(gain * shape.scale), out=out)
+        out = np.empty((min(shape.lanes, shape.rows - index * shape.lanes), *volume.shape[:2]), np.float32)
+        pixels, ones = np.arange(volume.shape[0]), np.ones(volume.shape[0], np.float32)
+        take_slices(volume, pixels, pixels, ones, ones * np.float32(gain * shape.scale), out)
         return out
 
     def merge(self, other: Accumulator) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+import time
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import fft
-from streamrecon_kernels import KaiserBessel, grid_spokes
+from streamrecon_kernels import KaiserBessel, grid_spokes, take_slices, threads
 
 from streamrecon.config import ReconConfig
 from streamrecon.errors import GeometryError
@@ -38,6 +39,7 @@ class FourierAccumulator:
 
     def __init__(self, shape: Shape, options: ReconConfig) -> None:
         self.shape = shape
+        self.filter_seconds = 0.0
         self._kernel = KaiserBessel(options.width, options.oversampling)
         half = response(options.filter, shape.padded, options.cutoff, options.filter_order)
         half[-1] /= 2  # the Nyquist sample goes half to the positive and half to the negative end of the spoke
@@ -45,6 +47,7 @@ class FourierAccumulator:
         self._period = self._periods(shape, options)
         side = self._sides(shape, options)
         self._grid = np.zeros((shape.blocks, side, side, shape.lanes // 2), np.complex64)
+        self._work: NDArray[np.complex64] | None = None  # for whole snapshots, kept because touching new memory is slow
 
     @staticmethod
     def _periods(shape: Shape, options: ReconConfig) -> int:
@@ -77,13 +80,15 @@ class FourierAccumulator:
         samples = np.empty((len(theta), 2 * half + 1, shape.lanes // 2), np.complex64)
         cells = self._period / shape.padded
         for block in range(shape.blocks):
+            began = time.perf_counter()
             rows = shape.block(projections, block)
             packed = np.empty((len(theta), shape.lanes // 2, shape.columns), np.complex64)
             packed.real, packed.imag = rows[:, 0::2], rows[:, 1::2]
             padded, _ = pad(packed, shape.padded)  # type: ignore[arg-type]
-            spectrum = fft.fft(padded, axis=-1, overwrite_x=True, workers=-1).transpose(0, 2, 1)
+            spectrum = fft.fft(padded, axis=-1, overwrite_x=True, workers=threads()).transpose(0, 2, 1)
             np.multiply(spectrum[:, half:], factor[:, :half], out=samples[:, :half])
             np.multiply(spectrum[:, : half + 1], factor[:, half:], out=samples[:, half:])
+            self.filter_seconds += time.perf_counter() - began
             grid_spokes(self._grid[block], samples, cos * cells, sin * cells, self._kernel)
 
     def snapshot_block(self, index: int, gain: float = 1.0, binning: int = 1) -> NDArray[np.float32]:
@@ -99,19 +104,16 @@ class FourierAccumulator:
             mean = mean.astype(np.complex64)
             spectrum *= mean[:, None, None]
             spectrum *= mean[None, :, None]
-        image = fft.ifft2(spectrum, axes=(0, 1), norm="forward", overwrite_x=True, workers=-1)
+        image = fft.ifft2(spectrum, axes=(0, 1), norm="forward", overwrite_x=True, workers=threads())
         pixel = np.arange(side) - side // 2
-        correction = 1 / self._kernel.transform((pixel * binning + shift) / self._period)
-        image = image[np.ix_(pixel, pixel)]
-        inside = np.multiply.outer(correction, correction * (gain * shape.scale))
-        if math.isfinite(shape.radius):
-            centers = (np.arange(side) - (side - 1) / 2) * binning
-            inside *= np.add.outer(centers**2, centers**2) <= shape.radius**2
-        image *= inside.astype(np.float32)[..., None]
-        rows = min(shape.lanes, shape.rows - index * shape.lanes)
-        out = np.empty((shape.lanes, side, side), np.float32)
-        out[0::2], out[1::2] = image.real.transpose(2, 0, 1), image.imag.transpose(2, 0, 1)
-        return out[:rows]
+        correction = np.asarray(1 / self._kernel.transform((pixel * binning + shift) / self._period), np.float32)
+        out = np.empty((min(shape.lanes, shape.rows - index * shape.lanes), side, side), np.float32)
+        # Real and imaginary parts lie side by side in memory, as rows 2 j and 2 j + 1.
+        rows = image.view(np.float32)
+        take_slices(
+            rows, pixel, pixel, correction, correction * np.float32(gain * shape.scale), out, shape.radius / binning
+        )
+        return out
 
     def _central(self, grid: NDArray[np.complex64], period: int) -> NDArray[np.complex64]:
         """The central period x period cells of a grid as an FFT orders them; margins of the whole grid are folded in."""
@@ -120,7 +122,10 @@ class FourierAccumulator:
             cells = fft.ifftshift(np.arange(-(period // 2), period // 2)) + middle
             return grid[np.ix_(cells, cells)]
         half = period // 2
-        out = np.zeros((period, period, grid.shape[2]), np.complex64)
+        if self._work is None:
+            self._work = np.empty((period, period, grid.shape[2]), np.complex64)
+        out = self._work
+        out[:] = 0
         # Pieces of an axis: (cells of the grid, cells of the FFT); the outer two lie beyond the period and wrap.
         margin = middle - half
         pieces = (
