@@ -79,7 +79,7 @@ class NormalizeConfig:
     interpolate_flats: bool = True
     """Interpolate, in the logarithm, between groups of flats measured before, within and after the projections."""
     floor: float | None = None
-    """Smallest I - D and F - D, counts; None: 0.5 for integers, 1e-6 of the first projection's 99th percentile for floats."""
+    """Smallest I - D and F - D, counts; None: 0.5 for integers; for floats the power of ten 1e-5 below an open pixel."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,7 +124,7 @@ class EmitConfig:
     keep: int = 10
     """Versions kept in OUT/partials."""
     keep_seconds: float = 600.0
-    """A version younger than this is never deleted, so that who has it open can go on reading."""
+    """A version younger than this is spared, so that who has it open can go on reading, up to twice `keep` versions."""
     preview: int = 4
     """Binning of partial volumes where full ones do not fit the disk plan."""
     publish: str | None = None

@@ -14,8 +14,8 @@ from streamrecon.errors import GeometryError
 from streamrecon.recon.center import CenterEstimate, CenterFinder
 from streamrecon.recon.weights import covered_arc
 
-MARKS = (0.5, 0.75)
-"""Shares of the half circle at which the estimate is looked at again, besides at the end and when an opposed pair comes."""
+FEWEST = 16
+"""Projections to wait for in any case: a few that are spread evenly cover the half circle, and tell little."""
 
 CUT_OFF = 0.3
 """Of the largest mean line integral: what is left of it at the detector's edge if the object is cut off there."""
@@ -35,6 +35,8 @@ class Alignment:
         How long to wait.
     rows, columns
         Of a projection.
+    expected
+        Projections announced, where known.
     given
         Column of the rotation axis, where the user or the scan says so.
     line_integrals
@@ -42,9 +44,17 @@ class Alignment:
     """
 
     def __init__(
-        self, options: ReconConfig, rows: int, columns: int, given: float | None, line_integrals: LineIntegrals
+        self,
+        options: ReconConfig,
+        rows: int,
+        columns: int,
+        expected: int | None,
+        given: float | None,
+        line_integrals: LineIntegrals,
     ) -> None:
         self._options, self._size, self._read = options, (rows, columns), line_integrals
+        # Half a scan without a center is bad enough; where nothing tells it, partial volumes must not wait for more.
+        self._most = min(options.center_frames, max(FEWEST, expected // 2) if expected else options.center_frames)
         self.given = given
         self.estimate: CenterEstimate | None = None
         """What is used, None while it is waited for."""
@@ -79,7 +89,6 @@ class Alignment:
         self._stale = True
         self._studied = 0
         self._looked: tuple[int, float] = (0, math.inf)
-        self._mark = 0
 
     def better(self, projections: Sequence[Record], ended: bool) -> CenterEstimate | None:
         """A center to start with, or to start over with; None while there is nothing to do.
@@ -96,24 +105,21 @@ class Alignment:
         self._study(projections)
         if not projections:
             return None
-        covered = covered_arc(np.array([r.theta for r in projections])) / math.pi
+        count = len(projections)
         pair = self._finder.opposed_pair()
         mismatch = abs(pair[2]) if pair else math.inf
-        if self.estimate is None:
-            enough = covered >= self._options.center_wait or len(projections) >= self._options.center_frames
-            if not (enough or ended or pair):
-                return None
-        else:
-            marks = sum(covered >= mark for mark in MARKS)
-            # A pair is registered again only when it has become clearly better, as every projection may improve it a bit.
-            news = (
-                marks > self._mark or mismatch < 0.5 * self._looked[1] or (ended and self._looked[0] < len(projections))
-            )
-            if not news:
-                return None
-        self._mark = sum(covered >= mark for mark in MARKS)
-        self._looked = len(projections), mismatch
+        # Looked at whenever the projections have doubled, the pair has become clearly better, or no more will come.
+        news = count >= 2 * self._looked[0] or mismatch < 0.5 * self._looked[1] or (ended and count > self._looked[0])
+        if self.estimate is not None and not news:
+            return None
+        covered = covered_arc(np.array([r.theta for r in projections])) / math.pi
+        full = ended or count >= self._most
+        if self.estimate is None and not full and (covered < self._options.center_wait or count < FEWEST):
+            return None
         found = self._finder.best(self._pair(projections, pair))
+        if self.estimate is None and found.method == "middle" and not full:
+            return None
+        self._looked = count, mismatch
         old = self.estimate
         # What was learnt from other line integrals does not stand against anything that is learnt now.
         surer = old is None or found.sigma < old.sigma or (self._stale and found.method != "middle")

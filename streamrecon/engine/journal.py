@@ -6,6 +6,7 @@ are taken from it, so that nothing of the scan need stay in memory. It is not ye
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -123,3 +124,5 @@ class Journal:
         os.close(self._file)
         if not keep:
             self.path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # someone else's files may be in it
+                self.path.parent.rmdir()

@@ -50,7 +50,7 @@ class Output:
     uid
         Of the scan. What an earlier reconstruction of the same scan left in the folder is replaced.
     keep, keep_seconds
-        Versions beyond the newest `keep` that are older than `keep_seconds` are deleted.
+        Versions beyond the newest `keep` that are older than `keep_seconds` are deleted; beyond `most_kept`, younger ones, too.
     overwrite
         Replace another scan's volume, too.
 
@@ -131,8 +131,14 @@ class Output:
         now = time.time()
         for place in self.partials.glob("v[0-9]*"):
             number = int(place.name[1:])
-            if number <= newest - self._keep and now - place.stat().st_mtime > self._keep_seconds:
+            old = now - place.stat().st_mtime > self._keep_seconds
+            if number <= newest - most_kept(self._keep) or (old and number <= newest - self._keep):
                 shutil.rmtree(place)
+
+
+def most_kept(keep: int) -> int:
+    """Versions on disk at the most: what a reader may still have open is spared, but not at the price of the disk."""
+    return 2 * keep
 
 
 def _refuse_foreign(volume: Path, uid: str) -> None:
@@ -212,7 +218,8 @@ def _finish_data(data: h5py.Group, update: VolumeUpdate, provenance: Provenance)
     b = update.binning
     axes = {
         # A bin of slices lies at the middle of its rows.
-        "z": (provenance.rows[0] + (b - 1) / 2 + b * np.arange(rows)) * step,
+        "z": (provenance.rows[0] + (min(b, provenance.rows[1] - provenance.rows[0]) - 1) / 2 + b * np.arange(rows))
+        * step,
         "y": (np.arange(height) - (height - 1) / 2) * b * step,
         "x": (np.arange(width) - (width - 1) / 2) * b * step,
     }

@@ -10,6 +10,7 @@ from pathlib import Path
 import psutil
 
 from streamrecon.config import Config
+from streamrecon.engine.output import most_kept
 from streamrecon.errors import OutputError, PlanError
 from streamrecon.recon.accumulate import Shape
 from streamrecon.recon.direct import DirectAccumulator
@@ -130,12 +131,14 @@ def make_plan(info: ScanInfo, rows: Range, config: Config, out: Path) -> Plan:
         )
 
     frames = sum(n or 0 for n in info.counts.values()) if count is not None else 0
-    versions = min(math.ceil(count / every) if count else config.emit.keep, config.emit.keep + 10)
-    if config.emit.interval:
-        versions = max(versions, config.emit.keep + math.ceil(config.emit.keep_seconds / config.emit.interval))
+    versions = most_kept(config.emit.keep)
+    if count is not None and config.emit.interval is None:
+        versions = min(versions, math.ceil(count / every))
     binning = 1
     if frames * frame + (versions + 1) * volume > disk_limit:
         binning = config.emit.preview
+        while binning > shape.side:
+            binning //= 2
     disk = {
         "journal": frames * frame,
         "partial volumes": versions * volume // binning**3,

@@ -25,7 +25,7 @@ from streamrecon.engine.writer import Job, Writer
 from streamrecon.recon.accumulate import Accumulator, Shape, bin_slices
 from streamrecon.recon.direct import DirectAccumulator
 from streamrecon.recon.fourier import FourierAccumulator
-from streamrecon.recon.normalize import FlatGroup, Normalization, Normalizer, combine
+from streamrecon.recon.normalize import FlatGroup, Normalization, Normalizer, brightness, combine
 from streamrecon.recon.weights import arc_weights, covered_arc
 from streamrecon.scan import FrameKind, Geometry, VolumeUpdate
 from streamrecon.wire.receiving import Broken, Ended
@@ -84,7 +84,14 @@ class Rank:
         size = accepted.info.geometry
         self._geometry = Geometry(accepted.rows[1] - accepted.rows[0], size.columns, size.pixel_size)
         given = config.recon.center if config.recon.center is not None else size.center
-        self._alignment = Alignment(config.recon, self._geometry.rows, size.columns, given, self._line_integrals)
+        self._alignment = Alignment(
+            config.recon,
+            self._geometry.rows,
+            size.columns,
+            accepted.info.counts.get(FrameKind.PROJECTION),
+            given,
+            self._line_integrals,
+        )
         self._normalizer: Normalizer | None = None
         self._floor = 0.0
         self._groups: list[FlatGroup] = []
@@ -188,7 +195,8 @@ class Rank:
             if not (newest > group[-1].number or all_here or self._end):
                 return
             with self._counters.stage("flats"):
-                position = sum(r.number < group[0].number for r in self._journal.projections)
+                before = [r.index for r in self._journal.projections if r.number < group[0].number]
+                position = max(before, default=-1) + 1
                 image = self._combined(group, self._config.normalize.flat)
                 self._groups.append(FlatGroup(float(position), image))
                 del self._open_groups[0]
@@ -213,15 +221,20 @@ class Rank:
             dark = self._combined(self._journal.darks, self._config.normalize.dark)
         else:
             dark = np.zeros(self._journal.shape, np.float32)
-        first = self._journal.read(self._journal.projections[:1])[0] - dark
-        finite = first[np.isfinite(first)]
-        open_counts = float(np.percentile(finite, 99)) if finite.size else 1.0
-        if not self._floor:
-            automatic = 0.5 if self._journal.dtype.kind in "ui" else max(1e-6 * open_counts, 1e-30)
-            self._floor = self._config.normalize.floor or automatic
-        provisional = max(open_counts, self._floor)
+        # At the end the first projection measured stands, so that the order of arrival leaves no trace.
+        projections = self._journal.projections
+        first = min(projections, key=lambda r: r.index) if self._end is not None else projections[0]
+        open_counts = brightness(self._journal.read([first])[0] - dark)
+        options = self._config.normalize
+        if options.floor is not None:
+            self._floor = options.floor
+        elif self._journal.dtype.kind in "ui":
+            self._floor = 0.5
+        elif not self._floor:
+            known = brightness(self._groups[0].image - dark) if self._groups else open_counts
+            self._floor = 10.0 ** (math.floor(math.log10(max(known, 1e-24))) - 5)
         return Normalization(
-            dark, tuple(self._groups), provisional, self._floor, self._config.normalize.interpolate_flats
+            dark, tuple(self._groups), max(open_counts, self._floor), self._floor, options.interpolate_flats
         )
 
     def _replace_normalizer(self, normalization: Normalization) -> None:
@@ -348,9 +361,14 @@ class Rank:
         """Put right what is only known now; whether projections have to be accumulated again for it."""
         if self._accumulator is None:
             return False
-        if len(self._journal.darks) != self._darks_used:
-            self._replace_normalizer(self._normalization())
-            return self._backlog > 0
+        assert self._normalizer is not None
+        late_darks = len(self._journal.darks) != self._darks_used
+        normalization = self._normalization()
+        provisional = self._normalizer.normalization.provisional
+        if late_darks or (not self._groups and normalization.provisional != provisional):
+            self._replace_normalizer(normalization)
+            if self._backlog:
+                return True
         weights = arc_weights(_theta(self._journal.projections))
         change = weights - self._weights_used
         changed = np.flatnonzero(np.abs(change) > 1e-9)

@@ -93,7 +93,8 @@ class Counters:
         """The status now."""
         now = time.monotonic()
         self._recent.append((now, self.frames))
-        then, frames = next((p for p in self._recent if now - p[0] <= 2.0), self._recent[0])
+        recent = list(self._recent)  # any thread may look, and one iterating over what another appends to fails
+        then, frames = next((p for p in recent if now - p[0] <= 2.0), recent[0])
         rate = (self.frames - frames) / (now - then) if now > then else 0.0
         latencies = list(self.latencies)
         latency = None

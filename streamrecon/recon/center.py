@@ -89,8 +89,12 @@ def register_opposed(first: NDArray[np.float32], second: NDArray[np.float32], mi
         return _middle(columns, "the opposed projections show nothing to register")
 
     spline = spline_filter1d(g, 3, axis=1, mode="mirror")
-    # One overlap for all trials keeps the squared difference a smooth function of the shift.
-    overlap = slice(max(0, lag + 2), min(columns, columns + lag - 2))
+    # One overlap for all trials keeps the squared difference a smooth function of the shift; where either image has its
+    # margin, an object that is cut off would be compared with nothing.
+    edge = _margin(columns) + 3
+    overlap = slice(max(0, lag) + edge, min(columns, columns + lag) - edge)
+    if overlap.stop - overlap.start < 8:
+        return _middle(columns, "the opposed projections overlap in too few columns")
 
     def moved(by: float) -> NDArray[np.float64]:
         return np.asarray(shift(spline, (0, by), order=3, prefilter=False, mode="mirror")[:, overlap])
@@ -283,10 +287,15 @@ def _derivative(projection: NDArray[np.float32]) -> NDArray[np.float64]:
     """Gaussian derivative along the columns of row averages, less the margin where the detector's edge would show."""
     edges = _edges(projection.shape[0], PAIR_ROWS)
     image = np.add.reduceat(projection, edges[:-1], axis=0).astype(np.float64) / np.diff(edges)[:, None]
-    margin = min(math.ceil(4 * SMOOTHING), image.shape[1] // 8)
+    margin = _margin(image.shape[1])
     result = np.asarray(gaussian_filter1d(image, SMOOTHING, axis=1, order=1, mode="nearest"))
     result[:, :margin] = result[:, image.shape[1] - margin :] = 0
     return result
+
+
+def _margin(columns: int) -> int:
+    """Columns at either side of a derivative that the detector's edge would show in."""
+    return min(math.ceil(4 * SMOOTHING), columns // 8)
 
 
 def _edges(size: int, most: int) -> NDArray[np.int64]:

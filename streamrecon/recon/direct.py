@@ -71,6 +71,7 @@ class DirectAccumulator:
     def snapshot_block(self, index: int, gain: float = 1.0, binning: int = 1) -> NDArray[np.float32]:
         shape = self.shape
         volume = self._volume[index]
+        binning = min(binning, shape.side)
         if binning > 1:
             side = max(1, shape.side // binning)
             left_over = shape.side - side * binning

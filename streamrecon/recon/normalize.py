@@ -217,3 +217,10 @@ def combine(frames: NDArray[Any], how: str) -> FloatImage:
     """
     combined = np.median(frames, axis=0) if how == "median" else np.mean(frames, axis=0, dtype=np.float64)
     return np.asarray(combined, np.float32)
+
+
+def brightness(signal: FloatImage) -> float:
+    """Counts of the brightest pixels: the 99th percentile of the finite ones; 1 where there is none above 0."""
+    finite = signal[np.isfinite(signal)]
+    value = float(np.percentile(finite, 99)) if finite.size else 1.0
+    return value if value > 0 else 1.0
