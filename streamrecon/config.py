@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import numbers
 import tomllib
 import types
 import typing
@@ -216,7 +217,7 @@ _LIMITS: dict[str, tuple[float, float]] = {
 
 
 def check(config: Config) -> None:
-    """Refuse values out of range.
+    """Refuse values of the wrong type or out of range.
 
     Raises
     ------
@@ -228,7 +229,10 @@ def check(config: Config) -> None:
         hints = typing.get_type_hints(type(section))
         for option in dataclasses.fields(section):
             name = f"{table.name}.{option.name}"
-            value = _typed(name, getattr(section, option.name), hints[option.name])
+            given = getattr(section, option.name)
+            value = _typed(name, given, hints[option.name])
+            if type(value) is not type(given):
+                object.__setattr__(section, option.name, value)  # NumPy's number becomes Python's, a list a tuple
             if name in _LIMITS and value is not None:
                 low, high = _LIMITS[name]
                 if not low <= value <= high:
@@ -258,7 +262,7 @@ def load(path: str | Path) -> Config:
             return from_dict(tomllib.load(file))
     except OSError as error:
         raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from error
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not TOML: {error}") from error
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
@@ -311,8 +315,11 @@ def _typed(name: str, value: Any, hint: Any) -> Any:
         if not isinstance(value, (list, tuple)) or len(value) != 2 or not all(type(v) is int for v in value):
             raise ConfigError(f"{name} is {value!r}; expected two integers")
         return tuple(value)
-    if hint is float and type(value) is int:
+    # A number of NumPy's is one, too; bool, which Python counts among the integers, is none.
+    if hint is float and isinstance(value, numbers.Real) and not isinstance(value, bool):
         value = float(value)
+    elif hint is int and isinstance(value, numbers.Integral) and not isinstance(value, bool):
+        value = int(value)
     if type(value) is not hint:
         raise ConfigError(f"{name} is {value!r}; expected {'true or false' if hint is bool else hint.__name__}")
     if hint is float and not math.isfinite(value):

@@ -20,7 +20,7 @@ FEWEST = 16
 CUT_OFF = 0.3
 """Of the largest mean line integral: what is left of it at the detector's edge if the object is cut off there."""
 
-BETTER = 0.1
+BETTER = 0.05
 """Pixels: an estimate that differs less is not worth starting over."""
 
 LineIntegrals = Callable[[Sequence[Record]], NDArray[np.float32]]

@@ -23,7 +23,7 @@ from streamrecon.engine.ring import Ring
 from streamrecon.engine.status import Counters, Status
 from streamrecon.engine.story import Listener, Story
 from streamrecon.engine.writer import Job, Writer
-from streamrecon.errors import ScanAbortedError
+from streamrecon.errors import OutputError, ScanAbortedError
 from streamrecon.recon.accumulate import Shape
 from streamrecon.scan import FrameKind, Geometry, ScanInfo
 from streamrecon.wire.messages import Range, Update
@@ -82,7 +82,6 @@ class Engine:
     ) -> None:
         self._config, self._out, self._overwrite = config, Path(out), overwrite
         self._counters = Counters()
-        self._story = Story(self._out / "scan.log.jsonl", listener)
         self._plan: Plan | None = None
         self._output: Output | None = None
         self._writer: Writer | None = None
@@ -91,8 +90,14 @@ class Engine:
         self._result: Result | None = None
         self._error: BaseException | None = None
         self._stopping = threading.Event()
+        self._rank: Rank | None = None
         _compile()
         self._ingest = Ingest(config, self._prepare, self._counters)
+        try:
+            self._story = Story(self._out / "scan.log.jsonl", listener)
+        except OutputError:
+            self._ingest.stop()
+            raise
         self.endpoint = self._ingest.endpoint
         """Where a sender is to connect."""
         self.publish_endpoint = self._ingest.publish_endpoint
@@ -161,6 +166,8 @@ class Engine:
     def stop(self, reason: str = "the engine was stopped") -> None:
         """End the scan from this side; what has arrived becomes a last partial volume."""
         self._stopping.set()
+        if self._rank is not None:
+            self._rank.stop(reason)
         self._ingest.refuse(reason)
 
     def close(self) -> None:
@@ -202,7 +209,9 @@ class Engine:
             if self._writer is not None:
                 self._writer.close()
             if self._journal is not None:
-                self._journal.close()
+                self._journal.close(keep=self._error is not None)
+                if self._error is not None:
+                    self._story.tell("kept", f"the frames that had come are kept as they came in {self._journal.path}")
 
     def _reconstruct(self) -> Result:
         event: Event = self._ingest.inbox.get()
@@ -217,11 +226,11 @@ class Engine:
         expected = info.counts.get(FrameKind.PROJECTION)
         self._counters.expected = expected
         self._story.tell("scan", f"scan {info.uid}: {_describe(info)}", uid=info.uid, metadata=dict(info.metadata))
-        self._writer = Writer(self._output, self._written)
+        self._writer = Writer(self._output, self._written, self._not_written)
         self._writer.start()
         self._policy = EmitPolicy(self._config.emit, expected)
         inbox: queue.SimpleQueue[Event] = self._ingest.inbox
-        rank = Rank(
+        self._rank = rank = Rank(
             event, self._plan, self._config, inbox, self._ingest.release, self._journal, self._writer, self._policy,
             self._counters, self._story,
         )  # fmt: skip
@@ -229,10 +238,13 @@ class Engine:
         self._writer.close()
         if self._writer.error is not None:
             raise self._writer.error
+        missing = sum(b - a for a, b in end.missing) if isinstance(end, Ended) else 0
+        if isinstance(end, Ended) and not self._counters.version:
+            end = Broken("the scan had no projections")
+            self._ingest.refuse(end.reason)
         complete = isinstance(end, Ended)
         if complete:
             self._ingest.finish()
-        missing = sum(b - a for a, b in end.missing) if isinstance(end, Ended) else 0
         reason = end.reason if isinstance(end, Broken) else None
         now = time.monotonic()
         status = self._counters.look()
@@ -252,6 +264,10 @@ class Engine:
         )
 
     # Called by the writer thread.
+
+    def _not_written(self, job: Job, error: Exception) -> None:
+        version = job.update.version
+        self._story.tell("not_written", f"version {version} could not be written: {error}", version=version)
 
     def _written(self, job: Job, seconds: float) -> None:
         update, now = job.update, time.monotonic()

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import logging
 import queue
+import shutil
 import threading
 import time
 import uuid
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from streamrecon.config import Config
 from streamrecon.engine.ring import Ring
@@ -125,9 +127,11 @@ class Ingest(threading.Thread):
 
     def stop(self) -> None:
         """End the thread, after what was asked for before."""
+        if self.ident is None:  # never started
+            self._close()
+            return
         self._do(self._stop)
-        if self.is_alive():
-            self.join(10)
+        self.join(10)
 
     def _do(self, call: Callable[[], None]) -> None:
         self._calls.append(call)
@@ -145,10 +149,15 @@ class Ingest(threading.Thread):
             log.exception("the I/O thread failed")
             self.inbox.put(Broken(f"the I/O thread failed: {type(error).__name__}: {error}"))
         finally:
-            self._receiver.close()
-            if self._publisher is not None:
-                self._publisher.close()
-            self._wakeup.close()
+            self._close()
+
+    def _close(self) -> None:
+        self._receiver.close()
+        if self._options.listen is None:
+            shutil.rmtree(Path(self.endpoint.removeprefix("ipc://")).parent, ignore_errors=True)
+        if self._publisher is not None:
+            self._publisher.close()
+        self._wakeup.close()
 
     def _loop(self) -> None:
         sockets = [each for each in (self._receiver, self._publisher) if each is not None]

@@ -105,7 +105,7 @@ class Output:
             _sync(self.partials)
             self._point_to(place, update, provenance)
             self._prune(update.version)
-        except OSError as error:
+        except (OSError, RuntimeError) as error:  # h5py has both for a full disk
             shutil.rmtree(temporary, ignore_errors=True)
             raise OutputError(f"cannot write version {update.version} in {self.folder}: {error}") from error
         return place

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import queue
 import time
@@ -104,9 +105,14 @@ class Rank:
         """Of those projections, in the same order."""
         self._planned = None if self._info.theta is None else arc_weights(self._info.theta)
         self._end: Ended | Broken | None = None
+        self._stop_reason: str | None = None
         self._version = 0
         self._shown = 0
         """Projections of the journal that a version has shown."""
+
+    def stop(self, reason: str) -> None:
+        """End the scan after the batch in work; any thread."""
+        self._stop_reason = reason
 
     def run(self) -> Ended | Broken:
         """Reconstruct until the scan has ended and its last version is handed to the writer; how it ended."""
@@ -159,6 +165,10 @@ class Rank:
     def _absorb(self, room: int, patience: float = 0.0) -> None:
         """Take up to `room` frames from the ring; wait for the first one, and for more only while time is left."""
         deadline = time.monotonic() + patience
+        if self._stop_reason is not None and not isinstance(self._end, Broken):
+            # What is still in the ring is left there: who stops a scan does not want to wait for it.
+            self._end = Broken(self._stop_reason)
+            self._tell_end(self._end)
         while room > 0 and self._end is None:
             try:
                 with self._counters.stage("wait"):
@@ -195,8 +205,7 @@ class Rank:
             if not (newest > group[-1].number or all_here or self._end):
                 return
             with self._counters.stage("flats"):
-                before = [r.index for r in self._journal.projections if r.number < group[0].number]
-                position = max(before, default=-1) + 1
+                position = _position([r.index for r in self._journal.projections if r.number < group[0].number])
                 image = self._combined(group, self._config.normalize.flat)
                 self._groups.append(FlatGroup(float(position), image))
                 del self._open_groups[0]
@@ -230,7 +239,7 @@ class Rank:
             self._floor = options.floor
         elif self._journal.dtype.kind in "ui":
             self._floor = 0.5
-        elif not self._floor:
+        elif not self._floor or self._end is not None:
             known = brightness(self._groups[0].image - dark) if self._groups else open_counts
             self._floor = 10.0 ** (math.floor(math.log10(max(known, 1e-24))) - 5)
         return Normalization(
@@ -364,8 +373,9 @@ class Rank:
         assert self._normalizer is not None
         late_darks = len(self._journal.darks) != self._darks_used
         normalization = self._normalization()
-        provisional = self._normalizer.normalization.provisional
-        if late_darks or (not self._groups and normalization.provisional != provisional):
+        used = self._normalizer.normalization
+        other_guess = not self._groups and normalization.provisional != used.provisional
+        if late_darks or other_guess or normalization.floor != used.floor:
             self._replace_normalizer(normalization)
             if self._backlog:
                 return True
@@ -466,6 +476,13 @@ class Rank:
             "gain": gain,
             "pixel_size": self._info.geometry.pixel_size or 0.0,
         }
+
+
+def _position(indices: list[int]) -> int:
+    """Projections measured before a group of flats, from those that came before it."""
+    ascending = all(a < b for a, b in itertools.pairwise(indices))
+    # Where some were lost the last one's index tells more than their number; in a replay in another order it tells nothing.
+    return indices[-1] + 1 if indices and ascending else len(indices)
 
 
 def _theta(records: Sequence[Record]) -> NDArray[np.float64]:

@@ -31,16 +31,20 @@ class Writer(threading.Thread):
         Where to.
     written
         Called in this thread with each job that can now be read, and the seconds it took.
+    failed
+        Called in this thread with each job that could not be written, and why. The scan goes on: the next one may do better.
     """
 
-    def __init__(self, output: Output, written: Callable[[Job, float], None]) -> None:
+    def __init__(
+        self, output: Output, written: Callable[[Job, float], None], failed: Callable[[Job, Exception], None]
+    ) -> None:
         super().__init__(name="streamrecon-write", daemon=True)
-        self._output, self._written = output, written
+        self._output, self._written, self._failed = output, written, failed
         self._jobs: queue.Queue[Job | None] = queue.Queue(1)
         self._idle = threading.Event()
         self._idle.set()
         self.error: Exception | None = None
-        """Why versions are no longer written."""
+        """Why the newest version could not be written, if it could not."""
 
     @property
     def idle(self) -> bool:
@@ -54,9 +58,8 @@ class Writer(threading.Thread):
     def put(self, job: Job) -> None:
         """Hand over a version; waits while another is being written."""
         self._idle.wait()
-        if self.error is None:
-            self._idle.clear()
-            self._jobs.put(job)
+        self._idle.clear()
+        self._jobs.put(job)
 
     def close(self) -> None:
         """Finish what was handed over and end the thread."""
@@ -70,8 +73,10 @@ class Writer(threading.Thread):
             began = time.perf_counter()
             try:
                 self._output.write(job.update, job.provenance)
+                self.error = None
                 self._written(job, time.perf_counter() - began)
             except Exception as error:
                 self.error = error
+                self._failed(job, error)
             finally:
                 self._idle.set()
