@@ -16,8 +16,8 @@ from streamrecon_kernels.parallel import LOCK, threads
 class KaiserBessel:
     """The Kaiser-Bessel gridding kernel.
 
-    `phi(t) = I0(beta sqrt(1 - (2 t / width)^2)) / I0(beta)` for |t| <= width / 2 cells, with the beta of Beatty et al.
-    (IEEE Trans. Med. Imaging 24, 2005), eq. 5: `pi sqrt((width / oversampling)^2 (oversampling - 1/2)^2 - 0.8)`.
+    `phi(t) = I0(beta sqrt(1 - (2 t / width)^2)) / I0(beta)` for |t| < width / 2 cells, else 0, with the beta of Beatty et
+    al. (IEEE Trans. Med. Imaging 24, 2005), eq. 5: `pi sqrt((width / oversampling)^2 (oversampling - 1/2)^2 - 0.8)`.
     """
 
     width: int
@@ -31,7 +31,7 @@ class KaiserBessel:
         return math.pi * math.sqrt((self.width / self.oversampling) ** 2 * (self.oversampling - 0.5) ** 2 - 0.8)
 
     def table(self, per_cell: int = 4096) -> NDArray[np.float32]:
-        """phi at 0, 1 / per_cell, ... width / 2 cells and two zeros beyond, for linear interpolation."""
+        """phi at 0, 1 / per_cell, ... to its limit at width / 2 cells, and zeros beyond, for linear interpolation."""
         t = np.arange(math.ceil(self.width / 2 * per_cell) + 3) / per_cell
         inside = np.clip(1 - (2 * t / self.width) ** 2, 0, None)
         return np.where(t <= self.width / 2, np.i0(self.beta * np.sqrt(inside)) / np.i0(self.beta), 0).astype(
@@ -84,6 +84,9 @@ def grid_spokes(
         if array.dtype != np.complex64 or not array.flags.c_contiguous:
             raise ValueError(f"{name} is {array.dtype}, strides {array.strides}; expected C-contiguous complex64")
     angles, count = samples.shape[:2]
+    for name, axis in (("cos", cos), ("sin", sin)):
+        if axis.dtype != np.float64 or not np.isfinite(axis).all():
+            raise ValueError(f"{name} is {axis.dtype}: {axis}; expected finite float64")
     if cos.shape != (angles,) or sin.shape != (angles,) or count % 2 == 0 or grid.shape[0] % 2 == 0:
         raise ValueError(
             f"cos, sin are {cos.shape}, {sin.shape}, samples {samples.shape}, grid {grid.shape}; expected ({angles},) and "

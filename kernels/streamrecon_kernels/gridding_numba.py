@@ -22,7 +22,9 @@ def taps(step, count, middle, width, table):  # type: ignore[no-untyped-def]
             for j in range(width):
                 t = abs(cell + j - position) * per_cell
                 i = int(t)
-                weights[a, k, j] = table[i] + (t - i) * (table[i + 1] - table[i])
+                # Zero at both ends: a cell exactly there is seen from one side only, and rows would leak into each other.
+                inside = t < width / 2 * per_cell
+                weights[a, k, j] = table[i] + (t - i) * (table[i + 1] - table[i]) if inside else 0.0
     return first, weights
 
 

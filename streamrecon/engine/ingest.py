@@ -81,7 +81,8 @@ class Ingest(threading.Thread):
         self.refusal: Exception | None = None
         """Why a scan was refused when it was announced."""
         self._prepare, self._counters, self._options = prepare, counters, options
-        self._receiver = Receiver(options.listen or private_ipc(), options.max_frame_bytes, options.insecure)
+        endpoint = private_ipc() if options.listen is None else options.listen
+        self._receiver = Receiver(endpoint, options.max_frame_bytes, options.insecure)
         self.endpoint = self._receiver.endpoint
         try:
             publish = config.emit.publish

@@ -159,7 +159,12 @@ def check_batch(
         Saying what was got and expected.
     """
     expected = (len(theta), shape.rows, shape.columns)
-    if projections.shape != expected or projections.dtype != np.float32 or weight.shape != theta.shape:
+    if (
+        theta.ndim != 1
+        or projections.shape != expected
+        or projections.dtype != np.float32
+        or weight.shape != theta.shape
+    ):
         raise GeometryError(
             f"projections are {projections.dtype} {projections.shape}, theta {theta.shape}, weight {weight.shape}; "
             f"expected float32 {expected} and one theta and weight each"

@@ -28,7 +28,7 @@ class DirectAccumulator:
     """
 
     def __init__(self, shape: Shape, options: ReconConfig) -> None:
-        self.shape = shape
+        self.shape, self._options = shape, options
         self.filter_seconds = 0.0
         self._upsampling = options.upsampling
         self._response = response(options.filter, shape.padded, options.cutoff, options.filter_order).astype(np.float32)
@@ -84,8 +84,8 @@ class DirectAccumulator:
         return out
 
     def merge(self, other: Accumulator) -> None:
-        if not isinstance(other, DirectAccumulator) or other.shape != self.shape:
-            raise GeometryError("only a direct accumulator of the same shape can be merged into this one")
+        if not isinstance(other, DirectAccumulator) or (other.shape, other._options) != (self.shape, self._options):
+            raise GeometryError("only an accumulator of the same method, shape and options can be merged into this one")
         self._volume += other._volume
 
     def reset(self) -> None:

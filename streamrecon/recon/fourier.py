@@ -15,8 +15,9 @@ from streamrecon.errors import GeometryError
 from streamrecon.recon.accumulate import Accumulator, Shape, check_batch
 from streamrecon.recon.filters import pad, response
 
-STEP = 32
-"""The grid's period is a multiple of this many cells, so that previews binned by 1, 2, 4, 8 and 16 are central crops."""
+BINNINGS = (1, 2, 4, 8, 16)
+STEP = 2 * max(BINNINGS)
+"""The grid's period is a multiple of this many cells, so that every preview is a central crop of even size."""
 
 
 class FourierAccumulator:
@@ -38,7 +39,7 @@ class FourierAccumulator:
     """
 
     def __init__(self, shape: Shape, options: ReconConfig) -> None:
-        self.shape = shape
+        self.shape, self._options = shape, options
         self.filter_seconds = 0.0
         self._kernel = KaiserBessel(options.width, options.oversampling)
         half = response(options.filter, shape.padded, options.cutoff, options.filter_order)
@@ -93,6 +94,8 @@ class FourierAccumulator:
 
     def snapshot_block(self, index: int, gain: float = 1.0, binning: int = 1) -> NDArray[np.float32]:
         shape = self.shape
+        if binning not in BINNINGS:
+            raise GeometryError(f"binning is {binning}; the Fourier method has previews of {BINNINGS}")
         period, side = self._period // binning, max(1, shape.side // binning)
         # Where pixel 0 of the FFT lies: the grid already holds the full volume's, a bin's center may be elsewhere.
         here = 0.0 if shape.side % 2 else 0.5
@@ -140,8 +143,8 @@ class FourierAccumulator:
         return out
 
     def merge(self, other: Accumulator) -> None:
-        if not isinstance(other, FourierAccumulator) or other.shape != self.shape or other._kernel != self._kernel:
-            raise GeometryError("only a Fourier accumulator of the same shape and kernel can be merged into this one")
+        if not isinstance(other, FourierAccumulator) or (other.shape, other._options) != (self.shape, self._options):
+            raise GeometryError("only an accumulator of the same method, shape and options can be merged into this one")
         self._grid += other._grid
 
     def reset(self) -> None:

@@ -58,7 +58,7 @@ class Normalization:
         dead = ~np.isfinite(self.dark)
         for group in self.flats:
             signal = group.image - self.dark
-            dead |= ~(signal > self.floor)
+            dead |= ~((signal > self.floor) & np.isfinite(signal))
         return dead
 
 
@@ -76,6 +76,8 @@ class Normalizer:
         self._terms = normalization.terms()
         self._positions = np.array([group.position for group in normalization.flats])
         self.dead = normalization.dead()
+        self.repaired = False
+        """Whether pixels of single projections were interpolated: a later flat then is no constant row."""
         self._repair = _Interpolation(self.dead) if self.dead.any() else None
 
     def flat_term(self, positions: NDArray[np.float64]) -> FloatImage:
@@ -130,6 +132,7 @@ class Normalizer:
         np.log(out, out=out)
         np.subtract(self.flat_term(positions), out, out=out)
         if bad is not None and bad.any():
+            self.repaired = True
             for angle in np.flatnonzero(bad.any(axis=(1, 2))):
                 _Interpolation(bad[angle] | self.dead)(out[angle : angle + 1])
         if self._repair is not None:
@@ -142,7 +145,7 @@ class Normalizer:
         Parameters
         ----------
         other
-            With the same dark, floor and dead pixels; see `differs_only_in_flats`.
+            With the same dark, floor and dead pixels, and no pixel repaired in a single projection; see `differs_only_in_flats`.
         positions
             (angle,), projections measured before each.
 
@@ -161,7 +164,8 @@ class Normalizer:
         """Whether `flat_difference` is exact: another dark, floor or dead pixel is not linear."""
         mine, theirs = self.normalization, other.normalization
         return (
-            mine.floor == theirs.floor
+            not other.repaired
+            and mine.floor == theirs.floor
             and np.array_equal(mine.dark, theirs.dark, equal_nan=True)
             and np.array_equal(self.dead, other.dead)
         )
@@ -183,15 +187,13 @@ class _Interpolation:
         self._target = (rows, columns)
         self._left = (rows, np.where(none, 0, left))
         self._right = (rows, np.where(none, 0, right))
-        self._left_weight = np.where(none, 0, 1 - share).astype(np.float32)
-        self._right_weight = np.where(none, 0, share).astype(np.float32)
+        self._left_weight = (1 - share).astype(np.float32)
+        self._right_weight = share.astype(np.float32)
         self._none = none
 
     def __call__(self, projections: FloatImage) -> None:
-        left, right = projections[:, *self._left], projections[:, *self._right]
-        value = self._left_weight * left + self._right_weight * right
-        value[:, self._none] = 0
-        projections[:, *self._target] = value
+        left, right = (np.where(self._none, 0, projections[:, *side]) for side in (self._left, self._right))
+        projections[:, *self._target] = self._left_weight * left + self._right_weight * right
 
 
 def _floored(signal: FloatImage, floor: float, out: FloatImage | None = None) -> FloatImage:

@@ -10,17 +10,20 @@ from numpy.typing import NDArray
 from streamrecon.scan import check_theta
 
 GAP_LIMIT = 3.0
-"""A gap counts at most this many times the median gap: uncapped, the end angles of half a scan weigh as much as a quarter."""
+"""A gap counts at most this many times the typical gap: uncapped, the end angles of half a scan weigh as much as a quarter."""
 
 SAME = 0.05
-"""Angles closer than this share of the mean gap count as one, so that jitter between two turns does not set the median."""
+"""Angles closer than this share of the typical gap count as one, so that jitter between two turns leaves each its share."""
 
 
 def arc_weights(theta: NDArray[np.float64]) -> NDArray[np.float64]:
     """Weight of each projection in the sum over angles.
 
-    Half the arc to the next angle on either side, modulo pi; each gap at most `GAP_LIMIT` times the median of those that
-    are not zero. Angles that coincide modulo pi, such as 0 and 180 degrees, share their arc. One angle alone weighs pi.
+    Half the arc to the next angle on either side, modulo pi; each gap at most `GAP_LIMIT` times the typical one. Angles
+    that coincide modulo pi, such as 0 and 180 degrees, share their arc. One angle alone weighs pi.
+
+    The typical gap is the median of those that are neither zero nor the largest; or their mean, where the median is less
+    than 0.6 of it, as where two turns do not quite meet and half of the gaps are slivers.
 
     Parameters
     ----------
@@ -73,13 +76,18 @@ def _gaps(theta: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.i
     folded = np.mod(theta, math.pi)
     order = np.argsort(folded, kind="stable")
     folded = folded[order]
-    same = SAME * math.pi / theta.size
     # The circle is cut at its largest gap, so that no group of coinciding angles lies across the cut.
     gaps = np.diff(folded, append=folded[0] + math.pi)
     cut = int(np.argmax(gaps)) + 1
     order, gaps = np.roll(order, -cut), np.roll(gaps, -cut)
-    group = np.concatenate([[0], np.cumsum(gaps[:-1] > same)]).astype(np.intp)
-    merged = np.bincount(group, weights=gaps)
-    # Of two gaps the mean would be a quarter turn, whatever the angles: the smaller one says how they were measured.
-    typical = merged.min() if merged.size == 2 else np.median(merged)
-    return np.minimum(merged, GAP_LIMIT * typical), group, order
+    typical = _typical(gaps)
+    group = np.concatenate([[0], np.cumsum(gaps[:-1] > SAME * typical)]).astype(np.intp)
+    return np.minimum(np.bincount(group, weights=gaps), GAP_LIMIT * typical), group, order
+
+
+def _typical(gaps: NDArray[np.float64]) -> float:
+    rest = np.sort(gaps[gaps > 1e-9])[:-1]
+    if not rest.size:
+        return math.pi
+    median, mean = float(np.median(rest)), float(rest.mean())
+    return median if median > 0.6 * mean else mean

@@ -66,6 +66,7 @@ class Hdf5Source:
             recording = self._recording(file)
             dtype, _ = _common_dtype(file, recording)
             rows, columns = _frame_shape(file, recording)
+            projection_order(self.config.order, recording.count(FrameKind.PROJECTION))  # a wrong one is refused at once
         texts = {"raw_file": self.path.name, "title": recording.title, "sample": recording.sample}
         return ScanInfo(
             uid=self._uid(),
@@ -165,7 +166,7 @@ class _Stack:
         self._dtype = dtype
         single = self._dataset.ndim == 2
         self._length = 1 if single else len(self._dataset)
-        chunk = 1 if single or self._dataset.chunks is None else self._dataset.chunks[0]
+        self._chunk = chunk = 1 if single or self._dataset.chunks is None else self._dataset.chunks[0]
         frame_bytes = (rows.stop - rows.start) * self._dataset.shape[-1] * self._dataset.dtype.itemsize
         most = max(1, BLOCK_BYTES // frame_bytes)
         self._block = most // chunk * chunk if sequential and most >= chunk else min(chunk, most)
@@ -178,7 +179,15 @@ class _Stack:
         if number not in self._kept:
             if len(self._kept) >= self._capacity:
                 self._kept.popitem(last=False)
-            self._kept[number] = self._read(number * self._block, position)
+            try:
+                self._kept[number] = self._read(number * self._block, position)
+            except SourceFileError:
+                if self._block <= self._chunk:
+                    raise
+                # Only one chunk of the block may be damaged: the frames before it are still to be had.
+                self._block = self._chunk
+                self._kept.clear()
+                return self.frame(position)
         self._kept.move_to_end(number)
         frame: NDArray[Any] = self._kept[number][position % self._block].astype(self._dtype, order="C")
         return frame

@@ -42,6 +42,7 @@ class SimulatedSource:
             If there is no phantom or order of that name.
         """
         config = self.config
+        projection_order(self.order, config.projections)  # a wrong one is refused at once
         digest = hashlib.blake2b(json.dumps(asdict(config), sort_keys=True).encode(), digest_size=4).hexdigest()
         return ScanInfo(
             uid=f"simulated-{config.phantom}-{digest}",
