@@ -6,7 +6,7 @@ import streamrecon
 volume = streamrecon.reconstruct("scan.h5")          # one call: (slice, y, x), float32
 
 with streamrecon.Engine(streamrecon.Config(), "out") as engine:   # the pieces
-    streamrecon.replay("scan.h5", engine.endpoint, streamrecon.Config())
+    streamrecon.replayer("scan.h5", engine.endpoint, streamrecon.Config())
     result = engine.wait()
 ```
 """
@@ -22,7 +22,7 @@ from streamrecon.version import __version__
 
 if TYPE_CHECKING:
     from streamrecon.engine import Engine, Result
-    from streamrecon.replay import replay
+    from streamrecon.replayer import replay
     from streamrecon.run import reconstruct, run_scan
     from streamrecon.sources import open_source
     from streamrecon.transport import send_scan, subscribe
@@ -51,7 +51,7 @@ _LAZY = {
     "Result": "streamrecon.engine",
     "open_source": "streamrecon.sources",
     "reconstruct": "streamrecon.run",
-    "replay": "streamrecon.replay",
+    "replay": "streamrecon.replayer",
     "run_scan": "streamrecon.run",
     "send_scan": "streamrecon.transport",
     "subscribe": "streamrecon.transport",

@@ -13,7 +13,7 @@ from types import FrameType
 from typing import Any, get_args
 
 from streamrecon.config import Config, FilterName, Layout, Method, load
-from streamrecon.errors import ConfigError, PlanError, StreamreconError
+from streamrecon.errors import ConfigError, PlanError, ScanAbortedError, StreamreconError
 from streamrecon.version import __version__
 
 EXIT_PARTIAL = 1
@@ -107,6 +107,10 @@ def _recon(options: argparse.Namespace) -> int:
                 if engine.stopping:
                     raise
                 engine.stop("the engine was interrupted")
+            except ScanAbortedError as error:
+                if engine.stopping:
+                    raise KeyboardInterrupt from error
+                raise
     return _report(result, options.log_json)
 
 
@@ -127,7 +131,7 @@ def _report(result: Any, json_lines: bool) -> int:
 
 
 def _replay(options: argparse.Namespace) -> int:
-    from streamrecon.replay import replay
+    from streamrecon.replayer import replay
 
     config = _config(options)
     report = replay(options.scan, options.to, config, connect_timeout=options.timeout, progress=_Sending(options.quiet))

@@ -17,7 +17,7 @@ from streamrecon.config import Config, ReconConfig
 from streamrecon.engine import Engine, Result
 from streamrecon.engine.story import Listener
 from streamrecon.errors import ConfigError, ScanAbortedError
-from streamrecon.replay import spawn
+from streamrecon.replayer import spawn
 from streamrecon.sources import open_source
 
 
@@ -74,6 +74,9 @@ def run_scan(
             if not result.final:
                 return dataclasses.replace(result, reason=_last_words(process) or result.reason)
             return result
+        except BaseException:
+            process.terminate()  # it would wait for an engine that is being stopped
+            raise
         finally:
             _end(process)
 

@@ -87,6 +87,8 @@ class ScanInfo:
             raise GeometryError(
                 f"frames have dtype {self.dtype}; expected 8, 16 or 32 bit integers, float32 or float64"
             )
+        if not self.dtype.isnative:
+            raise GeometryError(f"frames have dtype {self.dtype.str}; expected this machine's byte order: convert them")
         for kind, count in self.counts.items():
             if count is not None and count < 0:
                 raise GeometryError(

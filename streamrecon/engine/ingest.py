@@ -24,7 +24,7 @@ from streamrecon.scan import FrameKind, ScanInfo
 from streamrecon.transport import Poller, Publisher, Receiver, Wakeup, private_ipc
 from streamrecon.wire.credit import CreditWindow
 from streamrecon.wire.messages import Range, Update
-from streamrecon.wire.receiving import Arrived, Broken, Ended, Opened, Output, ReceivingEnd, Reply
+from streamrecon.wire.receiving import Arrived, Broken, Ended, Opened, Output, ReceivingEnd, Reply, TurnedAway
 
 log = logging.getLogger(__name__)
 
@@ -163,7 +163,7 @@ class Ingest(threading.Thread):
     def _loop(self) -> None:
         sockets = [each for each in (self._receiver, self._publisher) if each is not None]
         poller = Poller(self._wakeup, *sockets)
-        while not self._stopped:
+        while not self._stopped or self._end.parting(time.monotonic()):
             poller.wait(min(0.2, self._options.heartbeat / 2))
             began = time.perf_counter()
             while self._calls:
@@ -184,6 +184,8 @@ class Ingest(threading.Thread):
                 self._open(output)
             elif isinstance(output, Arrived):
                 self._store(output)
+            elif isinstance(output, TurnedAway):
+                log.warning("a sender was turned away: %s", output.reason)
             else:
                 self.inbox.put(output)
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
+import socket as socketlib
 import stat
 import tempfile
 from pathlib import Path
@@ -36,18 +38,25 @@ def check_bind(endpoint: str, insecure: bool = False) -> None:
     EndpointError
         If the endpoint is malformed, or not ipc in a private folder or TCP on the loopback without `insecure`.
     """
-    scheme, _, address = endpoint.partition("://")
-    if scheme == "ipc" and address:
+    scheme, address = _parse(endpoint)
+    if scheme == "ipc":
         _check_ipc(address, insecure)
         return
-    match = re.fullmatch(r"(\[[^\]]+\]|[^:/]+):(\*|\d{1,5})", address)
-    if scheme != "tcp" or not match or (match[2] != "*" and int(match[2]) > 65535):
-        raise EndpointError(f"endpoint {endpoint!r} is not ipc://PATH or tcp://HOST:PORT")
-    if not insecure and not _is_loopback(match[1].strip("[]")):
+    if not insecure and not _is_loopback(address.rpartition(":")[0].strip("[]")):
         raise EndpointError(
             f"endpoint {endpoint!r} can be reached from other machines, and there is no authentication yet: listen on "
             "tcp://127.0.0.1:PORT or ipc://PATH and tunnel, or say --insecure if the network is trusted"
         )
+
+
+def _parse(endpoint: str) -> tuple[str, str]:
+    """Scheme and address of a well-formed endpoint."""
+    scheme, _, address = endpoint.partition("://")
+    match = re.fullmatch(r"(\[[^\]]+\]|[^:/]+):(\*|\d{1,5})", address)
+    good_port = match is not None and (match[2] == "*" or int(match[2]) <= 65535)
+    if not (scheme == "ipc" and address) and not (scheme == "tcp" and good_port):
+        raise EndpointError(f"endpoint {endpoint!r} is not ipc://PATH or tcp://HOST:PORT")
+    return scheme, address
 
 
 def _is_loopback(host: str) -> bool:
@@ -65,16 +74,30 @@ def _check_ipc(address: str, insecure: bool) -> None:
             raise EndpointError("an abstract ipc socket can be reached by every user of this machine; name a path")
         return
     path = Path(address)
-    if len(str(path).encode()) > IPC_LIMIT:
+    if len(os.fsencode(path)) > IPC_LIMIT:
         raise EndpointError(f"the ipc path {address!r} is longer than {IPC_LIMIT} bytes; choose a shorter one")
     if not path.parent.is_dir():
         raise EndpointError(f"the folder of ipc path {address!r} does not exist")
+    if path.exists() and _taken(path):
+        raise EndpointError(f"{address!r} is in use: another engine listens there, or it is a file that is no socket")
     mode = path.parent.stat().st_mode
     if mode & (stat.S_IWGRP | stat.S_IWOTH | stat.S_IXGRP | stat.S_IXOTH) and not insecure:
         raise EndpointError(
             f"the folder {str(path.parent)!r} of the ipc socket can be entered by other users of this machine; "
             "use a folder with mode 0700, or say --insecure"
         )
+
+
+def _taken(path: Path) -> bool:
+    """Whether something is at the path that binding, which deletes what is there, must leave alone."""
+    if not path.is_socket():
+        return True
+    with socketlib.socket(socketlib.AF_UNIX) as probe:
+        try:
+            probe.connect(str(path))
+        except OSError:
+            return False
+        return True
 
 
 def bind(socket: zmq.Socket[bytes], endpoint: str, insecure: bool) -> str:
@@ -101,9 +124,8 @@ def connect(socket: zmq.Socket[bytes], endpoint: str) -> None:
     EndpointError
         If the endpoint is malformed.
     """
+    _parse(endpoint)
     try:
         socket.connect(endpoint)
     except zmq.ZMQError as error:
-        raise EndpointError(
-            f"cannot connect to {endpoint!r}: {error.strerror}; expected ipc://PATH or tcp://HOST:PORT"
-        ) from error
+        raise EndpointError(f"cannot connect to {endpoint!r}: {error.strerror}") from error

@@ -11,7 +11,7 @@ import numpy as np
 import zmq
 from numpy.typing import NDArray
 
-from streamrecon.errors import PeerLostError, RemoteProtocolError
+from streamrecon.errors import MessageError, PeerLostError, RemoteProtocolError
 from streamrecon.transport.endpoint import connect
 from streamrecon.transport.receiver import Receiver
 from streamrecon.wire.codec import decode, encode
@@ -63,7 +63,10 @@ class Publisher:
         for viewer, message, _ in self._receiver.messages():
             if not isinstance(message, Want):
                 log.warning("a viewer sent %s; only WANT is expected here", message.name())
-            elif len(self._waiting) < VIEWER_LIMIT or viewer in self._waiting:
+            else:
+                self._waiting.pop(viewer, None)
+                if len(self._waiting) >= VIEWER_LIMIT:
+                    del self._waiting[next(iter(self._waiting))]  # who has waited longest is most likely gone
                 self._waiting[viewer] = message.after
                 if self._newest is not None and self._newest[0].version > message.after:
                     self._answer(viewer)
@@ -122,7 +125,10 @@ def subscribe(endpoint: str, timeout: float = 30.0) -> Iterator[Slices]:
             deadline = time.monotonic() + timeout
             if not socket.poll(int(max(0.0, deadline - time.monotonic()) * 1000)):
                 raise PeerLostError(f"no update came from {endpoint} within {timeout:g} s")
-            update, payload = decode(socket.recv_multipart())
+            try:
+                update, payload = decode(socket.recv_multipart())
+            except MessageError as error:
+                raise RemoteProtocolError(f"{endpoint} sent something else: {error}") from error
             if not isinstance(update, Update) or payload is None:
                 raise RemoteProtocolError(f"{endpoint} sent {update.name()}; expected UPDATE")
             yield _slices(update, bytes(payload))

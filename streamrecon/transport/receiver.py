@@ -14,6 +14,9 @@ from streamrecon.wire.messages import Message
 
 log = logging.getLogger(__name__)
 
+SMALLEST_LIMIT = 1 << 20
+"""Bytes of a part that are accepted however small the frames are: a scan's list of angles is a payload, too."""
+
 BACKLOG = 64
 """Messages taken in one go before others get their turn."""
 
@@ -41,7 +44,7 @@ class Receiver:
         """Messages dropped because they were not of the protocol."""
         self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.ROUTER)
         self._socket.setsockopt(zmq.LINGER, 0)
-        self._socket.setsockopt(zmq.MAXMSGSIZE, max_payload)
+        self._socket.setsockopt(zmq.MAXMSGSIZE, max(max_payload, SMALLEST_LIMIT))
         try:
             self.endpoint = bind(self._socket, endpoint, insecure)
         except Exception:

@@ -137,7 +137,9 @@ class _Sender:
 
     def close(self) -> None:
         self._stop.set()
-        while self._reader is not None and self._reader.is_alive():
+        # A source that hangs must not hold back what went wrong; its thread ends with the process.
+        patience = time.monotonic() + 1.0
+        while self._reader is not None and self._reader.is_alive() and time.monotonic() < patience:
             self._drain()
             self._reader.join(0.05)
         self.socket.close()
@@ -155,6 +157,12 @@ class _Sender:
         if message is not None:
             self._send(message)
             self.socket.setsockopt(zmq.LINGER, 1000)
+        elif self._end.session.over:
+            self._part()
+
+    def _part(self) -> None:
+        self._send(self._end.farewell())
+        self.socket.setsockopt(zmq.LINGER, 500)
 
     def run(self, connect_timeout: float | None) -> SendReport | None:
         """None where the engine does not know the session any more."""
@@ -187,6 +195,7 @@ class _Sender:
             self._progress(end)
         if session.state is not State.CLOSED:
             return None
+        self._part()
         seconds = time.monotonic() - (first or began)
         return SendReport(end.credit.sent_frames, end.credit.sent_bytes, seconds, waited, end.missing)
 
@@ -196,8 +205,9 @@ class _Sender:
             why = f": {self._end.busy.reason}" if self._end.busy else ""
             raise PeerLostError(f"no engine took the scan at {self._endpoint} within {connect_timeout:g} s{why}")
         state, busy = self._end.session.state, self._end.busy
-        if state is State.NEW or busy:
-            # Asked first, because a message that cannot leave must not change the session's state.
+        if state in (State.NEW, State.GREETING) or busy:
+            # Said again while unanswered, as an engine may have been replaced before it could answer. Whether it can leave is
+            # asked first, because a message that cannot leave must not change the session's state.
             if not self.socket.poll(0, zmq.POLLOUT):
                 return now + 0.05
             self._send(self._end.hello(now))
@@ -263,6 +273,8 @@ class _Sender:
             item = None
         except Exception as error:
             item = error
+        except BaseException as error:
+            item = SourceError(f"the source ended with {type(error).__name__}: {error}")
         self._put(item)
 
     def _put(self, item: Frame | Exception | None) -> bool:

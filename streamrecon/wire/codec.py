@@ -35,9 +35,16 @@ def encode(message: Message) -> list[bytes]:
     Raises
     ------
     MessageError
-        If the header would be larger than `HEADER_LIMIT`.
+        If a field cannot be written, or the header would be larger than `HEADER_LIMIT`.
     """
-    header = msgpack.packb(dataclasses.asdict(message))
+    fields = dataclasses.asdict(message)
+    for name, value in fields.items():
+        if isinstance(value, str) and len(value.encode("utf-8", "replace")) > TEXT_LIMIT:
+            raise MessageError(f"{message.name()}.{name} has more than {TEXT_LIMIT} bytes: {value[:80]!r}...")
+    try:
+        header = msgpack.packb(fields)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise MessageError(f"{message.name()} cannot be written as msgpack: {error}") from error
     if len(header) > HEADER_LIMIT:
         raise MessageError(
             f"the header of {message.name()} has {len(header)} bytes; at most {HEADER_LIMIT} are allowed"
@@ -87,6 +94,11 @@ def decode(parts: Sequence[Buffer]) -> tuple[Message, Buffer | None]:
     return _build(cls, header), (parts[2] if cls.PAYLOAD else None)
 
 
+def clip(text: str, limit: int = TEXT_LIMIT) -> str:
+    """Text as it may stand in a message: at most `limit` bytes of UTF-8, no lone surrogates."""
+    return text.encode("utf-8", "backslashreplace")[:limit].decode("utf-8", "ignore")
+
+
 @cache
 def _fields(cls: typing.Any) -> dict[str, Any]:
     hints = typing.get_type_hints(cls)
@@ -104,9 +116,12 @@ def _build(cls: type[Message], header: Any) -> Message:
 def _value(where: str, value: Any, hint: Any) -> Any:
     origin, arguments = get_origin(hint), get_args(hint)
     if origin in (typing.Union, types.UnionType):
-        for option in arguments:
-            if option is type(value) or (option is float and type(value) is int):
-                return _value(where, value, option)
+        if type(value) is int and {int, str} <= set(arguments):
+            return value  # metadata, where a number may be negative
+        if type(value) in arguments:
+            return _value(where, value, type(value))
+        if float in arguments and type(value) is int:
+            return _value(where, value, float)
     elif origin is Literal:
         if value in arguments:
             return value
@@ -127,7 +142,10 @@ def _value(where: str, value: Any, hint: Any) -> Any:
             return value
     elif hint in (str, bool, type(None)) and type(value) is hint:
         return value
-    raise MessageError(f"{where} is {str(value)[:80]!r}; expected {_describe(hint)}")
+    plain = isinstance(value, str | int | float) or value is None
+    # Containers are not printed: a peer may have nested them deeper than Python recurses.
+    shown = repr(value)[:80] if plain else f"a {type(value).__name__}"
+    raise MessageError(f"{where} is {shown}; expected {_describe(hint)}")
 
 
 def _describe(hint: Any) -> str:

@@ -98,7 +98,7 @@ class ScanOpen(Message):
     rows: int
     columns: int
     dtype: str
-    """As NumPy writes it, little-endian: `<u2`."""
+    """As NumPy writes it, little-endian: `<u2`, `|u1`, `<f4`, ..."""
     projections: int | None
     flats: int | None
     darks: int | None

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
+import re
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from streamrecon.errors import GeometryError, RemoteProtocolError
-from streamrecon.scan import FrameKind, Geometry, ScanInfo
-from streamrecon.wire.codec import Buffer
+from streamrecon.scan import UID_PATTERN, FrameKind, Geometry, ScanInfo
+from streamrecon.wire.codec import Buffer, clip
 from streamrecon.wire.credit import CreditWindow
 from streamrecon.wire.digest import Digest, frame_hash
 from streamrecon.wire.messages import (
@@ -33,6 +35,9 @@ from streamrecon.wire.messages import (
     Welcome,
 )
 from streamrecon.wire.session import Role, Session, State
+
+PARTING = 2.0
+"""Seconds since a sender was last heard after which it is no longer waited for at the end."""
 
 COUNT_LIMIT = 100_000_000
 """Most frames of one kind in a scan; bounds what is kept for each."""
@@ -77,7 +82,14 @@ class Broken:
     reason: str
 
 
-Output = Reply | Opened | Arrived | Ended | Broken
+@dataclass(frozen=True, slots=True)
+class TurnedAway:
+    """A sender that said HELLO did not get as far as announcing a scan; the next one may try."""
+
+    reason: str
+
+
+Output = Reply | Opened | Arrived | Ended | Broken | TurnedAway
 
 
 @dataclass(slots=True)
@@ -110,12 +122,15 @@ class ReceivingEnd:
     _lane: Range = (0, 0)
     _id: int = 0
     _seen: dict[tuple[int, int], int] = field(default_factory=dict)
-    _gaps: set[int] = field(default_factory=set)
+    _gap_end: int = 0
+    """One past the last projection that a GAP named."""
+    _announced: tuple[int, int] = (0, 0)
     _uid: str = ""
     _heard: float = 0.0
     _told: float = 0.0
     _acked: int = 0
     _end: EndOk | None = None
+    _parted: bool = False
 
     def hear(self, peer: bytes, message: Message, payload: Buffer | None, now: float) -> list[Output]:
         """Take a message.
@@ -131,33 +146,49 @@ class ReceivingEnd:
         """
         if isinstance(message, Hello):
             return self._hello(peer, message, now)
+        if (
+            isinstance(message, End)
+            and peer == self.peer
+            and self.session.state is State.CLOSED
+            and self._end is not None
+        ):
+            return [Reply(peer, self._end)]  # the last END_OK was lost
         if peer != self.peer or getattr(message, "session", None) != self._id:
             session = getattr(message, "session", 0)
             return [Reply(peer, Reset(session=session, reason="this session is not known here; start over with HELLO"))]
         self._heard = now
+        if self.session.over:
+            self._parted = True
         try:
             if not self.session.receive(message):
                 return []
             return self._handle(message, payload)
         except (RemoteProtocolError, GeometryError) as error:
-            return self._break(str(error))
+            return self._turn_away(str(error)) if self.info is None else self._break(str(error))
 
     def _hello(self, peer: bytes, hello: Hello, now: float) -> list[Output]:
-        if self.peer is not None and (self.peer != peer or self.session.state is not State.GREETING):
+        if peer == self.peer and hello.uid == self._uid and self.session.state is State.WELCOMED:
+            self._heard = now
+            return []  # said again before WELCOME was heard
+        if self.peer is not None:
             reason = "this engine has ended its scan" if self.session.over else f"scan {self._uid} is in work"
             return [Reply(peer, Busy(reason=reason, retry_after=max(1.0, self.heartbeat)))]
+        rows = self.rows or (0, hello.rows)
+        fault: str | None = None
         if not hello.version_min <= VERSION <= hello.version_max:
-            reason = (
+            fault = (
                 f"this engine speaks protocol version {VERSION}, the sender {hello.version_min} to {hello.version_max}"
             )
-            return [Reply(peer, Abort(session=0, reason=reason))]
-        rows = self.rows or (0, hello.rows)
-        if rows[1] > hello.rows:
-            reason = f"rows {rows[0]}:{rows[1]} were asked for (--rows), but the detector has {hello.rows}"
-            return [Reply(peer, Abort(session=0, reason=reason)), Broken(reason)]
-        if "raw" not in hello.codecs:
-            return [Reply(peer, Abort(session=0, reason=f"codecs are {hello.codecs}; this engine knows 'raw'"))]
+        elif not UID_PATTERN.fullmatch(hello.uid):
+            fault = "the scan's uid is not 1 to 64 letters, digits, '_' or '-'"
+        elif "raw" not in hello.codecs:
+            fault = "this engine knows the codec 'raw' only, which the sender does not offer"
+        elif rows[1] > hello.rows or rows[0] >= rows[1]:
+            fault = f"rows {rows[0]}:{rows[1]} were asked for (--rows), but the detector has {hello.rows}"
+        if fault is not None:
+            return [Reply(peer, Abort(session=0, reason=fault)), TurnedAway(fault)]
         self.peer, self._uid, self._lane, self._heard = peer, hello.uid, rows, now
+        self._announced = hello.rows, hello.columns
         self._id += 1
         self.session.receive(hello)
         return [self._reply(Welcome(incarnation=self.incarnation, session=self._id, lanes=(Lane(rows=rows),)))]
@@ -169,33 +200,43 @@ class ReceivingEnd:
         if isinstance(message, FrameHeader):
             return self._frame(message, payload or b"")
         if isinstance(message, Gap):
-            for first, end in message.indices:
-                if not first <= end <= COUNT_LIMIT:
-                    raise RemoteProtocolError(f"GAP names the frames {first} to {end}; expected a range")
-                if message.kind == FrameKind.PROJECTION:
-                    self._gaps.update(range(first, min(end, self._expected() or end)))
+            self._note_gap(message)
         if isinstance(message, End):
             return self._ended(message)
         if isinstance(message, Abort):
-            return [Broken(f"the sender gave up: {message.reason}")]
+            reason = f"the sender gave up: {message.reason}"
+            return self._turn_away(reason) if self.info is None else [Broken(reason)]
         return []
+
+    def _note_gap(self, message: Gap) -> None:
+        for first, end in message.indices:
+            if not first <= end <= COUNT_LIMIT or message.kind not in set(FrameKind):
+                raise RemoteProtocolError(
+                    f"GAP names the frames {first} to {end} of kind {message.kind}; expected a range of a known kind"
+                )
+            if message.kind == FrameKind.PROJECTION:
+                self._gap_end = max(self._gap_end, end)
 
     def _read_scan(self, message: ScanOpen, payload: Buffer) -> ScanInfo:
         if message.uid != self._uid:
             raise RemoteProtocolError(f"SCAN_OPEN is of scan {message.uid}, HELLO was of {self._uid}")
+        if (message.rows, message.columns) != self._announced:
+            raise RemoteProtocolError(
+                f"SCAN_OPEN has {message.rows} rows x {message.columns} columns, HELLO had "
+                f"{self._announced[0]} x {self._announced[1]}"
+            )
         theta = None
+        if not message.has_theta and len(payload):
+            raise RemoteProtocolError(f"SCAN_OPEN carries {len(payload)} bytes, but says that it has no angles")
         if message.has_theta:
             if message.projections is None or len(payload) != 8 * message.projections:
                 raise RemoteProtocolError(
                     f"SCAN_OPEN carries {len(payload)} bytes of angles for {message.projections} projections; expected 8 each"
                 )
             theta = np.frombuffer(bytes(payload), "<f8").astype(np.float64)
-        try:
-            dtype = np.dtype(message.dtype)
-        except TypeError:
-            raise RemoteProtocolError(
-                f"SCAN_OPEN names the dtype {message.dtype[:40]!r}; expected one like '<u2'"
-            ) from None
+        if not re.fullmatch(r"[<|][uif][1248]", message.dtype):
+            raise RemoteProtocolError(f"SCAN_OPEN names the dtype {message.dtype[:40]!r}; expected one like '<u2'")
+        dtype = np.dtype(message.dtype)
         counts = {
             FrameKind.PROJECTION: message.projections,
             FrameKind.FLAT: message.flats,
@@ -206,6 +247,8 @@ class ReceivingEnd:
 
     def accept(self, window: CreditWindow, now: float) -> list[Output]:
         """Answer `Opened`: the plan fits, and there is a ring."""
+        if self.session.state is not State.OPENING:
+            return []
         self.window = window
         return [self._reply(Have(session=self._id)), *self._tell(now)]
 
@@ -229,7 +272,7 @@ class ReceivingEnd:
             reason = f"frame {header.n} was damaged on the way: its bytes do not have the checksum in its header"
             return [self._reply(Nack(session=self._id, lane=0, n=header.n, reason=reason)), *self._break(reason)]
         seen = self._seen.get((header.kind, header.index))
-        if seen is not None:
+        if seen is not None and header.n <= self.received:
             if seen != header.xxh3:
                 raise RemoteProtocolError(
                     f"frame {header.n} is {FrameKind(header.kind).name} {header.index} again, with other pixels than before"
@@ -284,7 +327,7 @@ class ReceivingEnd:
         have = sorted(index for kind, index in self._seen if kind == FrameKind.PROJECTION)
         end = self._expected()
         if end is None:
-            end = max([*have, *self._gaps], default=-1) + 1
+            end = max(max(have, default=-1) + 1, self._gap_end)
         edges = [-1, *have, end]
         return tuple((a + 1, b) for a, b in itertools.pairwise(edges) if b > a + 1)
 
@@ -307,19 +350,25 @@ class ReceivingEnd:
         """The volume is final and on disk."""
         if self.session.state is not State.ENDING or self._end is None:
             return []
-        return [self._reply(EndOk(session=self._id, state="final", missing=self._end.missing, digest=self._end.digest))]
+        self._end = dataclasses.replace(self._end, state="final")
+        return [self._reply(self._end)]
 
     def free(self, nbytes: int) -> None:
         """A frame has left the ring."""
         if self.window is not None:
             self.window.free(nbytes)
 
+    def parting(self, now: float) -> bool:
+        """Whether the sender may not have read the last message yet, so that the connection should be kept."""
+        return self.peer is not None and self.session.over and not self._parted and now - self._heard < PARTING
+
     def tick(self, now: float) -> list[Output]:
         """Credit that is due, the heartbeat, and whether the sender fell silent; call often."""
         if self.peer is None or self.session.over:
             return []
         if now - self._heard > self.peer_timeout:
-            return self._break(f"the sender has been silent for {self.peer_timeout:g} s")
+            reason = f"the sender has been silent for {self.peer_timeout:g} s"
+            return self._turn_away(reason) if self.info is None else self._break(reason)
         if self.window is None or self.session.state not in (State.STREAMING, State.ENDING):
             return []
         if now - self._told >= self.heartbeat or self.window.worth_telling():
@@ -343,7 +392,14 @@ class ReceivingEnd:
     def _break(self, reason: str) -> list[Output]:
         if self.peer is None or self.session.over:
             return [Broken(reason)]
-        return [self._reply(Abort(session=self._id, reason=reason[:900])), Broken(reason)]
+        abort = self._reply(Abort(session=self._id, reason=clip(reason)))
+        return [abort, Broken(reason)]
+
+    def _turn_away(self, reason: str) -> list[Output]:
+        """Nothing was announced yet: the engine goes on waiting for a scan."""
+        outputs: list[Output] = [] if self.session.over else [self._reply(Abort(session=self._id, reason=clip(reason)))]
+        self.peer, self.session, self._uid = None, Session(Role.RECEIVER), ""
+        return [*outputs, TurnedAway(reason)]
 
     def _reply(self, message: Message) -> Reply:
         assert self.peer is not None

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from streamrecon.errors import PeerLostError, RemoteProtocolError, ScanAbortedError
 from streamrecon.scan import Frame, FrameKind, ScanInfo
-from streamrecon.wire.codec import TEXT_LIMIT
+from streamrecon.wire.codec import clip
 from streamrecon.wire.credit import CreditCursor
 from streamrecon.wire.digest import Digest, frame_hash
 from streamrecon.wire.messages import (
@@ -31,6 +33,9 @@ from streamrecon.wire.messages import (
 from streamrecon.wire.session import Role, Session, State
 
 log = logging.getLogger(__name__)
+
+METADATA_LIMIT = 2048
+"""Bytes of metadata in SCAN_OPEN."""
 
 
 @dataclass(slots=True)
@@ -58,6 +63,7 @@ class SendingEnd:
     """Projections that are in the volume."""
     missing: tuple[Range, ...] = ()
     all_received: bool = False
+    _identities: set[tuple[FrameKind, int]] = field(default_factory=set)
     _id: int = 0
     _heard: float = 0.0
     _sent: float = 0.0
@@ -133,10 +139,7 @@ class SendingEnd:
             pixel_size=info.geometry.pixel_size,
             center=info.geometry.center,
             has_theta=info.theta is not None,
-            metadata={
-                str(k)[:64]: v if isinstance(v, float) else str(v)[: TEXT_LIMIT // 4]
-                for k, v in list(info.metadata.items())[:12]
-            },
+            metadata=_portable(info.metadata),
         )
         self.session.send(reply)
         self._sent = now
@@ -161,16 +164,18 @@ class SendingEnd:
             lane=0,
             n=self.credit.sent_frames,
             kind=int(frame.kind),
-            index=frame.index,
-            theta=frame.theta,
+            index=int(frame.index),
+            theta=None if frame.theta is None else float(frame.theta),
             rows=self.rows,
             nbytes=payload.nbytes,
             xxh3=frame_hash(payload),
         )
         self.session.send(header)
         self.credit.spend(payload.nbytes)
-        self.counts[frame.kind] += 1
-        self.digest.add(header.kind, header.index, header.xxh3)
+        if (frame.kind, header.index) not in self._identities:  # a frame that a source gives twice counts once
+            self._identities.add((frame.kind, header.index))
+            self.counts[frame.kind] += 1
+            self.digest.add(header.kind, header.index, header.xxh3)
         self._sent = now
         return header
 
@@ -191,9 +196,13 @@ class SendingEnd:
         """To give up; None where there is nobody to tell."""
         if self.session.over or self.session.state is State.NEW:
             return None
-        message = Abort(session=self._id, reason=reason[:900])
+        message = Abort(session=self._id, reason=clip(reason))
         self.session.send(message)
         return message
+
+    def farewell(self) -> Status:
+        """To be sent once the receiver has ended the session, so that it need not keep the connection any longer."""
+        return Status(session=self._id, sent=self.credit.sent_frames)
 
     def tick(self, now: float) -> Message | None:
         """The heartbeat, where one is due; call often.
@@ -214,11 +223,31 @@ class SendingEnd:
             )
         if now - self._sent < self.heartbeat:
             return None
-        if state is State.ENDING and not self.all_received:
+        if state is State.ENDING:
             return self.end(now)
-        if state in (State.OPENING, State.STREAMING, State.ENDING):
+        if state in (State.OPENING, State.STREAMING):
             self._sent = now
             message = Status(session=self._id, sent=self.credit.sent_frames)
             self.session.send(message)
             return message
         return None
+
+
+def _portable(metadata: Mapping[str, str | float | int]) -> dict[str, str | float | int]:
+    """What of the metadata a header can carry: short texts and finite numbers, as far as there is room."""
+    out: dict[str, str | float | int] = {}
+    room = METADATA_LIMIT
+    for key, value in metadata.items():
+        name = clip(str(key), 64)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            value = clip(str(value), 256)
+        elif isinstance(value, int):
+            value = int(value) if -(1 << 63) <= value < 1 << 64 else clip(str(value), 256)
+        else:
+            value = float(value)
+        room -= len(name.encode()) + (len(value.encode()) if isinstance(value, str) else 9) + 6
+        if room < 0:
+            log.warning("metadata from %r on does not fit into the scan's announcement and is left out", name)
+            break
+        out[name] = value
+    return out

@@ -45,6 +45,7 @@ TRANSITIONS: dict[tuple[State, Role, str], State] = {
     (State.GREETING, Role.SENDER, "HELLO"): State.GREETING,
     (State.GREETING, Role.RECEIVER, "BUSY"): State.GREETING,
     (State.GREETING, Role.RECEIVER, "WELCOME"): State.WELCOMED,
+    (State.WELCOMED, Role.SENDER, "HELLO"): State.WELCOMED,
     (State.WELCOMED, Role.SENDER, "SCAN_OPEN"): State.OPENING,
     (State.OPENING, Role.SENDER, "STATUS"): State.OPENING,
     (State.OPENING, Role.RECEIVER, "HAVE"): State.STREAMING,

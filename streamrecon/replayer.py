@@ -86,7 +86,11 @@ def spawn(spec: str | Path, endpoint: str, config: Config) -> subprocess.Popen[s
     """
     order = {"spec": str(spec), "endpoint": endpoint, "config": to_dict(config)}
     process = subprocess.Popen(
-        [sys.executable, "-m", "streamrecon.replay"], stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        # -P: a file of the working folder must not stand in for a module.
+        [sys.executable, "-P", "-m", "streamrecon.replayer"],
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     assert process.stdin is not None
     with process.stdin:
