@@ -312,9 +312,9 @@ def _typed(name: str, value: Any, hint: Any) -> Any:
             raise ConfigError(f"{name} is {value!r}; expected one of: {', '.join(map(str, get_args(hint)))}")
         return value
     if origin is tuple:
-        if not isinstance(value, (list, tuple)) or len(value) != 2 or not all(type(v) is int for v in value):
+        if not isinstance(value, (list, tuple)) or len(value) != 2:
             raise ConfigError(f"{name} is {value!r}; expected two integers")
-        return tuple(value)
+        return tuple(_typed(name, item, int) for item in value)
     # A number of NumPy's is one, too; bool, which Python counts among the integers, is none.
     if hint is float and isinstance(value, numbers.Real) and not isinstance(value, bool):
         value = float(value)

@@ -271,7 +271,8 @@ class Rank:
 
     def _tell_normalizer(self, normalizer: Normalizer) -> None:
         flats, darks = len(normalizer.normalization.flats), len(self._journal.darks)
-        text = f"{flats} groups of flats, {darks} darks, {int(normalizer.dead.sum())} dead pixels interpolated"
+        groups = "1 group" if flats == 1 else f"{flats} groups"
+        text = f"{groups} of flats, {darks} darks, {int(normalizer.dead.sum())} dead pixels interpolated"
         if not flats:
             text += "; no flat has come yet: the first projection's brightest percent stands in"
         self._story.tell("normalize", text, dead=int(normalizer.dead.sum()), floor=self._floor)
