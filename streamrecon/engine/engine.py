@@ -27,7 +27,7 @@ from streamrecon.errors import OutputError, ScanAbortedError
 from streamrecon.recon.accumulate import Shape
 from streamrecon.scan import FrameKind, Geometry, ScanInfo
 from streamrecon.wire.messages import Range, Update
-from streamrecon.wire.receiving import Broken, Ended
+from streamrecon.wire.outputs import Broken, Ended
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,8 @@ from streamrecon.scan import FrameKind, ScanInfo
 from streamrecon.transport import Poller, Publisher, Receiver, Wakeup, private_ipc
 from streamrecon.wire.credit import CreditWindow
 from streamrecon.wire.messages import Range, Update
-from streamrecon.wire.receiving import Arrived, Broken, Ended, Opened, Output, ReceivingEnd, Reply, TurnedAway
+from streamrecon.wire.outputs import Arrived, Broken, Ended, Opened, Output, Reply, TurnedAway
+from streamrecon.wire.receiving import ReceivingEnd
 
 log = logging.getLogger(__name__)
 

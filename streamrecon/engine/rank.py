@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import math
 import queue
 import time
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from streamrecon.config import Config
 from streamrecon.engine.alignment import Alignment
 from streamrecon.engine.emit import EmitPolicy
+from streamrecon.engine.fields import Fields, positions
 from streamrecon.engine.ingest import Accepted, Arrival, Event
 from streamrecon.engine.journal import Journal, Record
 from streamrecon.engine.output import Provenance
@@ -26,10 +26,10 @@ from streamrecon.engine.writer import Job, Writer
 from streamrecon.recon.accumulate import Accumulator, Shape, bin_slices
 from streamrecon.recon.direct import DirectAccumulator
 from streamrecon.recon.fourier import FourierAccumulator
-from streamrecon.recon.normalize import FlatGroup, Normalization, Normalizer, brightness, combine
+from streamrecon.recon.normalize import Normalization, Normalizer
 from streamrecon.recon.weights import arc_weights, covered_arc
 from streamrecon.scan import FrameKind, Geometry, VolumeUpdate
-from streamrecon.wire.receiving import Broken, Ended
+from streamrecon.wire.outputs import Broken, Ended
 
 ACCUMULATORS: dict[str, Callable[[Shape, Any], Accumulator]] = {
     "direct": DirectAccumulator,
@@ -84,6 +84,7 @@ class Rank:
         self._counters, self._story = counters, story
         size = accepted.info.geometry
         self._geometry = Geometry(accepted.rows[1] - accepted.rows[0], size.columns, size.pixel_size)
+        self._fields = Fields(journal, config.normalize, accepted.info.counts.get(FrameKind.FLAT), story)
         given = config.recon.center if config.recon.center is not None else size.center
         self._alignment = Alignment(
             config.recon,
@@ -91,13 +92,8 @@ class Rank:
             size.columns,
             accepted.info.counts.get(FrameKind.PROJECTION),
             given,
-            self._line_integrals,
+            self._fields.line_integrals,
         )
-        self._normalizer: Normalizer | None = None
-        self._floor = 0.0
-        self._groups: list[FlatGroup] = []
-        self._open_groups: list[list[Record]] = []
-        self._darks_used = 0
         self._accumulator: Accumulator | None = None
         self._cursor = 0
         """Projections of the journal, in its order, that are in the accumulator."""
@@ -188,94 +184,32 @@ class Rank:
             record = self._journal.append(arrival.kind, arrival.index, arrival.theta, frame, arrival.at)
         self._release(arrival.slot)
         if arrival.kind is FrameKind.FLAT:
-            # Combined in the loop, not here: this may run between the blocks of a snapshot.
-            newest = self._journal.projections[-1].number if self._journal.projections else -1
-            if not self._open_groups or newest > self._open_groups[-1][-1].number:
-                self._open_groups.append([])
-            self._open_groups[-1].append(record)
+            self._fields.keep(record)
 
     # Normalization.
 
     def _combine_flats(self) -> None:
-        """Combine each group of flats that a projection follows, that is the last, or that the scan has ended with."""
-        while self._open_groups:
-            group = self._open_groups[0]
-            newest = self._journal.projections[-1].number if self._journal.projections else -1
-            all_here = len(self._journal.flats) == self._info.counts.get(FrameKind.FLAT)
-            if not (newest > group[-1].number or all_here or self._end):
-                return
-            with self._counters.stage("flats"):
-                position = _position([r.index for r in self._journal.projections if r.number < group[0].number])
-                image = self._combined(group, self._config.normalize.flat)
-                self._groups.append(FlatGroup(float(position), image))
-                del self._open_groups[0]
-                self._story.tell(
-                    "flats", f"{len(group)} flats after {position} projections", flats=len(group), position=position
-                )
-                if self._normalizer is not None:
-                    self._replace_normalizer(self._normalization())
+        """Combine the groups of flats that are complete."""
+        with self._counters.stage("flats"):
+            while self._fields.close_group(self._end is not None):
+                if self._fields.normalizer is not None:
+                    self._renormalize(self._fields.known(self._end is not None))
 
-    def _combined(self, records: Sequence[Record], how: str) -> NDArray[np.float32]:
-        """Mean or median of frames, by bands of rows so that the frames need not fit in memory."""
-        image = np.empty(self._journal.shape, np.float32)
-        band = max(1, (64 << 20) // max(1, len(records) * self._journal.shape[1] * self._journal.dtype.itemsize))
-        for first in range(0, image.shape[0], band):
-            rows = slice(first, first + band)
-            image[rows] = combine(self._journal.read(records, rows), how)
-        return image
-
-    def _normalization(self) -> Normalization:
-        self._darks_used = len(self._journal.darks)
-        if self._journal.darks:
-            dark = self._combined(self._journal.darks, self._config.normalize.dark)
-        else:
-            dark = np.zeros(self._journal.shape, np.float32)
-        # At the end the first projection measured stands, so that the order of arrival leaves no trace.
-        projections = self._journal.projections
-        first = min(projections, key=lambda r: r.index) if self._end is not None else projections[0]
-        open_counts = brightness(self._journal.read([first])[0] - dark)
-        options = self._config.normalize
-        if options.floor is not None:
-            self._floor = options.floor
-        elif self._journal.dtype.kind in "ui":
-            self._floor = 0.5
-        elif not self._floor or self._end is not None:
-            known = brightness(self._groups[0].image - dark) if self._groups else open_counts
-            self._floor = 10.0 ** (math.floor(math.log10(max(known, 1e-24))) - 5)
-        return Normalization(
-            dark, tuple(self._groups), max(open_counts, self._floor), self._floor, options.interpolate_flats
-        )
-
-    def _replace_normalizer(self, normalization: Normalization) -> None:
+    def _renormalize(self, normalization: Normalization) -> None:
         """Put right what is in the accumulator: add the difference of the flats, or start over where that is not exact."""
-        old, self._normalizer = self._normalizer, Normalizer(normalization)
+        old, new = self._fields.normalizer, Normalizer(normalization)
+        self._fields.normalizer = new
         self._alignment.restudy()
         if old is None or self._accumulator is None or not self._cursor:
             return
-        if not self._normalizer.differs_only_in_flats(old):
+        if not new.differs_only_in_flats(old):
             self._start_over("the dark or the dead pixels are now known better")
             return
         for first in range(0, self._cursor, self._config.engine.batch):
             done = slice(first, min(first + self._config.engine.batch, self._cursor))
             records = self._journal.projections[done]
-            difference = self._normalizer.flat_difference(old, _positions(records))
-            self._add(difference, _theta(records), self._weights_used[done])
+            self._add(new.flat_difference(old, positions(records)), _theta(records), self._weights_used[done])
         self._story.tell("flats_corrected", f"the flats' difference was added at {self._cursor} angles")
-
-    def _line_integrals(self, records: Sequence[Record]) -> NDArray[np.float32]:
-        if self._normalizer is None:
-            self._normalizer = Normalizer(self._normalization())
-            self._tell_normalizer(self._normalizer)
-        raw = self._journal.read(records)
-        return self._normalizer.line_integrals(raw, _positions(records))
-
-    def _tell_normalizer(self, normalizer: Normalizer) -> None:
-        flats, darks = len(normalizer.normalization.flats), len(self._journal.darks)
-        groups = "1 group" if flats == 1 else f"{flats} groups"
-        text = f"{groups} of flats, {darks} darks, {int(normalizer.dead.sum())} dead pixels interpolated"
-        if not flats:
-            text += "; no flat has come yet: the first projection's brightest percent stands in"
-        self._story.tell("normalize", text, dead=int(normalizer.dead.sum()), floor=self._floor)
 
     # Center.
 
@@ -332,7 +266,7 @@ class Rank:
             return
         assert self._accumulator is not None
         with self._counters.stage("normalize"):
-            projections = self._line_integrals(batch)
+            projections = self._fields.line_integrals(batch)
         weights = self._weights(batch)
         self._add(projections, _theta(batch), weights)
         self._cursor += len(batch)
@@ -371,13 +305,9 @@ class Rank:
         """Put right what is only known now; whether projections have to be accumulated again for it."""
         if self._accumulator is None:
             return False
-        assert self._normalizer is not None
-        late_darks = len(self._journal.darks) != self._darks_used
-        normalization = self._normalization()
-        used = self._normalizer.normalization
-        other_guess = not self._groups and normalization.provisional != used.provisional
-        if late_darks or other_guess or normalization.floor != used.floor:
-            self._replace_normalizer(normalization)
+        normalization = self._fields.better()
+        if normalization is not None:
+            self._renormalize(normalization)
             if self._backlog:
                 return True
         weights = arc_weights(_theta(self._journal.projections))
@@ -389,7 +319,7 @@ class Rank:
         for first in range(0, changed.size, self._config.engine.batch):
             which = changed[first : first + self._config.engine.batch]
             records = [self._journal.projections[i] for i in which]
-            self._add(self._line_integrals(records), _theta(records), change[which])
+            self._add(self._fields.line_integrals(records), _theta(records), change[which])
         if changed.size:
             self._story.tell("reweighted", f"{changed.size} projections beside missing ones take over their arc")
         self._weights_used = weights
@@ -455,7 +385,7 @@ class Rank:
         return None
 
     def _parameters(self, gain: float) -> dict[str, Any]:
-        estimate, normalizer = self._alignment.estimate, self._normalizer
+        estimate, normalizer = self._alignment.estimate, self._fields.normalizer
         assert estimate is not None
         assert normalizer is not None
         options = {
@@ -479,16 +409,5 @@ class Rank:
         }
 
 
-def _position(indices: list[int]) -> int:
-    """Projections measured before a group of flats, from those that came before it."""
-    ascending = all(a < b for a, b in itertools.pairwise(indices))
-    # Where some were lost the last one's index tells more than their number; in a replay in another order it tells nothing.
-    return indices[-1] + 1 if indices and ascending else len(indices)
-
-
 def _theta(records: Sequence[Record]) -> NDArray[np.float64]:
     return np.array([record.theta for record in records], np.float64)
-
-
-def _positions(records: Sequence[Record]) -> NDArray[np.float64]:
-    return np.array([record.index for record in records], np.float64)

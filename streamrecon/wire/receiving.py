@@ -34,6 +34,7 @@ from streamrecon.wire.messages import (
     ScanOpen,
     Welcome,
 )
+from streamrecon.wire.outputs import Arrived, Broken, Ended, Opened, Output, Reply, TurnedAway
 from streamrecon.wire.session import Role, Session, State
 
 PARTING = 2.0
@@ -41,55 +42,6 @@ PARTING = 2.0
 
 COUNT_LIMIT = 100_000_000
 """Most frames of one kind in a scan; bounds what is kept for each."""
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """To be sent to a peer."""
-
-    peer: bytes
-    message: Message
-
-
-@dataclass(frozen=True, slots=True)
-class Opened:
-    """A scan was announced; answer with `accept` or `refuse`."""
-
-    info: ScanInfo
-    rows: Range
-
-
-@dataclass(frozen=True, slots=True)
-class Arrived:
-    """A frame was checked; its payload is still the message's buffer."""
-
-    header: FrameHeader
-    payload: Buffer
-
-
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """The sender has sent everything."""
-
-    missing: tuple[Range, ...]
-    """Projection indices that never came."""
-
-
-@dataclass(frozen=True, slots=True)
-class Broken:
-    """The scan will not be completed."""
-
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class TurnedAway:
-    """A sender that said HELLO did not get as far as announcing a scan; the next one may try."""
-
-    reason: str
-
-
-Output = Reply | Opened | Arrived | Ended | Broken | TurnedAway
 
 
 @dataclass(slots=True)

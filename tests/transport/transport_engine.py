@@ -15,7 +15,8 @@ from streamrecon.scan import Frame, FrameKind, Geometry, ScanInfo
 from streamrecon.transport import Poller, Receiver, Wakeup
 from streamrecon.wire.credit import CreditWindow
 from streamrecon.wire.messages import FrameHeader, Range
-from streamrecon.wire.receiving import Arrived, Broken, Ended, Opened, ReceivingEnd, Reply, TurnedAway
+from streamrecon.wire.outputs import Arrived, Broken, Ended, Opened, Reply, TurnedAway
+from streamrecon.wire.receiving import ReceivingEnd
 
 PATIENCE = 15.0
 """Seconds after which a test is given up."""

@@ -27,7 +27,8 @@ from streamrecon.wire.messages import (
     ScanOpen,
     Welcome,
 )
-from streamrecon.wire.receiving import Arrived, Broken, Ended, Opened, Output, ReceivingEnd, Reply, TurnedAway
+from streamrecon.wire.outputs import Arrived, Broken, Ended, Opened, Output, Reply, TurnedAway
+from streamrecon.wire.receiving import ReceivingEnd
 from streamrecon.wire.sending import SendingEnd
 from streamrecon.wire.session import State
 

@@ -1,0 +1,135 @@
+"""Flats and darks as they come: when a group of flats is complete, and what is known of the normalization by then."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamrecon.config import NormalizeConfig
+from streamrecon.engine.journal import Journal, Record
+from streamrecon.engine.story import Story
+from streamrecon.recon.normalize import FlatGroup, Normalization, Normalizer, brightness, combine
+
+COMBINED_BYTES = 64 << 20
+"""Of frames that are combined at once."""
+
+
+class Fields:
+    """The flats and darks of one scan, read from its journal.
+
+    Parameters
+    ----------
+    journal
+        Where all frames are.
+    options
+        How they are combined.
+    expected
+        Flats announced, where known.
+    story
+        Told of each group.
+    """
+
+    def __init__(self, journal: Journal, options: NormalizeConfig, expected: int | None, story: Story) -> None:
+        self._journal, self._options, self._expected, self._story = journal, options, expected, story
+        self._groups: list[FlatGroup] = []
+        self._open_groups: list[list[Record]] = []
+        self._darks_used = 0
+        self._floor = 0.0
+        self.normalizer: Normalizer | None = None
+        """In use, from the first projection on."""
+
+    def keep(self, flat: Record) -> None:
+        """Take note of a flat. It is combined later: this may be called between the blocks of a snapshot."""
+        if not self._open_groups or self._newest_projection() > self._open_groups[-1][-1].number:
+            self._open_groups.append([])
+        self._open_groups[-1].append(flat)
+
+    def _newest_projection(self) -> int:
+        return self._journal.projections[-1].number if self._journal.projections else -1
+
+    def close_group(self, ended: bool) -> bool:
+        """Combine a group that a projection follows, that is the last, or that the scan has ended with; whether there was one."""
+        if not self._open_groups:
+            return False
+        group = self._open_groups[0]
+        all_here = len(self._journal.flats) == self._expected
+        if not (self._newest_projection() > group[-1].number or all_here or ended):
+            return False
+        del self._open_groups[0]
+        position = _position([r.index for r in self._journal.projections if r.number < group[0].number])
+        self._groups.append(FlatGroup(float(position), self._combined(group, self._options.flat)))
+        self._story.tell(
+            "flats", f"{len(group)} flats after {position} projections", flats=len(group), position=position
+        )
+        return True
+
+    def line_integrals(self, records: Sequence[Record]) -> NDArray[np.float32]:
+        """Projections of the journal as line integrals, (angle, row, column)."""
+        if self.normalizer is None:
+            self.normalizer = Normalizer(self.known(ended=False))
+            self._tell(self.normalizer)
+        return self.normalizer.line_integrals(self._journal.read(records), positions(records))
+
+    def known(self, ended: bool) -> Normalization:
+        """The normalization by what has come so far; there is at least one projection."""
+        self._darks_used = len(self._journal.darks)
+        if self._journal.darks:
+            dark = self._combined(self._journal.darks, self._options.dark)
+        else:
+            dark = np.zeros(self._journal.shape, np.float32)
+        # At the end the first projection measured stands, so that the order of arrival leaves no trace.
+        projections = self._journal.projections
+        first = min(projections, key=lambda r: r.index) if ended else projections[0]
+        open_counts = brightness(self._journal.read([first])[0] - dark)
+        if self._options.floor is not None:
+            self._floor = self._options.floor
+        elif self._journal.dtype.kind in "ui":
+            self._floor = 0.5
+        elif not self._floor or ended:
+            brightest = brightness(self._groups[0].image - dark) if self._groups else open_counts
+            self._floor = 10.0 ** (math.floor(math.log10(max(brightest, 1e-24))) - 5)
+        return Normalization(
+            dark, tuple(self._groups), max(open_counts, self._floor), self._floor, self._options.interpolate_flats
+        )
+
+    def better(self) -> Normalization | None:
+        """The normalization by all that the scan had, where it is not the one in use."""
+        assert self.normalizer is not None
+        used, late_darks = self.normalizer.normalization, len(self._journal.darks) != self._darks_used
+        known = self.known(ended=True)
+        other_guess = not self._groups and known.provisional != used.provisional
+        return known if late_darks or other_guess or known.floor != used.floor else None
+
+    def _combined(self, records: Sequence[Record], how: str) -> NDArray[np.float32]:
+        """Mean or median of frames, by bands of rows so that the frames need not fit in memory."""
+        image = np.empty(self._journal.shape, np.float32)
+        row_bytes = self._journal.shape[1] * self._journal.dtype.itemsize
+        band = max(1, COMBINED_BYTES // max(1, len(records) * row_bytes))
+        for first in range(0, image.shape[0], band):
+            rows = slice(first, first + band)
+            image[rows] = combine(self._journal.read(records, rows), how)
+        return image
+
+    def _tell(self, normalizer: Normalizer) -> None:
+        flats, dead = len(self._groups), int(normalizer.dead.sum())
+        groups = "1 group" if flats == 1 else f"{flats} groups"
+        text = f"{groups} of flats, {len(self._journal.darks)} darks, {dead} dead pixels interpolated"
+        if not flats:
+            text += "; no flat has come yet: the first projection's brightest percent stands in"
+        self._story.tell("normalize", text, dead=dead, floor=self._floor)
+
+
+def positions(records: Sequence[Record]) -> NDArray[np.float64]:
+    """(angle,), projections measured before each."""
+    return np.array([record.index for record in records], np.float64)
+
+
+def _position(indices: list[int]) -> int:
+    """Projections measured before a group of flats, from those that came before it."""
+    ascending = all(a < b for a, b in itertools.pairwise(indices))
+    # Where some were lost the last one's index tells more than their number; in a replay in another order it tells nothing.
+    return indices[-1] + 1 if indices and ascending else len(indices)
