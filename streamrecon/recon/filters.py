@@ -18,7 +18,7 @@ WINDOWS: dict[str, Window] = {
     "cosine": lambda f, cutoff, order: np.cos(math.pi * f / 2),
     "hann": lambda f, cutoff, order: 0.5 + 0.5 * np.cos(math.pi * f),
     "hamming": lambda f, cutoff, order: 0.54 + 0.46 * np.cos(math.pi * f),
-    "parzen": lambda f, cutoff, order: (1 - f) ** 3,
+    "parzen": lambda f, cutoff, order: np.where(f <= 0.5, 1 - 6 * f**2 * (1 - f), 2 * (1 - f) ** 3),
     "butterworth": lambda f, cutoff, order: 1 / (1 + (f / cutoff) ** (2 * order)),
 }
 """Window of each filter by name, over frequency as a fraction of the Nyquist frequency, 0 to 1; "none" has no ramp either."""

@@ -20,7 +20,7 @@ DEFINITIONS = {  # as TomoPy has them, over cycles per pixel
     "cosine": lambda nu: nu * np.cos(math.pi * nu),
     "hann": lambda nu: nu * 0.5 * (1 + np.cos(2 * math.pi * nu)),
     "hamming": lambda nu: nu * (0.54 + 0.46 * np.cos(2 * math.pi * nu)),
-    "parzen": lambda nu: nu * (1 - 2 * nu) ** 3,
+    "parzen": lambda nu: nu * np.where(nu <= 0.25, 1 - 6 * (2 * nu) ** 2 * (1 - 2 * nu), 2 * (1 - 2 * nu) ** 3),
     "butterworth": lambda nu: nu / (1 + (nu / 0.4) ** 16),
 }
 
