@@ -36,6 +36,9 @@ ACCUMULATORS: dict[str, Callable[[Shape, Any], Accumulator]] = {
     "fourier": FourierAccumulator,
 }
 
+COUNT_SECONDS = 0.25
+"""Between two looks at the coverage, which takes longer the more projections there are."""
+
 UNKNOWN = 1000
 """Projections assumed for provisional weights where their number is unknown; the gain makes up for it."""
 
@@ -100,6 +103,8 @@ class Rank:
         self._weights_used = np.zeros(0)
         """Of those projections, in the same order."""
         self._planned = None if self._info.theta is None else arc_weights(self._info.theta)
+        self._final: NDArray[np.float64] | None = None
+        self._counted = 0.0
         self._end: Ended | Broken | None = None
         self._stop_reason: str | None = None
         self._version = 0
@@ -285,15 +290,25 @@ class Rank:
 
     def _count(self) -> None:
         self._counters.in_volume = self._cursor
+        now = time.monotonic()
+        if now - self._counted < COUNT_SECONDS and not self._complete():
+            return
+        self._counted = now
         self._counters.coverage = covered_arc(_theta(self._journal.projections[: self._cursor])) / math.pi
 
     def _weights(self, batch: list[Record]) -> NDArray[np.float64]:
         """Of the projections that follow the cursor."""
         if self._end is not None:
-            return arc_weights(_theta(self._journal.projections))[self._cursor : self._cursor + len(batch)]
+            return self._final_weights()[self._cursor : self._cursor + len(batch)]
         if self._planned is not None:
             return self._planned[[r.index for r in batch]]
         return np.full(len(batch), math.pi / (self._info.counts.get(FrameKind.PROJECTION) or UNKNOWN))
+
+    def _final_weights(self) -> NDArray[np.float64]:
+        """Of all projections of the journal, in its order, once no more will come."""
+        if self._final is None:
+            self._final = arc_weights(_theta(self._journal.projections))
+        return self._final
 
     # The end.
 
@@ -310,7 +325,7 @@ class Rank:
             self._renormalize(normalization)
             if self._backlog:
                 return True
-        weights = arc_weights(_theta(self._journal.projections))
+        weights = self._final_weights()
         change = weights - self._weights_used
         changed = np.flatnonzero(np.abs(change) > 1e-9)
         if 2 * changed.size > weights.size:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-LATENCIES = 100_000
+LATENCIES = 10_000
 """Latest latencies kept."""
 
 

@@ -176,6 +176,7 @@ def test_a_killed_engine_is_noticed(started: Processes, tmp_path: Path, config: 
     assert not volume(out)["final"], "what was published before stays readable"
 
 
+@pytest.mark.slow
 def test_an_engine_that_is_started_anew_gets_the_whole_scan(started: Processes, tmp_path: Path, config: Path) -> None:
     out = tmp_path / "out"
     config.write_text(CONFIG.replace("peer_timeout = 1.5", "peer_timeout = 30.0"))
@@ -273,6 +274,7 @@ def test_a_limit_that_the_volume_hits(started: Processes, tmp_path: Path, config
     assert not (out / "volume.h5").exists()
 
 
+@pytest.mark.slow
 def test_a_slow_engine_keeps_both_small(started: Processes, tmp_path: Path) -> None:
     """Show 4: the scan is far larger than the ring; the memory of neither grows with it."""
     path, out = tmp_path / "slow.toml", tmp_path / "out"
