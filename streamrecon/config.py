@@ -231,8 +231,7 @@ def check(config: Config) -> None:
             name = f"{table.name}.{option.name}"
             given = getattr(section, option.name)
             value = _typed(name, given, hints[option.name])
-            if type(value) is not type(given):
-                object.__setattr__(section, option.name, value)  # NumPy's number becomes Python's, a list a tuple
+            object.__setattr__(section, option.name, value)  # NumPy's numbers become Python's, a list a tuple
             if name in _LIMITS and value is not None:
                 low, high = _LIMITS[name]
                 if not low <= value <= high:

@@ -84,7 +84,7 @@ def spawn(spec: str | Path, endpoint: str, config: Config) -> subprocess.Popen[s
 
     The process ends with 0 when the volume is final; otherwise its standard error says why.
     """
-    order = {"spec": str(spec), "endpoint": endpoint, "config": to_dict(config)}
+    order = json.dumps({"spec": str(spec), "endpoint": endpoint, "config": to_dict(config)})
     process = subprocess.Popen(
         # -P: a file of the working folder must not stand in for a module.
         [sys.executable, "-P", "-m", "streamrecon.replayer"],
@@ -94,7 +94,7 @@ def spawn(spec: str | Path, endpoint: str, config: Config) -> subprocess.Popen[s
     )
     assert process.stdin is not None
     with process.stdin:
-        process.stdin.write(json.dumps(order))
+        process.stdin.write(order)
     return process
 
 

@@ -208,6 +208,8 @@ class Engine:
             self._counters.phase = "ended"
             if self._writer is not None:
                 self._writer.close()
+            if self._output is not None:
+                self._output.close()
             if self._journal is not None:
                 self._journal.close(keep=self._error is not None)
                 if self._error is not None:

@@ -6,6 +6,7 @@ replaced in one step, that names the newest version through a virtual dataset. R
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import time
@@ -57,23 +58,39 @@ class Output:
     Raises
     ------
     OutputError
-        If the folder cannot be made, or holds the volume of another scan.
+        If the folder cannot be made, holds the volume of another scan, or another engine is writing to it.
     """
 
     def __init__(self, folder: Path, uid: str, keep: int, keep_seconds: float, overwrite: bool = False) -> None:
         self.folder, self._keep, self._keep_seconds = folder, keep, keep_seconds
         self.partials = folder / "partials"
-        if not overwrite:
-            _refuse_foreign(folder / "volume.h5", uid)
         try:
             self.partials.mkdir(parents=True, exist_ok=True)
+            self._lock = (folder / ".lock").open("w")
+        except OSError as error:
+            raise OutputError(f"cannot use the output folder {folder}: {error.strerror}") from error
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # goes with the process, however it ends
+            if not overwrite:
+                _refuse_foreign(folder / "volume.h5", uid)
             # What an earlier scan left here would be taken for this one's.
             for old in (*self.partials.glob("v[0-9]*"), *self.partials.glob(".v*")):
                 shutil.rmtree(old)
             for name in ("volume.h5", "volume.png"):
                 (folder / name).unlink(missing_ok=True)
+        except BlockingIOError as error:
+            self._lock.close()
+            raise OutputError(f"another engine is writing to {folder}: choose another --out") from error
         except OSError as error:
+            self._lock.close()
+            if isinstance(error, OutputError):
+                raise
             raise OutputError(f"cannot use the output folder {folder}: {error.strerror}") from error
+
+    def close(self) -> None:
+        """Let another engine have the folder."""
+        (self.folder / ".lock").unlink(missing_ok=True)
+        self._lock.close()
 
     def write(self, update: VolumeUpdate, provenance: Provenance) -> Path:
         """Write a version and make it the one that OUT/volume.h5 names; its folder.

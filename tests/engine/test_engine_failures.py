@@ -370,3 +370,23 @@ def test_the_last_word_reaches_a_sender_that_is_slow_to_listen(scan: Scan, tmp_p
         assert "engine.memory_bytes" in str(ended[0]), ended
     else:
         assert not isinstance(ended[0], Exception), ended
+
+
+def test_two_engines_do_not_share_an_output_folder(scan: Scan, tmp_path: Path) -> None:
+    """The second is refused and told why; the first is not disturbed; afterwards the folder is free again."""
+    refused: list[Exception] = []
+
+    def second(engine: Engine) -> None:
+        time.sleep(0.3)
+        refused.append(stream(scan, config(), tmp_path).engine_error or AssertionError("was not refused"))
+
+    first = stream(scan, config(engine={"delay": 0.02}), tmp_path, watch=second)
+    assert isinstance(refused[0], OutputError)
+    assert "another engine" in str(refused[0])
+    assert first.result is not None
+    assert first.result.final
+    assert difference(first.volume, batch(scan, config())) < 1e-5
+    again = stream(scan, config(), tmp_path)
+    assert again.result is not None
+    assert again.result.final
+    assert not (tmp_path / ".lock").exists()
