@@ -107,7 +107,7 @@ class ReconConfig:
     circle: bool = False
     """Set everything outside the circle that every angle sees to 0."""
     upsampling: int = 2
-    """Of the filtered rows, direct method: 1 is plain linear interpolation, 2 is ten times as accurate."""
+    """Of the filtered rows, direct method: 1 is plain linear interpolation, 2 is four times as accurate."""
     width: int = 5
     """Of the gridding kernel, cells, Fourier method."""
     oversampling: float = 1.25

@@ -89,7 +89,7 @@ class Engine:
         self._journal: Journal | None = None
         self._result: Result | None = None
         self._error: BaseException | None = None
-        self._stopping = threading.Event()
+        self._stopping, self._done = threading.Event(), threading.Event()
         self._rank: Rank | None = None
         _compile()
         self._ingest = Ingest(config, self._prepare, self._counters)
@@ -147,8 +147,8 @@ class Engine:
         StreamreconError
             What ended the engine, where it was not the scan's end.
         """
-        self._compute.join(timeout)
-        if self._compute.is_alive():
+        # Not by joining the thread: a KeyboardInterrupt in a join leaves Python 3.11 with a thread it takes for ended.
+        if not self._done.wait(timeout):
             return None
         if self._error is not None:
             raise self._error
@@ -172,9 +172,9 @@ class Engine:
 
     def close(self) -> None:
         """Stop if necessary, and give everything back."""
-        if self._compute.is_alive():
+        if self._compute.ident is not None and not self._done.is_set():
             self.stop()
-            self._compute.join()
+            self._done.wait()
         self._ingest.stop()
         self._story.close()
 
@@ -206,14 +206,20 @@ class Engine:
             self._ingest.refuse(f"the engine failed: {error}")
         finally:
             self._counters.phase = "ended"
-            if self._writer is not None:
-                self._writer.close()
-            if self._output is not None:
-                self._output.close()
-            if self._journal is not None:
-                self._journal.close(keep=self._error is not None)
-                if self._error is not None:
-                    self._story.tell("kept", f"the frames that had come are kept as they came in {self._journal.path}")
+            try:
+                self._give_back()
+            finally:
+                self._done.set()
+
+    def _give_back(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+        if self._output is not None:
+            self._output.close()
+        if self._journal is not None:
+            self._journal.close(keep=self._error is not None)
+            if self._error is not None:
+                self._story.tell("kept", f"the frames that had come are kept as they came in {self._journal.path}")
 
     def _reconstruct(self) -> Result:
         event: Event = self._ingest.inbox.get()

@@ -31,11 +31,7 @@ class DirectAccumulator:
         self.shape, self._options = shape, options
         self.filter_seconds = 0.0
         self._upsampling = options.upsampling
-        half = response(options.filter, shape.padded, options.cutoff, options.filter_order)
-        if options.upsampling > 1:
-            # Linear interpolation multiplies the spectrum by this; where the rows are fine enough it can be undone.
-            half /= np.sinc(np.arange(half.size) / shape.padded / options.upsampling) ** 2
-        self._response = half.astype(np.float32)
+        self._response = response(options.filter, shape.padded, options.cutoff, options.filter_order).astype(np.float32)
         self._volume = np.zeros((shape.blocks, shape.side, shape.side, shape.lanes), np.float32)
 
     @staticmethod
