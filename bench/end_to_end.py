@@ -1,6 +1,6 @@
 """`python -m bench.end_to_end`: a whole scan from a file through the wire into a volume, against the maths alone.
 
-The reference of the same run is the same accumulator fed with the same line integrals from memory: no file, no wire, no
+The reference of the same run is the same accumulator fed with as many projections from memory: no file, no wire, no
 journal, no partial volumes, the center known.
 """
 

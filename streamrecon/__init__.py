@@ -6,7 +6,7 @@ import streamrecon
 volume = streamrecon.reconstruct("scan.h5")          # one call: (slice, y, x), float32
 
 with streamrecon.Engine(streamrecon.Config(), "out") as engine:   # the pieces
-    streamrecon.replayer("scan.h5", engine.endpoint, streamrecon.Config())
+    streamrecon.replay("scan.h5", engine.endpoint, streamrecon.Config())
     result = engine.wait()
 ```
 """

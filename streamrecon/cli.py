@@ -7,19 +7,29 @@ import dataclasses
 import logging
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any, get_args
 
 from streamrecon.config import Config, FilterName, Layout, Method, load
-from streamrecon.errors import ConfigError, PlanError, ScanAbortedError, StreamreconError
+from streamrecon.errors import (
+    ConfigError,
+    PeerLostError,
+    PlanError,
+    RemoteProtocolError,
+    ScanAbortedError,
+    StreamreconError,
+)
 from streamrecon.version import __version__
 
 EXIT_PARTIAL = 1
-"""The scan was not completed; what arrived is in a partial volume."""
+"""The scan was not completed; what arrived, if anything did, is in a partial volume."""
 EXIT_USAGE = 2
-"""The command, its options or its input are wrong; nothing was reconstructed."""
+"""The command, its options or its input are wrong, or it does not fit the machine."""
+EXIT_BUG = 70
+"""An error that streamrecon did not expect."""
 EXIT_INTERRUPTED = 130
 
 
@@ -42,9 +52,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_INTERRUPTED
     except BrokenPipeError:
         return EXIT_INTERRUPTED
+    except (PeerLostError, RemoteProtocolError, ScanAbortedError) as error:
+        sys.stderr.write(f"streamrecon: {error}\n")
+        return EXIT_PARTIAL
     except StreamreconError as error:
         sys.stderr.write(f"streamrecon: {error}\n")
         return EXIT_USAGE
+    except Exception:
+        traceback.print_exc()
+        sys.stderr.write("streamrecon: this is a bug in streamrecon; please report it with the lines above\n")
+        return EXIT_BUG
 
 
 def _terminate(signum: int, frame: FrameType | None) -> None:
@@ -66,7 +83,7 @@ def _demo(options: argparse.Namespace) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    name = "simulated" if options.scan.startswith("simulated") else Path(options.scan).stem
+    name = "simulated" if options.scan in ("simulated", "simulated:") else Path(options.scan).stem
     return _stream(options, options.scan, _config(options), Path(options.out or f"streamrecon-out/{name}"))
 
 

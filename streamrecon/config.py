@@ -144,8 +144,9 @@ class EngineConfig:
     """Projections in a micro-batch."""
     batch_seconds: float = 0.1
     """A batch is closed after this time even if it is not full."""
-    ring_bytes: int = 256 << 20
-    """Room for received frames, which is the credit window; at least two frames."""
+    ring_bytes: int | None = None
+    """Room for received frames, which is the credit window; at least two frames. None: 256 MiB, but no more frames than lie
+    between two versions, so that the sender of a short scan is paced, too."""
     memory_bytes: int | None = None
     """Most memory the plan may use; None is 80 % of what is available."""
     disk_bytes: int | None = None

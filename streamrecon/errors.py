@@ -39,10 +39,6 @@ class PeerLostError(StreamreconError, ConnectionError):
     """The other end fell silent or went away before the scan was complete."""
 
 
-class EngineBusyError(StreamreconError, ConnectionError):
-    """The engine has another scan in work."""
-
-
 class ScanAbortedError(StreamreconError, RuntimeError):
     """The scan was ended by one side; what had arrived was kept as a partial volume."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -79,23 +80,58 @@ def paced(frames: Iterator[Frame], fps: float) -> Iterator[Frame]:
         time.sleep(max(0.0, due - time.monotonic()))
 
 
-def spawn(spec: str | Path, endpoint: str, config: Config) -> subprocess.Popen[str]:
-    """Start a replay in a process of its own, so that reading and decompressing take no time from the engine.
+class ReplayProcess:
+    """A replay in a process of its own, so that reading and decompressing take no time from the engine.
 
-    The process ends with 0 when the volume is final; otherwise its standard error says why.
+    Parameters
+    ----------
+    spec
+        `simulated`, or the path of a scan.
+    endpoint
+        Of the engine.
+    config
+        The options.
     """
-    order = json.dumps({"spec": str(spec), "endpoint": endpoint, "config": to_dict(config)})
-    process = subprocess.Popen(
-        # -P: a file of the working folder must not stand in for a module.
-        [sys.executable, "-P", "-m", "streamrecon.replayer"],
-        stdin=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdin is not None
-    with process.stdin:
-        process.stdin.write(order)
-    return process
+
+    def __init__(self, spec: str | Path, endpoint: str, config: Config) -> None:
+        order = json.dumps({"spec": str(spec), "endpoint": endpoint, "config": to_dict(config)})
+        # Not a pipe, which would fill and stop the sender.
+        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115, it lives as long as the process
+        self._process = subprocess.Popen(
+            # -P: a file of the working folder must not stand in for a module.
+            [sys.executable, "-P", "-m", "streamrecon.replayer"],
+            stdin=subprocess.PIPE,
+            stderr=self._errors,
+            text=True,
+        )
+        assert self._process.stdin is not None
+        with self._process.stdin as stdin:
+            stdin.write(order)
+
+    @property
+    def ended(self) -> bool:
+        """Whether the process is gone."""
+        return self._process.poll() is not None
+
+    def last_words(self) -> str:
+        """Why it ended before the volume was final; empty while it runs, and when all went well."""
+        code = self._process.poll()
+        if not code:
+            return ""
+        if code < 0:
+            return f"the sender was killed by signal {-code}"
+        self._errors.seek(0)
+        lines = self._errors.read().strip().splitlines()
+        return lines[-1] if lines else f"the sender ended with {code}"
+
+    def close(self, patience: float = 5.0) -> None:
+        """Wait for the end, and bring it about where it does not come."""
+        try:
+            self._process.wait(patience)
+        except subprocess.TimeoutExpired:
+            self._process.terminate()
+            self._process.wait()
+        self._errors.close()
 
 
 def _main() -> int:

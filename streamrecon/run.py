@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from streamrecon.config import Config, ReconConfig
 from streamrecon.engine import Engine, Result
 from streamrecon.engine.story import Listener
 from streamrecon.errors import ConfigError, ScanAbortedError
-from streamrecon.replayer import spawn
+from streamrecon.replayer import ReplayProcess
 from streamrecon.sources import open_source
 
 
@@ -58,27 +57,21 @@ def run_scan(
     config = config or Config()
     open_source(spec, config).info()  # a scan that cannot be read is refused before anything is started
     with Engine(config, out, listener, overwrite) as engine:
-        process = spawn(spec, engine.endpoint, config)
+        sender = ReplayProcess(spec, engine.endpoint, config)
+        patience = 5.0
         try:
-            while True:
+            result = None
+            while result is None:
                 result = engine.wait(0.1)
                 watch(engine)
-                if result is not None:
-                    break
-                if process.poll() is not None and not engine.stopping:
-                    # Its last words may still be on their way: an engine that is not done by now has lost its sender.
-                    result = engine.wait(2.0)
-                    if result is not None:
-                        break
-                    engine.stop(_last_words(process))
-            if not result.final:
-                return dataclasses.replace(result, reason=_last_words(process) or result.reason)
+                if result is None and sender.ended and sender.last_words():
+                    engine.sender_lost(sender.last_words())
             return result
         except BaseException:
-            process.terminate()  # it would wait for an engine that is being stopped
+            patience = 0.0  # it would wait for an engine that is being stopped
             raise
         finally:
-            _end(process)
+            sender.close(patience)
 
 
 def reconstruct(
@@ -133,23 +126,3 @@ def _volume(result: Result) -> NDArray[np.float32]:
     with h5py.File(result.volume, "r", locking=False) as file:
         volume: NDArray[np.float32] = file["entry/data/data"][:]
     return volume
-
-
-def _last_words(process: Any) -> str:
-    """Why the replay ended, once it has."""
-    if process.poll() is None or process.returncode == 0:
-        return ""
-    words = process.stderr.read().strip().splitlines()[-1:] if process.stderr and not process.stderr.closed else []
-    if process.returncode < 0:
-        return f"the sender was killed by signal {-process.returncode}"
-    return words[0] if words else f"the sender ended with {process.returncode}"
-
-
-def _end(process: Any) -> None:
-    deadline = time.monotonic() + 5
-    while process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.02)
-    if process.poll() is None:
-        process.terminate()
-    process.wait()
-    process.stderr.close()

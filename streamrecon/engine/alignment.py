@@ -17,11 +17,14 @@ from streamrecon.recon.weights import covered_arc
 FEWEST = 16
 """Projections to wait for in any case: a few that are spread evenly cover the half circle, and tell little."""
 
+LATE = 0.75
+"""Share of the scan from which on a better estimate waits for the end."""
+
 CUT_OFF = 0.3
 """Of the largest mean line integral: what is left of it at the detector's edge if the object is cut off there."""
 
 BETTER = 0.05
-"""Pixels: an estimate that differs less is not worth starting over."""
+"""Pixels: an estimate that differs less is not worth starting over for before the end."""
 
 LineIntegrals = Callable[[Sequence[Record]], NDArray[np.float32]]
 
@@ -55,7 +58,7 @@ class Alignment:
         self._options, self._size, self._read = options, (rows, columns), line_integrals
         # Half a scan without a center is bad enough; where nothing tells it, partial volumes must not wait for more.
         self._most = min(options.center_frames, max(FEWEST, expected // 2) if expected else options.center_frames)
-        self.given = given
+        self._expected, self.given = expected, given
         self.estimate: CenterEstimate | None = None
         """What is used, None while it is waited for."""
         if given is not None:
@@ -89,6 +92,7 @@ class Alignment:
         self._stale = True
         self._studied = 0
         self._looked: tuple[int, float] = (0, math.inf)
+        self._ended = 0
 
     def better(self, projections: Sequence[Record], ended: bool) -> CenterEstimate | None:
         """A center to start with, or to start over with; None while there is nothing to do.
@@ -100,20 +104,21 @@ class Alignment:
         ended
             Whether no more will come.
         """
-        if self.given is not None:
+        if self.given is not None or not projections:
             return None
+        if ended:
+            return self._last(projections)
         self._study(projections)
-        if not projections:
-            return None
         count = len(projections)
         pair = self._finder.opposed_pair()
         mismatch = abs(pair[2]) if pair else math.inf
-        # Looked at whenever the projections have doubled, the pair has become clearly better, or no more will come.
-        news = count >= 2 * self._looked[0] or mismatch < 0.5 * self._looked[1] or (ended and count > self._looked[0])
-        if self.estimate is not None and not news:
+        # Looked at whenever the projections have doubled or the pair has become clearly better, but not shortly before the
+        # end, which has the last word.
+        news = count >= 2 * self._looked[0] or mismatch < 0.5 * self._looked[1]
+        if self.estimate is not None and (not news or (self._expected and count > LATE * self._expected)):
             return None
         covered = covered_arc(np.array([r.theta for r in projections])) / math.pi
-        full = ended or count >= self._most
+        full = count >= self._most
         if self.estimate is None and not full and (covered < self._options.center_wait or count < FEWEST):
             return None
         found = self._finder.best(self._pair(projections, pair))
@@ -123,10 +128,26 @@ class Alignment:
         old = self.estimate
         # What was learnt from other line integrals does not stand against anything that is learnt now.
         surer = old is None or found.sigma < old.sigma or (self._stale and found.method != "middle")
-        if surer and (old is None or abs(found.center - old.center) > BETTER):
-            self.estimate, self._stale = found, False
-            return found
-        return None
+        return self._take(found) if surer and (old is None or abs(found.center - old.center) > BETTER) else None
+
+    def _last(self, projections: Sequence[Record]) -> CenterEstimate | None:
+        """The center from all projections: whatever was used before, and in whatever order they came."""
+        if self._ended == len(projections):
+            return None
+        in_order = sorted(projections, key=lambda record: record.index)
+        if in_order != list(projections):
+            self.restudy()
+        self._study(in_order)
+        self._ended = len(projections)
+        found = self._finder.best(self._pair(projections, self._finder.opposed_pair()))
+        old = self.estimate
+        if old is not None and (found.center == old.center or found.method == "middle"):
+            return None
+        return self._take(found)
+
+    def _take(self, found: CenterEstimate) -> CenterEstimate:
+        self.estimate, self._stale = found, False
+        return found
 
     def _study(self, projections: Sequence[Record]) -> None:
         while self._studied < len(projections):

@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import threading
 
-from streamrecon.config import EmitConfig
-
 
 class EmitPolicy:
     """Every so many projections, every so many seconds, and on request.
 
     Parameters
     ----------
-    options
-        The user's wishes.
-    expected
-        Projections of the scan, where known.
+    every
+        Projections between versions.
+    interval
+        Seconds between versions, besides; None for none.
     """
 
-    def __init__(self, options: EmitConfig, expected: int | None) -> None:
-        self.every = options.every or (max(1, expected // 10) if expected else 100)
-        self._interval = options.interval
+    def __init__(self, every: int, interval: float | None) -> None:
+        self.every, self._interval = every, interval
         self._requested = threading.Event()
         self._projections = 0
         self._time: float | None = None

@@ -15,6 +15,7 @@ from streamrecon.config import Config, ReconConfig
 from streamrecon.engine.emit import EmitPolicy
 from streamrecon.engine.ingest import Accepted, Event, Ingest
 from streamrecon.engine.journal import Journal
+from streamrecon.engine.lock import FolderLock
 from streamrecon.engine.output import Output
 from streamrecon.engine.picture import central_slices
 from streamrecon.engine.plan import Plan, make_plan
@@ -23,7 +24,7 @@ from streamrecon.engine.ring import Ring
 from streamrecon.engine.status import Counters, Status
 from streamrecon.engine.story import Listener, Story
 from streamrecon.engine.writer import Job, Writer
-from streamrecon.errors import OutputError, ScanAbortedError
+from streamrecon.errors import OutputError, PlanError, ScanAbortedError
 from streamrecon.recon.accumulate import Shape
 from streamrecon.scan import FrameKind, Geometry, ScanInfo
 from streamrecon.wire.messages import Range, Update
@@ -74,7 +75,7 @@ class Engine:
     EndpointError
         If the endpoint cannot be used.
     OutputError
-        If the output folder cannot be written.
+        If the output folder cannot be written, or another engine is writing to it.
     """
 
     def __init__(
@@ -91,9 +92,11 @@ class Engine:
         self._error: BaseException | None = None
         self._stopping, self._done = threading.Event(), threading.Event()
         self._rank: Rank | None = None
+        self._sender_lost = False
         _compile()
         self._ingest = Ingest(config, self._prepare, self._counters)
         try:
+            self._lock = FolderLock(self._out)
             self._story = Story(self._out / "scan.log.jsonl", listener)
         except OutputError:
             self._ingest.stop()
@@ -170,6 +173,12 @@ class Engine:
             self._rank.stop(reason)
         self._ingest.refuse(reason)
 
+    def sender_lost(self, reason: str) -> None:
+        """The sender is known to be gone: what has come, also what is still in the ring, becomes a last partial volume."""
+        if not self._sender_lost:
+            self._sender_lost = True
+            self._ingest.refuse(reason)
+
     def close(self) -> None:
         """Stop if necessary, and give everything back."""
         if self._compute.ident is not None and not self._done.is_set():
@@ -177,6 +186,7 @@ class Engine:
             self._done.wait()
         self._ingest.stop()
         self._story.close()
+        self._lock.release()
 
     # Called by the I/O thread.
 
@@ -184,6 +194,10 @@ class Engine:
         """Plan before anything is allocated."""
         if self._plan is not None:
             raise ScanAbortedError("this engine has had its scan")
+        frame = (rows[1] - rows[0]) * info.geometry.columns * info.dtype.itemsize
+        if frame > self._config.engine.max_frame_bytes:
+            limit = self._config.engine.max_frame_bytes
+            raise PlanError(f"frames have {frame} bytes, at most {limit} are accepted: raise engine.max_frame_bytes")
         plan = make_plan(info, rows, self._config, self._out)
         self._output = Output(
             self._out, info.uid, self._config.emit.keep, self._config.emit.keep_seconds, self._overwrite
@@ -214,12 +228,11 @@ class Engine:
     def _give_back(self) -> None:
         if self._writer is not None:
             self._writer.close()
-        if self._output is not None:
-            self._output.close()
         if self._journal is not None:
             self._journal.close(keep=self._error is not None)
             if self._error is not None:
-                self._story.tell("kept", f"the frames that had come are kept as they came in {self._journal.path}")
+                text = f"the frames are kept as they came in {self._journal.path}, until the next run into this folder"
+                self._story.tell("kept", text)
 
     def _reconstruct(self) -> Result:
         event: Event = self._ingest.inbox.get()
@@ -236,7 +249,7 @@ class Engine:
         self._story.tell("scan", f"scan {info.uid}: {_describe(info)}", uid=info.uid, metadata=dict(info.metadata))
         self._writer = Writer(self._output, self._written, self._not_written)
         self._writer.start()
-        self._policy = EmitPolicy(self._config.emit, expected)
+        self._policy = EmitPolicy(self._plan.every, self._config.emit.interval)
         inbox: queue.SimpleQueue[Event] = self._ingest.inbox
         self._rank = rank = Rank(
             event, self._plan, self._config, inbox, self._ingest.release, self._journal, self._writer, self._policy,
@@ -247,6 +260,8 @@ class Engine:
         if self._writer.error is not None:
             raise self._writer.error
         missing = sum(b - a for a, b in end.missing) if isinstance(end, Ended) else 0
+        if isinstance(end, Broken) and expected is not None:
+            missing = expected - self._counters.projections
         if isinstance(end, Ended) and not self._counters.version:
             end = Broken("the scan had no projections")
             self._ingest.refuse(end.reason)
@@ -294,6 +309,8 @@ class Engine:
             final=update.final,
             binning=update.binning,
         )
+        if self.publish_endpoint is None:
+            return
         payload = b"".join(np.ascontiguousarray(s, "<f4").tobytes() for s in central_slices(update.volume))
         self._ingest.publish(
             Update(

@@ -62,6 +62,7 @@ class Fields:
         del self._open_groups[0]
         position = _position([r.index for r in self._journal.projections if r.number < group[0].number])
         self._groups.append(FlatGroup(float(position), self._combined(group, self._options.flat)))
+        self._groups.sort(key=lambda each: each.position)
         self._story.tell(
             "flats", f"{len(group)} flats after {position} projections", flats=len(group), position=position
         )

@@ -147,7 +147,7 @@ class Ingest(threading.Thread):
     def run(self) -> None:
         try:
             self._loop()
-        except Exception as error:
+        except BaseException as error:
             log.exception("the I/O thread failed")
             self.inbox.put(Broken(f"the I/O thread failed: {type(error).__name__}: {error}"))
         finally:

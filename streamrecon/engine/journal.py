@@ -66,11 +66,6 @@ class Journal:
         except OSError as error:
             raise OutputError(f"cannot make the journal {path}: {error.strerror}") from error
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes on disk."""
-        return self._count * self._nbytes
-
     def append(self, kind: FrameKind, index: int, theta: float | None, frame: NDArray[Any], arrived: float) -> Record:
         """Write a frame.
 

@@ -6,8 +6,8 @@ replaced in one step, that names the newest version through a virtual dataset. R
 
 from __future__ import annotations
 
-import fcntl
 import os
+import re
 import shutil
 import time
 from dataclasses import dataclass
@@ -58,39 +58,23 @@ class Output:
     Raises
     ------
     OutputError
-        If the folder cannot be made, holds the volume of another scan, or another engine is writing to it.
+        If the folder cannot be made, or holds the volume of another scan.
     """
 
     def __init__(self, folder: Path, uid: str, keep: int, keep_seconds: float, overwrite: bool = False) -> None:
         self.folder, self._keep, self._keep_seconds = folder, keep, keep_seconds
         self.partials = folder / "partials"
+        if not overwrite:
+            _refuse_foreign(folder / "volume.h5", uid)
         try:
             self.partials.mkdir(parents=True, exist_ok=True)
-            self._lock = (folder / ".lock").open("w")
-        except OSError as error:
-            raise OutputError(f"cannot use the output folder {folder}: {error.strerror}") from error
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # goes with the process, however it ends
-            if not overwrite:
-                _refuse_foreign(folder / "volume.h5", uid)
             # What an earlier scan left here would be taken for this one's.
-            for old in (*self.partials.glob("v[0-9]*"), *self.partials.glob(".v*")):
+            for old in (*_versions(self.partials).values(), *self.partials.glob(".v*")):
                 shutil.rmtree(old)
             for name in ("volume.h5", "volume.png"):
                 (folder / name).unlink(missing_ok=True)
-        except BlockingIOError as error:
-            self._lock.close()
-            raise OutputError(f"another engine is writing to {folder}: choose another --out") from error
         except OSError as error:
-            self._lock.close()
-            if isinstance(error, OutputError):
-                raise
             raise OutputError(f"cannot use the output folder {folder}: {error.strerror}") from error
-
-    def close(self) -> None:
-        """Let another engine have the folder."""
-        (self.folder / ".lock").unlink(missing_ok=True)
-        self._lock.close()
 
     def write(self, update: VolumeUpdate, provenance: Provenance) -> Path:
         """Write a version and make it the one that OUT/volume.h5 names; its folder.
@@ -146,11 +130,10 @@ class Output:
 
     def _prune(self, newest: int) -> None:
         now = time.time()
-        for place in self.partials.glob("v[0-9]*"):
-            number = int(place.name[1:])
+        for number, place in _versions(self.partials).items():
             old = now - place.stat().st_mtime > self._keep_seconds
             if number <= newest - most_kept(self._keep) or (old and number <= newest - self._keep):
-                shutil.rmtree(place)
+                shutil.rmtree(place, ignore_errors=True)  # what cannot go now goes with the next version
 
 
 def most_kept(keep: int) -> int:
@@ -170,6 +153,11 @@ def _refuse_foreign(volume: Path, uid: str) -> None:
         raise OutputError(
             f"{volume} holds {found}, which is not the scan {uid}: choose another --out, or say --overwrite to replace it"
         )
+
+
+def _versions(partials: Path) -> dict[int, Path]:
+    """The folders of versions by number; what else a user put there is left alone."""
+    return {int(place.name[1:]): place for place in partials.iterdir() if re.fullmatch(r"v\d{4,}", place.name)}
 
 
 def _sync(path: Path) -> None:

@@ -24,6 +24,9 @@ SHARE = 0.8
 BREAK_EVEN = 100
 """Angles between full snapshots from which on the Fourier method is the faster one on a CPU."""
 
+RING_BYTES = 256 << 20
+MOST_SLOTS = 1 << 16
+
 PROGRAM_BYTES = 300 << 20
 """The interpreter, the libraries and the compiled kernels."""
 
@@ -96,10 +99,7 @@ def make_plan(info: ScanInfo, rows: Range, config: Config, out: Path) -> Plan:
     disk_limit = config.engine.disk_bytes or int(SHARE * free_disk(out))
 
     frame = geometry.rows * geometry.columns * info.dtype.itemsize
-    slots = max(2, config.engine.ring_bytes // frame)
-    if count is not None:
-        slots = min(slots, max(2, sum(n or 0 for n in info.counts.values())))
-    slots = min(slots, 1 << 16)
+    slots = _slots(config, frame, every, None if count is None else sum(n or 0 for n in info.counts.values()))
     states = {
         "direct": DirectAccumulator.bytes_needed(shape),
         "fourier": FourierAccumulator.bytes_needed(shape, options),
@@ -108,7 +108,7 @@ def make_plan(info: ScanInfo, rows: Range, config: Config, out: Path) -> Plan:
     batch = config.engine.batch
 
     def memory(method: str) -> dict[str, int]:
-        block = batch * shape.lanes * shape.padded * 4
+        block = batch * shape.block_rows * shape.padded * 4
         work = 5 * block * options.upsampling if method == "direct" else 8 * block
         transform = states["fourier"] // shape.blocks * 2 if method == "fourier" else 0
         return {
@@ -130,7 +130,8 @@ def make_plan(info: ScanInfo, rows: Range, config: Config, out: Path) -> Plan:
             "raise the limit (engine.memory_bytes)"
         )
 
-    frames = sum(n or 0 for n in info.counts.values()) if count is not None else 0
+    known = all(n is not None for n in info.counts.values())
+    frames = sum(n or 0 for n in info.counts.values())
     versions = most_kept(config.emit.keep)
     if count is not None and config.emit.interval is None:
         versions = min(versions, math.ceil(count / every))
@@ -140,7 +141,7 @@ def make_plan(info: ScanInfo, rows: Range, config: Config, out: Path) -> Plan:
         while binning > shape.side:
             binning //= 2
     disk = {
-        "journal": frames * frame,
+        "journal" if known else "journal, of the frames announced": frames * frame,
         "partial volumes": versions * volume // binning**3,
         "final volume": volume,
     }
@@ -152,6 +153,15 @@ def make_plan(info: ScanInfo, rows: Range, config: Config, out: Path) -> Plan:
             "reconstruct fewer rows (--rows A:B), or raise the limit (engine.disk_bytes)"
         )
     return Plan(method, why, slots, binning, every, needed, disk, memory_limit, disk_limit)
+
+
+def _slots(config: Config, frame: int, every: int, frames: int | None) -> int:
+    """Frames in the ring."""
+    if config.engine.ring_bytes is None:
+        slots = min(RING_BYTES // frame, max(config.engine.batch, every))
+    else:
+        slots = config.engine.ring_bytes // frame
+    return max(2, min(slots, MOST_SLOTS if frames is None else frames))
 
 
 def _choose(asked: str, every: int, needs: dict[str, int], limit: int) -> tuple[str, str]:

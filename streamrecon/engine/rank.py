@@ -213,7 +213,10 @@ class Rank:
         for first in range(0, self._cursor, self._config.engine.batch):
             done = slice(first, min(first + self._config.engine.batch, self._cursor))
             records = self._journal.projections[done]
-            self._add(new.flat_difference(old, positions(records)), _theta(records), self._weights_used[done])
+            difference = new.flat_difference(old, positions(records))
+            if difference.any():  # before the previous group nothing has changed
+                self._add(difference, _theta(records), self._weights_used[done])
+            self._absorb(self._absorbable())
         self._story.tell("flats_corrected", f"the flats' difference was added at {self._cursor} angles")
 
     # Center.
@@ -387,7 +390,7 @@ class Rank:
         for block in range(shape.blocks):
             with self._counters.stage("snapshot"):
                 slices = self._accumulator.snapshot_block(block, gain, binning)
-                volume[block * shape.lanes : block * shape.lanes + len(slices)] = slices
+                volume[block * shape.block_rows : block * shape.block_rows + len(slices)] = slices
             if absorb:
                 self._absorb(self._absorbable())
         return volume

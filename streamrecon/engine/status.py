@@ -69,8 +69,6 @@ class Counters:
     duplicates: int = 0
     began: float | None = None
     """When the first frame arrived, monotonic."""
-    ended: float | None = None
-    """When the final volume could be read."""
     latencies: deque[float] = field(default_factory=lambda: deque(maxlen=LATENCIES))
     stages: dict[str, float] = field(default_factory=dict)
     """Seconds by stage: transport in the I/O thread, write in the writer thread, all others in the compute thread."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from streamrecon.errors import OutputError
+
+log = logging.getLogger(__name__)
 
 Listener = Callable[[dict[str, Any]], None]
 
@@ -40,7 +43,7 @@ class Story:
             raise OutputError(f"cannot write {path}: {error.strerror}") from error
 
     def tell(self, event: str, text: str, **facts: Any) -> None:
-        """Tell one event.
+        """Tell one event. Never raises: a full disk or a closed terminal is no reason to lose a scan.
 
         Parameters
         ----------
@@ -61,9 +64,17 @@ class Story:
         }
         with self._lock:
             if not self._file.closed:
-                self._file.write(json.dumps(entry, default=str) + "\n")
-        if self._listener is not None:
-            self._listener(entry)
+                try:
+                    self._file.write(json.dumps(entry, default=str) + "\n")
+                except OSError as error:
+                    log.warning("the story of the scan cannot be written: %s", error.strerror)
+        listener = self._listener
+        if listener is not None:
+            try:
+                listener(entry)
+            except (Exception, SystemExit) as error:  # a closed terminal makes rich exit
+                self._listener = None
+                log.warning("events are no longer shown: %s: %s", type(error).__name__, error)
 
     def close(self) -> None:
         """Close the file; what is told afterwards reaches the listener only."""

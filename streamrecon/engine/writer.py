@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from streamrecon.engine.output import Output, Provenance
+from streamrecon.errors import OutputError
 from streamrecon.scan import VolumeUpdate
 
 
@@ -75,8 +76,8 @@ class Writer(threading.Thread):
                 self._output.write(job.update, job.provenance)
                 self.error = None
                 self._written(job, time.perf_counter() - began)
-            except Exception as error:
-                self.error = error
-                self._failed(job, error)
+            except BaseException as error:
+                self.error = error if isinstance(error, Exception) else OutputError(f"{type(error).__name__}: {error}")
+                self._failed(job, self.error)
             finally:
                 self._idle.set()

@@ -14,7 +14,7 @@ from streamrecon.errors import GeometryError
 from streamrecon.recon.filters import padded_length
 from streamrecon.scan import Geometry
 
-LANES = 32
+BLOCK_ROWS = 32
 """Most rows of a block: one index and one weight serve them all."""
 
 
@@ -54,12 +54,12 @@ class Shape:
     @property
     def blocks(self) -> int:
         """Blocks of rows; all but the last are full."""
-        return math.ceil(self.rows / self.lanes)
+        return math.ceil(self.rows / self.block_rows)
 
     @property
-    def lanes(self) -> int:
+    def block_rows(self) -> int:
         """Rows of a block, even: two real rows make a complex one."""
-        blocks = math.ceil(self.rows / LANES)
+        blocks = math.ceil(self.rows / BLOCK_ROWS)
         rows = math.ceil(self.rows / blocks)
         return rows + rows % 2 if rows <= 8 else math.ceil(rows / 8) * 8
 
@@ -75,11 +75,11 @@ class Shape:
         return padded_length(self.columns, beyond)
 
     def block(self, projections: NDArray[np.float32], index: int) -> NDArray[np.float32]:
-        """Rows of one block, (angle, lanes, column); the last block is filled with zeros."""
-        rows = projections[:, index * self.lanes : (index + 1) * self.lanes]
-        if rows.shape[1] == self.lanes:
+        """Rows of one block, (angle, block row, column); the last block is filled with zeros."""
+        rows = projections[:, index * self.block_rows : (index + 1) * self.block_rows]
+        if rows.shape[1] == self.block_rows:
             return rows
-        full = np.zeros((len(projections), self.lanes, self.columns), np.float32)
+        full = np.zeros((len(projections), self.block_rows, self.columns), np.float32)
         full[:, : rows.shape[1]] = rows
         return full
 

@@ -138,7 +138,7 @@ class CenterFinder:
         self._weights = np.stack([np.ones(columns), u - (columns - 1) / 2, *sides], axis=1).astype(np.float32)
         self._sums: list[NDArray[np.float32]] = []
         self._index: list[int] = []
-        self._theta: list[float] = []
+        self._theta = np.zeros(0)
         self._pair: tuple[int, int, float] | None = None
 
     def add(self, index: int, theta: float, projection: NDArray[np.float32]) -> None:
@@ -160,13 +160,16 @@ class CenterFinder:
             raise GeometryError(f"projection {index} has shape {projection.shape}; expected {self._shape}")
         if not math.isfinite(theta):
             raise GeometryError(f"theta of projection {index} is {theta}; expected a finite angle")
-        if self._theta:
-            off = np.remainder(theta - np.array(self._theta), 2 * math.pi) - math.pi
+        count = len(self._index)
+        if count == self._theta.size:
+            self._theta = np.concatenate([self._theta, np.zeros(max(64, count))])
+        self._theta[count] = theta
+        if count:
+            off = np.remainder(theta - self._theta[:count], 2 * math.pi) - math.pi
             nearest = int(np.argmin(np.abs(off)))
             if abs(off[nearest]) < (abs(self._pair[2]) if self._pair else self._tolerance):
                 self._pair = (self._index[nearest], index, float(off[nearest]))
         self._index.append(index)
-        self._theta.append(theta)
         if len(self._sums) < CAPACITY:
             with np.errstate(invalid="ignore"):  # A band with pixels that are not finite counts as one without mass.
                 sums = np.add.reduceat(projection @ self._weights, self._bands[:-1], axis=0)

@@ -32,12 +32,12 @@ class DirectAccumulator:
         self.filter_seconds = 0.0
         self._upsampling = options.upsampling
         self._response = response(options.filter, shape.padded, options.cutoff, options.filter_order).astype(np.float32)
-        self._volume = np.zeros((shape.blocks, shape.side, shape.side, shape.lanes), np.float32)
+        self._volume = np.zeros((shape.blocks, shape.side, shape.side, shape.block_rows), np.float32)
 
     @staticmethod
     def bytes_needed(shape: Shape) -> int:
         """Bytes of the state before it is allocated."""
-        return shape.blocks * shape.side**2 * shape.lanes * 4
+        return shape.blocks * shape.side**2 * shape.block_rows * 4
 
     @property
     def nbytes(self) -> int:
@@ -78,9 +78,9 @@ class DirectAccumulator:
             # Bins are centered on the axis, as the pixels are: an odd rest is the mean of the two nearest ways to cut.
             cuts = {left_over // 2, (left_over + 1) // 2}
             volume = np.mean([_bin_pixels(volume, cut, side, binning) for cut in cuts], axis=0)
-        out = np.empty((min(shape.lanes, shape.rows - index * shape.lanes), *volume.shape[:2]), np.float32)
+        out = np.empty((min(shape.block_rows, shape.rows - index * shape.block_rows), *volume.shape[:2]), np.float32)
         pixels, ones = np.arange(volume.shape[0]), np.ones(volume.shape[0], np.float32)
-        take_slices(volume, pixels, pixels, ones, ones * np.float32(gain * shape.scale), out)
+        take_slices(volume, pixels, pixels, ones, ones * np.float32(gain * shape.scale), out, shape.radius / binning)
         return out
 
     def merge(self, other: Accumulator) -> None:

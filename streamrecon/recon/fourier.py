@@ -47,7 +47,7 @@ class FourierAccumulator:
         self._response = np.concatenate([half[:0:-1], half]) / shape.padded
         self._period = self._periods(shape, options)
         side = self._sides(shape, options)
-        self._grid = np.zeros((shape.blocks, side, side, shape.lanes // 2), np.complex64)
+        self._grid = np.zeros((shape.blocks, side, side, shape.block_rows // 2), np.complex64)
         self._work: NDArray[np.complex64] | None = None  # for whole snapshots, kept because touching new memory is slow
 
     @staticmethod
@@ -61,7 +61,7 @@ class FourierAccumulator:
     @classmethod
     def bytes_needed(cls, shape: Shape, options: ReconConfig) -> int:
         """Bytes of the state before it is allocated."""
-        return shape.blocks * cls._sides(shape, options) ** 2 * shape.lanes * 4
+        return shape.blocks * cls._sides(shape, options) ** 2 * shape.block_rows * 4
 
     @property
     def nbytes(self) -> int:
@@ -78,12 +78,12 @@ class FourierAccumulator:
         frequency = np.arange(-half, half + 1) / shape.padded
         factor = weight[:, None] * self._response * np.exp(2j * math.pi * shift[:, None] * frequency)
         factor = factor.astype(np.complex64)[:, :, None]
-        samples = np.empty((len(theta), 2 * half + 1, shape.lanes // 2), np.complex64)
+        samples = np.empty((len(theta), 2 * half + 1, shape.block_rows // 2), np.complex64)
         cells = self._period / shape.padded
         for block in range(shape.blocks):
             began = time.perf_counter()
             rows = shape.block(projections, block)
-            packed = np.empty((len(theta), shape.lanes // 2, shape.columns), np.complex64)
+            packed = np.empty((len(theta), shape.block_rows // 2, shape.columns), np.complex64)
             packed.real, packed.imag = rows[:, 0::2], rows[:, 1::2]
             padded, _ = pad(packed, shape.padded)  # type: ignore[arg-type]
             spectrum = fft.fft(padded, axis=-1, overwrite_x=True, workers=threads()).transpose(0, 2, 1)
@@ -110,7 +110,7 @@ class FourierAccumulator:
         image = fft.ifft2(spectrum, axes=(0, 1), norm="forward", overwrite_x=True, workers=threads())
         pixel = np.arange(side) - side // 2
         correction = np.asarray(1 / self._kernel.transform((pixel * binning + shift) / self._period), np.float32)
-        out = np.empty((min(shape.lanes, shape.rows - index * shape.lanes), side, side), np.float32)
+        out = np.empty((min(shape.block_rows, shape.rows - index * shape.block_rows), side, side), np.float32)
         # Real and imaginary parts lie side by side in memory, as rows 2 j and 2 j + 1.
         rows = image.view(np.float32)
         take_slices(

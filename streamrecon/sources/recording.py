@@ -154,15 +154,12 @@ def text(file: h5py.File, *paths: str) -> str:
 
 
 def units(dataset: h5py.Dataset) -> str | None:
-    """The attribute `units`, in lower case; None without one."""
+    """The attribute `units`, in lower case; None without one, or where it is empty."""
     value = dataset.attrs.get("units")
     if isinstance(value, np.ndarray):
         value = value.flat[0] if value.size else None
-    return (
-        value.decode("utf-8", "replace").strip().lower()
-        if isinstance(value, bytes)
-        else value and value.strip().lower()
-    )
+    text = value.decode("utf-8", "replace") if isinstance(value, bytes) else value or ""
+    return text.strip().lower() or None
 
 
 def numbers(file: h5py.File, path: str) -> NDArray[np.float64]:

@@ -109,6 +109,7 @@ def bind(socket: zmq.Socket[bytes], endpoint: str, insecure: bool) -> str:
         If it is not allowed or in use.
     """
     check_bind(endpoint, insecure)
+    socket.setsockopt(zmq.IPV6, int("[" in endpoint))
     try:
         socket.bind(endpoint)
     except zmq.ZMQError as error:
@@ -125,6 +126,7 @@ def connect(socket: zmq.Socket[bytes], endpoint: str) -> None:
         If the endpoint is malformed.
     """
     _parse(endpoint)
+    socket.setsockopt(zmq.IPV6, int("[" in endpoint))
     try:
         socket.connect(endpoint)
     except zmq.ZMQError as error:

@@ -257,7 +257,12 @@ class _Sender:
             if not self.socket.poll(0, zmq.POLLOUT):
                 return sent
             header = self._end.frame(self._next, time.monotonic())
-            self.socket.send_multipart([*encode(header), self._next.data.data], zmq.NOBLOCK, copy=False)
+            try:
+                self.socket.send_multipart([*encode(header), self._next.data.data], zmq.NOBLOCK, copy=False)
+            except zmq.Again as error:
+                raise PeerLostError(
+                    f"the connection to the engine at {self._endpoint} broke at frame {header.n}"
+                ) from error
             self._next = None
             sent += 1
 

@@ -171,7 +171,7 @@ class Credit(Message):
     max_bytes: int
     max_frames: int
     in_volume: int = 0
-    """Projections in the volume."""
+    """Projections in the newest version of the volume."""
     want_cut: int = 0
 
 

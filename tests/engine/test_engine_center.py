@@ -136,3 +136,15 @@ def test_catching_up_is_batched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     while sum(tail) < again:
         tail.append(sizes.pop())
     assert len(tail) <= 3 * again / 16, f"{again} projections were accumulated again in {len(tail)} batches"
+
+
+@pytest.mark.parametrize("order", ["recorded", "golden", "random:2"])
+def test_the_final_volume_depends_on_neither_order_nor_pace(tmp_path: Path, order: str) -> None:
+    """Estimates come and go during the scan; the last one is from all projections."""
+    scan = simulated(rows=4, columns=64, projections=90, center=33.9, phantom="foam", photons=3000.0)
+    plain = stream(scan, config(recon={"center": None}), tmp_path / "plain")
+    other = Scan(scan.info, [*scan.of(D), *scan.of(F), *shuffled(scan.of(P), order)])
+    options = config(recon={"center": None}, emit={"every": 7}, engine={"batch": 5, "delay": 0.003})
+    changed = stream(other, options, tmp_path / "changed")
+    assert plain.told("center")[-1]["center"] == pytest.approx(changed.told("center")[-1]["center"], abs=1e-6)
+    assert difference(plain.volume, changed.volume) < 1e-5

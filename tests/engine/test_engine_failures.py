@@ -20,7 +20,7 @@ from engine_scans import D, F, P, Scan, batch, config, difference, read, read_vo
 import streamrecon.engine.journal as journal_module
 from streamrecon.engine import Engine
 from streamrecon.engine.output import Output
-from streamrecon.errors import OutputError, ScanAbortedError, SourceError, StreamreconError
+from streamrecon.errors import OutputError, PlanError, ScanAbortedError, SourceError, StreamreconError
 from streamrecon.scan import Frame
 from streamrecon.transport import send_scan
 
@@ -374,19 +374,49 @@ def test_the_last_word_reaches_a_sender_that_is_slow_to_listen(scan: Scan, tmp_p
 
 def test_two_engines_do_not_share_an_output_folder(scan: Scan, tmp_path: Path) -> None:
     """The second is refused and told why; the first is not disturbed; afterwards the folder is free again."""
-    refused: list[Exception] = []
 
     def second(engine: Engine) -> None:
-        time.sleep(0.3)
-        refused.append(stream(scan, config(), tmp_path).engine_error or AssertionError("was not refused"))
+        with pytest.raises(OutputError, match="another engine"):
+            Engine(config(), tmp_path)
 
-    first = stream(scan, config(engine={"delay": 0.02}), tmp_path, watch=second)
-    assert isinstance(refused[0], OutputError)
-    assert "another engine" in str(refused[0])
+    first = stream(scan, config(), tmp_path, watch=second)
     assert first.result is not None
     assert first.result.final
     assert difference(first.volume, batch(scan, config())) < 1e-5
     again = stream(scan, config(), tmp_path)
     assert again.result is not None
     assert again.result.final
-    assert not (tmp_path / ".lock").exists()
+
+
+@pytest.mark.parametrize("event", ["plan", "center", "version", "end"])
+@pytest.mark.parametrize("error", [RuntimeError, SystemExit, BrokenPipeError])
+def test_a_listener_that_raises_does_not_end_a_scan(
+    scan: Scan, tmp_path: Path, event: str, error: type[BaseException]
+) -> None:
+    """A terminal that was closed, for one: it may raise in any of the engine's threads."""
+
+    def listener(entry: dict[str, Any]) -> None:
+        if entry["event"] == event:
+            raise error("the terminal is gone")
+
+    with Engine(config(), tmp_path, listener) as engine:
+        send_scan(scan.info, scan.frames, engine.endpoint, connect_timeout=5)
+        result = engine.wait(20)
+    assert result is not None
+    assert result.final
+
+
+def test_a_frame_larger_than_allowed_is_refused_when_announced(scan: Scan, tmp_path: Path) -> None:
+    streamed = stream(scan, config(engine={"max_frame_bytes": 100}), tmp_path)
+    assert isinstance(streamed.engine_error, PlanError)
+    assert isinstance(streamed.sender_error, ScanAbortedError)
+    assert "engine.max_frame_bytes" in str(streamed.sender_error)
+
+
+def test_folders_that_are_not_ours_are_left_alone(scan: Scan, tmp_path: Path) -> None:
+    for name in ("v0000-mine", "v0002-good", "vacation"):
+        (tmp_path / "partials" / name).mkdir(parents=True)
+    streamed = stream(scan, config(emit={"every": 5, "keep": 1, "keep_seconds": 0.0}), tmp_path)
+    assert streamed.result is not None
+    assert streamed.result.final
+    assert {p.name for p in (tmp_path / "partials").iterdir()} >= {"v0000-mine", "v0002-good", "vacation"}

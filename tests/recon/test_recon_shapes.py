@@ -12,7 +12,7 @@ from recon_oracle import METHODS, accumulator, disc, fill, grid, half_turn, reco
 
 from streamrecon.config import ReconConfig
 from streamrecon.errors import GeometryError
-from streamrecon.recon.accumulate import LANES, Shape, bin_slices, snapshot
+from streamrecon.recon.accumulate import BLOCK_ROWS, Shape, bin_slices, snapshot
 from streamrecon.scan import Geometry
 
 METHOD = pytest.mark.parametrize("method", sorted(METHODS))
@@ -44,10 +44,10 @@ def blobs(x: NDArray[np.float64], y: NDArray[np.float64], zoom: int = 1) -> NDAr
 @pytest.mark.parametrize("rows", range(1, 140))
 def test_blocks_hold_all_rows_and_little_more(rows: int) -> None:
     shape = Shape.of(Geometry(rows, 8), ReconConfig(), 3.5)
-    assert shape.lanes % 2 == 0
-    assert 2 <= shape.lanes <= LANES
-    assert shape.blocks == math.ceil(rows / shape.lanes) == math.ceil(rows / LANES)
-    assert shape.blocks * shape.lanes - rows < 8 * shape.blocks
+    assert shape.block_rows % 2 == 0
+    assert 2 <= shape.block_rows <= BLOCK_ROWS
+    assert shape.blocks == math.ceil(rows / shape.block_rows) == math.ceil(rows / BLOCK_ROWS)
+    assert shape.blocks * shape.block_rows - rows < 8 * shape.blocks
 
 
 @METHOD
