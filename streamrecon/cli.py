@@ -15,7 +15,6 @@ from typing import Any, get_args
 
 from streamrecon.config import Config, FilterName, Layout, Method, load
 from streamrecon.errors import (
-    ConfigError,
     PeerLostError,
     PlanError,
     RemoteProtocolError,
@@ -196,8 +195,6 @@ def _inspect(options: argparse.Namespace) -> int:
     for note in source.notes():
         print(f"note        {note}")
     rows = config.recon.rows or (0, geometry.rows)
-    if rows[1] > geometry.rows:
-        raise ConfigError(f"rows {rows[0]}:{rows[1]} were asked for (--rows), but the detector has {geometry.rows}")
     print("what would happen:")
     try:
         for text in make_plan(info, rows, config, Path(options.out or ".")).lines():

@@ -98,8 +98,9 @@ class ReconConfig:
     """Column of the rotation axis; None: found during the scan."""
     center_wait: float = 0.25
     """Share of the half circle to wait for before accumulation starts with the best center known, 0 to 1."""
-    center_frames: int = 1024
-    """Most projections to wait for before accumulation starts with the best center known."""
+    center_frames: int | None = None
+    """Most projections to wait for before accumulation starts with the best center known; None: half the scan, or 1024
+    where its length is unknown."""
     rows: tuple[int, int] | None = None
     """Detector rows to reconstruct, first and one past the last; None is all."""
     side: int | None = None
@@ -236,7 +237,7 @@ def check(config: Config) -> None:
             if name in _LIMITS and value is not None:
                 low, high = _LIMITS[name]
                 if not low <= value <= high:
-                    raise ConfigError(f"{name} is {value!r}; expected {low:g} to {high:g}")
+                    raise ConfigError(f"{name} is {value!r}; expected {low:.12g} to {high:.15g}")
     rows = config.recon.rows
     if rows is not None and not 0 <= rows[0] < rows[1]:
         raise ConfigError(f"recon.rows is {rows[0]}:{rows[1]}; expected FIRST:END with 0 <= FIRST < END")

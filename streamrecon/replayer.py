@@ -103,6 +103,7 @@ class ReplayProcess:
             stdin=subprocess.PIPE,
             stderr=self._errors,
             text=True,
+            start_new_session=True,  # Ctrl-C is for the engine, which tells its sender
         )
         assert self._process.stdin is not None
         with self._process.stdin as stdin:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamrecon.config import Config, ReconConfig
-from streamrecon.engine import Engine, Result
+from streamrecon.engine import Engine, Result, make_plan
 from streamrecon.engine.story import Listener
 from streamrecon.errors import ConfigError, ScanAbortedError
 from streamrecon.replayer import ReplayProcess
@@ -51,21 +51,28 @@ def run_scan(
     Raises
     ------
     StreamreconError
-        If the scan cannot be read, does not fit the machine, or the engine fails. A scan that breaks off is no error: its
-        result is not final.
+        If the scan cannot be read, does not fit the machine, or the engine fails. A scan that breaks off, or is interrupted
+        once by the user, is no error: its result is not final.
     """
     config = config or Config()
-    open_source(spec, config).info()  # a scan that cannot be read is refused before anything is started
+    # What cannot be read or does not fit is refused before anything is started.
+    info = open_source(spec, config).info()
+    make_plan(info, config.recon.rows or (0, info.geometry.rows), config, Path(out))
     with Engine(config, out, listener, overwrite) as engine:
         sender = ReplayProcess(spec, engine.endpoint, config)
         patience = 5.0
         try:
             result = None
             while result is None:
-                result = engine.wait(0.1)
-                watch(engine)
-                if result is None and sender.ended and sender.last_words():
-                    engine.sender_lost(sender.last_words())
+                try:
+                    result = engine.wait(0.1)
+                    watch(engine)
+                    if result is None and sender.ended and sender.last_words():
+                        engine.sender_lost(sender.last_words())
+                except KeyboardInterrupt:
+                    if engine.stopping:
+                        raise
+                    engine.stop("it was interrupted")
             return result
         except BaseException:
             patience = 0.0  # it would wait for an engine that is being stopped

@@ -17,6 +17,9 @@ from streamrecon.recon.weights import covered_arc
 FEWEST = 16
 """Projections to wait for in any case: a few that are spread evenly cover the half circle, and tell little."""
 
+MOST = 1024
+"""Projections to wait for at most where their number is unknown."""
+
 LATE = 0.75
 """Share of the scan from which on a better estimate waits for the end."""
 
@@ -56,8 +59,8 @@ class Alignment:
         line_integrals: LineIntegrals,
     ) -> None:
         self._options, self._size, self._read = options, (rows, columns), line_integrals
-        # Half a scan without a center is bad enough; where nothing tells it, partial volumes must not wait for more.
-        self._most = min(options.center_frames, max(FEWEST, expected // 2) if expected else options.center_frames)
+        half = max(FEWEST, expected // 2) if expected else MOST
+        self._most = half if options.center_frames is None else options.center_frames
         self._expected, self.given = expected, given
         self.estimate: CenterEstimate | None = None
         """What is used, None while it is waited for."""

@@ -24,7 +24,7 @@ from streamrecon.engine.ring import Ring
 from streamrecon.engine.status import Counters, Status
 from streamrecon.engine.story import Listener, Story
 from streamrecon.engine.writer import Job, Writer
-from streamrecon.errors import OutputError, PlanError, ScanAbortedError
+from streamrecon.errors import OutputError, PlanError, ScanAbortedError, StreamreconError
 from streamrecon.recon.accumulate import Shape
 from streamrecon.scan import FrameKind, Geometry, ScanInfo
 from streamrecon.wire.messages import Range, Update
@@ -216,7 +216,8 @@ class Engine:
             self._result = self._reconstruct()
         except BaseException as error:
             self._error = error
-            self._story.tell("failed", f"{type(error).__name__}: {error}")
+            known = isinstance(error, StreamreconError)
+            self._story.tell("failed", str(error) if known else f"{type(error).__name__}: {error}")
             self._ingest.refuse(f"the engine failed: {error}")
         finally:
             self._counters.phase = "ended"

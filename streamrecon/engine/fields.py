@@ -73,7 +73,12 @@ class Fields:
         if self.normalizer is None:
             self.normalizer = Normalizer(self.known(ended=False))
             self._tell(self.normalizer)
-        return self.normalizer.line_integrals(self._journal.read(records), positions(records))
+        already = self.normalizer.repaired
+        projections = self.normalizer.line_integrals(self._journal.read(records), positions(records))
+        if self.normalizer.repaired and not already:
+            text = f"projection {records[0].index} or one soon after it has pixels that are not finite: they are interpolated"
+            self._story.tell("bad_pixels", text)
+        return projections
 
     def known(self, ended: bool) -> Normalization:
         """The normalization by what has come so far; there is at least one projection."""

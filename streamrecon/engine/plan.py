@@ -11,7 +11,7 @@ import psutil
 
 from streamrecon.config import Config
 from streamrecon.engine.output import most_kept
-from streamrecon.errors import OutputError, PlanError
+from streamrecon.errors import ConfigError, OutputError, PlanError
 from streamrecon.recon.accumulate import Shape
 from streamrecon.recon.direct import DirectAccumulator
 from streamrecon.recon.fourier import FourierAccumulator
@@ -86,11 +86,15 @@ def make_plan(info: ScanInfo, rows: Range, config: Config, out: Path) -> Plan:
     ------
     PlanError
         If the scan does not fit, naming the option to change.
-    GeometryError
-        If the geometry cannot be reconstructed.
+    ConfigError, GeometryError
+        If rows or center are beyond the detector.
     """
     options = config.recon
-    geometry = Geometry(rows[1] - rows[0], info.geometry.columns, info.geometry.pixel_size)
+    if rows[1] > info.geometry.rows:
+        raise ConfigError(
+            f"rows {rows[0]}:{rows[1]} were asked for (--rows), but the detector has {info.geometry.rows}"
+        )
+    geometry = Geometry(rows[1] - rows[0], info.geometry.columns, info.geometry.pixel_size, options.center)
     center = (geometry.columns - 1) / 2 if options.center is None else options.center
     shape = Shape.of(geometry, options, center)
     count = info.counts.get(FrameKind.PROJECTION)
@@ -117,10 +121,11 @@ def make_plan(info: ScanInfo, rows: Range, config: Config, out: Path) -> Plan:
             "state": states[method],
             "batch": batch * (frame + 3 * geometry.rows * geometry.columns * 4) + work,
             "flats and dark": 8 * geometry.rows * geometry.columns * 4,
-            "snapshot": 2 * volume + transform,
+            "snapshot": 2 * volume + volume // shape.blocks + transform,
         }
 
-    method, why = _choose(options.method, every, {name: sum(memory(name).values()) for name in states}, memory_limit)
+    apart = every if config.emit.interval is None else 0
+    method, why = _choose(options.method, apart, {name: sum(memory(name).values()) for name in states}, memory_limit)
     needed = memory(method)
     if sum(needed.values()) > memory_limit:
         raise PlanError(
@@ -164,13 +169,15 @@ def _slots(config: Config, frame: int, every: int, frames: int | None) -> int:
     return max(2, min(slots, MOST_SLOTS if frames is None else frames))
 
 
-def _choose(asked: str, every: int, needs: dict[str, int], limit: int) -> tuple[str, str]:
+def _choose(asked: str, apart: int, needs: dict[str, int], limit: int) -> tuple[str, str]:
     if asked != "auto":
         return asked, "as asked for"
-    method = "fourier" if every >= BREAK_EVEN else "direct"
+    method = "fourier" if apart >= BREAK_EVEN else "direct"
     other = "direct" if method == "fourier" else "fourier"
     if needs[method] > limit >= needs[other]:
         return other, f"{method} would be faster, but needs {size(needs[method])} of memory"
+    if not apart:
+        return method, "versions are asked for by time (--interval), so they may be few angles apart"
     relation = "at least" if method == "fourier" else "fewer than"
     return method, f"versions are {relation} {BREAK_EVEN} angles apart"
 

@@ -35,7 +35,7 @@ class Hello(Message):
     uid: str
     """Of the scan."""
     epoch: int
-    """Grows with every restart of the sender; the highest wins."""
+    """Grows with every restart of the sender. Carried, not used yet: a second sender of a scan in work is told BUSY."""
     role: Literal["producer", "relay"] = "producer"
     codecs: tuple[str, ...] = ("raw",)
     can_replay: bool = False

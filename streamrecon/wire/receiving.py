@@ -166,6 +166,12 @@ class ReceivingEnd:
                 raise RemoteProtocolError(
                     f"GAP names the frames {first} to {end} of kind {message.kind}; expected a range of a known kind"
                 )
+            # What was sent cannot be withdrawn yet. The shorter of the two is searched, whatever range a peer names.
+            come = (i for i in range(first, end)) if end - first < len(self._seen) else (i for _, i in self._seen)
+            if any(first <= i < end and (message.kind, i) in self._seen for i in come):
+                raise RemoteProtocolError(
+                    f"GAP names frames of {first} to {end} that have come; they cannot be withdrawn"
+                )
             if message.kind == FrameKind.PROJECTION:
                 self._gap_end = max(self._gap_end, end)
 

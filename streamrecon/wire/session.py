@@ -26,7 +26,7 @@ class Role(enum.Enum):
 class State(enum.Enum):
     """Where a session stands."""
 
-    NEW = "nothing was said"
+    NEW = "the sender looks for a receiver"
     GREETING = "the sender waits to be let in"
     WELCOMED = "the scan may be announced"
     OPENING = "the receiver plans for the scan"
