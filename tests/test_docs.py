@@ -12,6 +12,7 @@ import h5py
 import pytest
 
 import streamrecon
+from streamrecon.config import SimulatedConfig
 
 ROOT = Path(__file__).parents[1]
 
@@ -26,6 +27,25 @@ def test_every_link_leads_somewhere() -> None:
     for page in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]:
         for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_no_page_waits_for_its_figures() -> None:
+    for page in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]:
+        assert not re.search(r"^(FIGURES|TABLE|TODO)$", page.read_text(), re.M), page.name
+
+
+def test_the_example_of_the_package_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pieces in the package's docstring, with a simulated scan in place of a file."""
+    assert streamrecon.__doc__ is not None
+    code = streamrecon.__doc__.split("```")[1].replace('"scan.h5"', '"simulated"').replace('"out"', repr(str(tmp_path)))
+    small = "streamrecon.Config(simulated=SimulatedConfig(rows=2, columns=32, projections=20))"
+    code = code.replace("streamrecon.Config()", small).replace(
+        'reconstruct("simulated")', f'reconstruct("simulated", config={small})'
+    )
+    names: dict[str, object] = {"SimulatedConfig": SimulatedConfig}
+    exec(code, names)
+    assert getattr(names["result"], "final", False)
+    assert getattr(names["volume"], "shape", None) == (2, 32, 32)
 
 
 def test_the_tree_of_the_architecture_is_the_tree() -> None:
