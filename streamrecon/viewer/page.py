@@ -24,6 +24,10 @@ h1{font-size:1.2rem}#phase{font-size:1.1rem;color:#fff}
 """
 
 SCRIPT = b"""let shown = -1
+function words(value) {
+  if (Array.isArray(value)) return value.map(words).join(' / ')
+  return typeof value === 'number' && !Number.isInteger(value) ? value.toPrecision(5) : String(value ?? '-')
+}
 async function look() {
   try {
     const status = await (await fetch('status.json', {cache: 'no-store'})).json()
@@ -31,7 +35,7 @@ async function look() {
     const table = document.getElementById('counters')
     table.replaceChildren(...Object.entries(status).map(([name, value]) => {
       const row = document.createElement('tr')
-      for (const text of [name.replaceAll('_', ' '), String(value ?? '-')]) {
+      for (const text of [name.replaceAll('_', ' '), words(value)]) {
         row.appendChild(document.createElement('td')).textContent = text
       }
       return row
