@@ -30,6 +30,8 @@ EXIT_USAGE = 2
 EXIT_BUG = 70
 """An error that streamrecon did not expect."""
 EXIT_INTERRUPTED = 130
+EXIT_CLOSED = 141
+"""Whoever read the output closed it."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -50,12 +52,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write("interrupted\n")
         return EXIT_INTERRUPTED
     except BrokenPipeError:
-        return EXIT_INTERRUPTED
+        return EXIT_CLOSED
     except (PeerLostError, RemoteProtocolError, ScanAbortedError) as error:
         sys.stderr.write(f"streamrecon: {error}\n")
         return EXIT_PARTIAL
     except StreamreconError as error:
         sys.stderr.write(f"streamrecon: {error}\n")
+        return EXIT_USAGE
+    except OSError as error:
+        sys.stderr.write(f"streamrecon: cannot write: {error.strerror}\n")
         return EXIT_USAGE
     except Exception:
         traceback.print_exc()
@@ -137,7 +142,7 @@ def _report(result: Any, json_lines: bool) -> int:
             rate = status.frames / seconds if seconds else 0.0
             print(f"{status.frames} frames in {seconds:.2f} s, {rate:.1f} frames/s, {status.nbytes / 1e6:.1f} MB")
             print(f"volume   {result.volume}\npicture  {result.volume.with_name('volume.png')}")
-        if result.missing:
+        if result.missing and status.in_volume:
             print(f"{result.missing} projections never came; the others take over their arc")
     if not result.final:
         kept = "what had arrived is kept as a partial volume" if result.volume else "nothing had arrived to reconstruct"

@@ -276,6 +276,8 @@ class Engine:
         text = (
             f"version {version} is {'final' if complete else 'the last, and partial'}: {status.in_volume} projections"
         )
+        if not version:
+            text = "nothing had arrived to reconstruct"
         self._story.tell("done", text, version=version, final=complete, in_volume=status.in_volume, missing=missing)
         return Result(
             volume=self._out / "volume.h5" if version else None,

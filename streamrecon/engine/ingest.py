@@ -89,7 +89,7 @@ class Ingest(threading.Thread):
             publish = config.emit.publish
             self._publisher = Publisher(publish, options.insecure) if publish else None
         except StreamreconError:
-            self._receiver.close()
+            self._close_receiver()
             raise
         self.publish_endpoint = self._publisher.endpoint if self._publisher else None
         self._end = ReceivingEnd(
@@ -153,10 +153,13 @@ class Ingest(threading.Thread):
         finally:
             self._close()
 
-    def _close(self) -> None:
+    def _close_receiver(self) -> None:
         self._receiver.close()
         if self._options.listen is None:
             shutil.rmtree(Path(self.endpoint.removeprefix("ipc://")).parent, ignore_errors=True)
+
+    def _close(self) -> None:
+        self._close_receiver()
         if self._publisher is not None:
             self._publisher.close()
         self._wakeup.close()

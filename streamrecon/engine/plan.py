@@ -51,6 +51,8 @@ class Plan:
     """Bytes by purpose."""
     memory_limit: int
     disk_limit: int
+    warnings: tuple[str, ...] = ()
+    """What is allowed, but most likely not meant."""
 
     def lines(self) -> list[str]:
         """For people."""
@@ -65,6 +67,7 @@ class Plan:
             f"a version every {self.every} projections, {partials}",
             f"memory {total(self.memory, self.memory_limit)}",
             f"disk {total(self.disk, self.disk_limit)}",
+            *self.warnings,
         ]
 
 
@@ -157,7 +160,12 @@ def make_plan(info: ScanInfo, rows: Range, config: Config, out: Path) -> Plan:
             + ". Choose another --out, keep fewer versions (emit.keep, --every), bin previews more (emit.preview), "
             "reconstruct fewer rows (--rows A:B), or raise the limit (engine.disk_bytes)"
         )
-    return Plan(method, why, slots, binning, every, needed, disk, memory_limit, disk_limit)
+    warnings = []
+    if not 0 <= center <= geometry.columns - 1:
+        warnings.append(
+            f"the center {center:g} lies beside the detector, which has the columns 0 to {geometry.columns - 1}"
+        )
+    return Plan(method, why, slots, binning, every, needed, disk, memory_limit, disk_limit, tuple(warnings))
 
 
 def _slots(config: Config, frame: int, every: int, frames: int | None) -> int:

@@ -423,7 +423,7 @@ class Rank:
             "darks": len(self._journal.darks),
             "dead_pixels": int(normalizer.dead.sum()),
             "gain": gain,
-            "pixel_size": self._info.geometry.pixel_size or 0.0,
+            **({"pixel_size": size} if (size := self._info.geometry.pixel_size) else {}),
         }
 
 

@@ -74,7 +74,9 @@ class Story:
                 listener(entry)
             except (Exception, SystemExit) as error:  # a closed terminal makes rich exit
                 self._listener = None
-                log.warning("events are no longer shown: %s: %s", type(error).__name__, error)
+                closed = isinstance(error, SystemExit | BrokenPipeError)
+                why = "the output was closed" if closed else f"{type(error).__name__}: {error}"
+                log.warning("events are no longer shown: %s", why)
 
     def close(self) -> None:
         """Close the file; what is told afterwards reaches the listener only."""

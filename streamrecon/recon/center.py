@@ -32,6 +32,10 @@ CAPACITY = 16384
 """Projections of which the bands' sums are kept, at most."""
 FEWEST, NARROWEST = 12, 0.005
 """Projections, and ratio of the fit's singular values (about 20 degrees), below which no center of mass is fitted."""
+AIR = 0.25
+"""Share of the angles at which an edge is taken to show air."""
+INTRUSION = 0.1
+"""Share of a band's mean line integral by which one edge must rise above the other to be the object rather than noise."""
 STEADY = 0.03
 """Relative scatter of the mass over the angles that doubles sigma; a band of thrice that is left out."""
 FLOOR = 0.02
@@ -192,8 +196,14 @@ class CenterFinder:
         if len(self._sums) < FEWEST:
             return None
         total, moment, left, right = np.stack(self._sums).astype(np.float64).transpose(2, 0, 1)
-        # The background, constant along a row, is taken off the mass; it has no moment about the middle.
-        mass = total - columns * (left + right) / 2
+        # The background, constant along a row, is taken off the mass; it has no moment about the middle. Where the object
+        # comes to an edge at some angles, that side is no air: drift shows on both sides, so the smaller change counts.
+        usual = np.quantile(np.stack([left, right]), AIR, axis=1)
+        changes = left - usual[0], right - usual[1]
+        visible = INTRUSION * np.abs(np.median(total / columns - (left + right) / 2, axis=0))
+        intrudes = np.abs(changes[0] - changes[1]) > visible
+        background = np.where(intrudes, usual.mean(axis=0) + np.minimum(*changes), (left + right) / 2)
+        mass = total - columns * background
         typical = np.median(mass, axis=0)
         shown = typical > 1e-4 * np.median(np.abs(total), axis=0)  # Rounding leaves 1e-6 where there is nothing.
         unsteady = 1.4826 * np.median(np.abs(mass - typical), axis=0) / np.where(shown, typical, 1)
