@@ -105,11 +105,6 @@ class ScanInfo:
         """(row, column) of one frame."""
         return self.geometry.rows, self.geometry.columns
 
-    @property
-    def frame_nbytes(self) -> int:
-        """Bytes of one frame."""
-        return self.geometry.rows * self.geometry.columns * self.dtype.itemsize
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Frame:

@@ -62,7 +62,6 @@ class SendingEnd:
     in_volume: int = 0
     """Projections that are in the volume."""
     missing: tuple[Range, ...] = ()
-    all_received: bool = False
     _identities: set[tuple[FrameKind, int]] = field(default_factory=set)
     _id: int = 0
     _heard: float = 0.0
@@ -110,7 +109,7 @@ class SendingEnd:
                 raise RemoteProtocolError(
                     f"the engine ended with digest {message.digest:016x}; this side sent {self.digest.value:016x}"
                 )
-            self.all_received, self.missing = True, message.missing
+            self.missing = message.missing
         elif isinstance(message, Abort):
             raise ScanAbortedError(f"the engine ended the scan: {message.reason}")
         return []

@@ -168,7 +168,7 @@ class Script:
         info = self.info
         rows = (0, info.geometry.rows)
         if payload is None:
-            payload = bytes([index % 256]) * info.frame_nbytes
+            payload = bytes([index % 256]) * (info.geometry.rows * info.geometry.columns * info.dtype.itemsize)
         theta = None
         if kind == 0:
             theta = 0.5 if info.theta is None else float(info.theta[min(index, len(info.theta) - 1)])
