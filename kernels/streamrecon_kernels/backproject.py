@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from streamrecon_kernels import backproject_numba
-from streamrecon_kernels.parallel import LOCK
+from streamrecon_kernels import backproject_numba, backproject_vector
+from streamrecon_kernels.parallel import LOCK, threads
 
 
 def backproject(
@@ -26,9 +26,9 @@ def backproject(
     Parameters
     ----------
     volume
-        (y, x, row), C-contiguous.
+        (y, x, row); any strides, but it is fastest where rows lie side by side.
     filtered
-        (angle, column, row), C-contiguous; weights are already in it.
+        (angle, column, row); likewise; weights are already in it.
     cos, sin
         (angle,), columns of `filtered` per pixel along x and y.
     offset
@@ -46,13 +46,15 @@ def backproject(
             f"volume is {volume.shape} and filtered {filtered.shape}; expected (y, x, row), (angle, column, row)"
         )
     for name, array in (("volume", volume), ("filtered", filtered)):
-        if array.dtype != np.float32 or not array.flags.c_contiguous:
-            raise ValueError(f"{name} is {array.dtype}, strides {array.strides}; expected C-contiguous float32")
+        if array.dtype != np.float32:
+            raise ValueError(f"{name} is {array.dtype}; expected float32")
+    if not volume.flags.writeable:
+        raise ValueError("volume is read-only; expected an array that can be added to")
     angles = filtered.shape[0]
     for name, array in (("cos", cos), ("sin", sin), ("offset", offset)):
         if array.shape != (angles,) or array.dtype != np.float32:
             raise ValueError(f"{name} is {array.dtype} {array.shape}; expected float32 ({angles},)")
-    if not angles:
+    if not (angles and volume.size):
         return
     height, width = volume.shape[:2]
     # Within a circle no corner is reached; rounding in float32 is covered by a hundredth of a column.
@@ -61,8 +63,17 @@ def backproject(
     low, high = float((offset - reach).min()), float((offset + reach).max())
     if not (low >= 0 and high < filtered.shape[1] - 1):
         raise ValueError(
-            f"pixels are seen in columns {low:.2f} to {high:.2f} of filtered, which has {filtered.shape[1]}; "
-            "give it longer tails"
+            f"pixels are seen in columns {low:.2f} to {high:.2f} of filtered, which has {filtered.shape[1]}, expected all "
+            "within: give it longer tails"
         )
+    limit = np.float32(min(radius, 1e9))
+    cos, sin, offset = (np.ascontiguousarray(each) for each in (cos, sin, offset))
     with LOCK:
-        backproject_numba.backproject(volume, filtered, cos, sin, offset, np.float32(min(radius, 1e9)))
+        if volume.strides[2] == filtered.strides[2] == 4 or volume.shape[2] == 1:
+            backproject_vector.backproject(
+                volume.ctypes.data, volume.strides[:2], volume.shape,
+                filtered.ctypes.data, filtered.strides[0], filtered.strides[1],
+                cos, sin, offset, limit, threads(),
+            )  # fmt: skip
+        else:
+            backproject_numba.backproject(volume, filtered, cos, sin, offset, limit)

@@ -1,9 +1,14 @@
-"""Gridding on the CPU: rows innermost, so a tap is one contiguous vector of row pairs."""
+"""Gridding on the CPU, plainly: where the samples go, and a fallback for cells whose rows do not lie side by side."""
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numba import njit, prange
+
+EDGE = 1e-9
+"""Cells from an end of the kernel within which it is 0."""
 
 FAST = {"nnan", "ninf", "nsz", "contract", "arcp"}
 
@@ -13,36 +18,65 @@ def taps(step, count, middle, width, table):  # type: ignore[no-untyped-def]
     """First cell (angle, k) int32 and weights (angle, k, width) float32 along one axis of the grid."""
     first = np.empty((step.size, count), np.int32)
     weights = np.empty((step.size, count, width), np.float32)
-    per_cell = 4096.0
+    per_cell = table.shape[0] - 2
     for a in prange(step.size):
         for k in range(count):
-            position = (k - (count - 1) // 2) * step[a]
-            cell = int(np.ceil(position - width / 2))
-            first[a, k] = cell + middle
+            position = (k - (count - 1) // 2) * step[a] - width / 2
+            cell = math.ceil(position)
+            first[a, k] = int(cell) + middle
+            fraction = (cell - position) * per_cell
+            i = int(fraction)
+            share = np.float32(fraction - i)
             for j in range(width):
-                t = abs(cell + j - position) * per_cell
-                i = int(t)
-                # Zero at both ends: a cell exactly there is seen from one side only, and rows would leak into each other.
-                inside = t < width / 2 * per_cell
-                weights[a, k, j] = table[i] + (t - i) * (table[i + 1] - table[i]) if inside else 0.0
+                weights[a, k, j] = table[i, j] + share * (table[i + 1, j] - table[i, j])
+            # A cell exactly at an end of the kernel would be seen from one side and, for rounding, not from the other: rows
+            # would leak into each other.
+            if fraction < EDGE * per_cell:
+                weights[a, k, 0] = 0
+            if fraction > (1 - EDGE) * per_cell:
+                weights[a, k, width - 1] = 0
     return first, weights
 
 
+@njit(nogil=True, error_model="numpy", cache=True)
+def tile_ranges(cos, sin, count, side, width, tile):  # type: ignore[no-untyped-def]
+    """Samples that may touch each tile of the grid: (tile row, tile column, angle, 2), first and one past the last."""
+    across = (side + tile - 1) // tile
+    half, middle = (count - 1) // 2, (side - 1) // 2
+    ranges = np.zeros((across, across, cos.size, 2), np.int32)
+    for i in range(across):
+        for j in range(across):
+            for a in range(cos.size):
+                low, high = -half, half
+                for start, step in ((i * tile, sin[a]), (j * tile, cos[a])):
+                    # In cells from the middle, one more on either side for rounding.
+                    near, far = start - middle - width / 2 - 1, start + tile - middle + width / 2 + 1
+                    if abs(step) < 1e-9:
+                        if near > 0 or far < 0:
+                            high = low - 1
+                    else:
+                        first, last = min(near / step, far / step), max(near / step, far / step)
+                        low = max(low, math.floor(max(first, -1e9)))
+                        high = min(high, math.ceil(min(last, 1e9)))
+                if low <= high:
+                    ranges[i, j, a, 0], ranges[i, j, a, 1] = low + half, high + half + 1
+    return ranges
+
+
 @njit(parallel=True, fastmath=FAST, nogil=True, error_model="numpy", cache=True)
-def grid_spokes(grid, samples, u, v, wu, wv, stripes):  # type: ignore[no-untyped-def]
-    """grid (v, u, floats) += samples (angle, k, floats); a stripe of grid rows belongs to one thread."""
-    side, floats = grid.shape[0], grid.shape[2]
-    width = wu.shape[2]
+def grid_spokes(grid, spectra, factor, first_u, first_v, weight_u, weight_v, stripes):  # type: ignore[no-untyped-def]
+    """grid (v, u, pair) += samples of spectra (angle, n, pair); a stripe of grid rows belongs to one thread."""
+    side, pairs = grid.shape[0], grid.shape[2]
+    angles, count, width = weight_u.shape
+    n = count - 1
     for stripe in prange(stripes):
         low, high = stripe * side // stripes, (stripe + 1) * side // stripes
-        for a in range(samples.shape[0]):
-            for k in range(samples.shape[1]):
-                start, stop = max(v[a, k], low), min(v[a, k] + width, high)
-                sample = samples[a, k]
-                for row in range(start, stop):
-                    weight = wv[a, k, row - v[a, k]]
+        for a in range(angles):
+            for k in range(count):
+                v, u = first_v[a, k], first_u[a, k]
+                source = k - n // 2 if k >= n // 2 else k + n - n // 2
+                for row in range(max(v, low), min(v + width, high)):
                     for j in range(width):
-                        w = weight * wu[a, k, j]
-                        cell = grid[row, u[a, k] + j]
-                        for r in range(floats):
-                            cell[r] += w * sample[r]
+                        weight = weight_v[a, k, row - v] * weight_u[a, k, j]
+                        for pair in range(pairs):
+                            grid[row, u + j, pair] += weight * (factor[a, k] * spectra[a, source, pair])

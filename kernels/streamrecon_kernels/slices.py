@@ -1,12 +1,99 @@
-"""From rows innermost to slices: the last step of a snapshot."""
+"""From the state of a block to slices: the steps of a snapshot around its transforms; check and dispatch."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
 
-from streamrecon_kernels import slices_numba
+from streamrecon_kernels import slices_numba, slices_vector
+from streamrecon_kernels.memory import flat
 from streamrecon_kernels.parallel import LOCK
+
+
+def fold_grid(
+    grid: NDArray[np.complex64],
+    period: int,
+    first: int,
+    factor_v: NDArray[np.complex64],
+    factor_u: NDArray[np.complex64],
+    out: NDArray[np.complex64],
+) -> None:
+    """Copy some rows of a grid as an inverse FFT takes them: the zero frequency first, the margins folded in.
+
+    Cells that are a period apart are the same frequency. A preview takes the central cells alone. Each is multiplied by
+    `factor_v[v] factor_u[u]`.
+
+    Parameters
+    ----------
+    grid
+        (v, u, row pair), C-contiguous, odd sides, zero frequency in the middle.
+    period
+        Cells, even.
+    first
+        Row of the FFT's input that the first row of `out` is.
+    factor_v, factor_u
+        (length,), by index of the FFT's input; length is even and at most the period.
+    out
+        (row, length, row pair), C-contiguous.
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not fit.
+    """
+    length = len(factor_v)
+    side = grid.shape[0]
+    if grid.ndim != 3 or out.ndim != 3 or grid.shape[1] != side or side % 2 == 0 or period % 2 or length % 2:
+        raise ValueError(
+            f"grid is {grid.shape}, period {period}, length {length}; expected (v, u, pair) with odd equal sides, and even "
+            "numbers"
+        )
+    for name, array in (("grid", grid), ("out", out)):
+        if array.dtype != np.complex64 or not array.flags.c_contiguous:
+            raise ValueError(f"{name} is {array.dtype}, strides {array.strides}; expected C-contiguous complex64")
+    if out.shape[1:] != (length, grid.shape[2]) or factor_u.shape != (length,) or not 0 <= first <= length - len(out):
+        raise ValueError(
+            f"out is {out.shape}, factors {factor_v.shape}, {factor_u.shape}, first {first}; expected (rows from {first} to at "
+            f"most {length}, {length}, {grid.shape[2]})"
+        )
+    if not length <= period <= side <= 2 * period:
+        raise ValueError(f"length {length}, period {period}, side {side}: expected in ascending order")
+    if not out.size:
+        return
+    plain = bool((factor_v == 1).all() and (factor_u == 1).all())
+    with LOCK:
+        slices_numba.fold_grid(grid, period, first, factor_v, factor_u, plain, out)
+
+
+def lay_columns(rows: NDArray[np.complex64], x: NDArray[np.intp], first: int, out: NDArray[np.complex64]) -> None:
+    """Transpose rows of pixels into columns: `out[i, first + v] = rows[v, x[i]]`.
+
+    Parameters
+    ----------
+    rows
+        (v, u, row pair), C-contiguous.
+    x
+        (width,), indices along u.
+    first
+        Where the first of the rows goes.
+    out
+        (width, height, row pair), C-contiguous.
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not fit.
+    """
+    for name, array in (("rows", rows), ("out", out)):
+        if array.ndim != 3 or array.dtype != np.complex64 or not array.flags.c_contiguous:
+            raise ValueError(f"{name} is {array.dtype} {array.shape}; expected C-contiguous complex64 with three axes")
+    if out.shape[0] != len(x) or out.shape[2] != rows.shape[2] or not 0 <= first <= out.shape[1] - len(rows):
+        raise ValueError(
+            f"rows are {rows.shape}, out {out.shape}, first {first}, {len(x)} columns; they do not fit together as expected"
+        )
+    _check_indices(x, rows.shape[1], rows.shape)
+    with LOCK:
+        slices_numba.lay_columns(rows, x, first, out)
 
 
 def take_slices(
@@ -26,7 +113,7 @@ def take_slices(
     Parameters
     ----------
     values
-        (y, x, row), C-contiguous.
+        (y, x, row), with any strides that are not negative.
     y, x
         (height,) and (width,) indices of the pixels wanted.
     factor_y, factor_x
@@ -46,10 +133,68 @@ def take_slices(
     if values.ndim != 3 or out.ndim != 3 or not shapes_fit or out.shape[0] > values.shape[2]:
         raise ValueError(f"values {values.shape}, y {y.shape}, x {x.shape}, out {out.shape} do not fit together")
     for name, array in (("values", values), ("out", out)):
-        if array.dtype != np.float32 or not array.flags.c_contiguous:
-            raise ValueError(f"{name} is {array.dtype}, strides {array.strides}; expected C-contiguous float32")
-    for indices, size in ((y, values.shape[0]), (x, values.shape[1])):
-        if indices.size and not (indices.min() >= -size and indices.max() < size):
-            raise ValueError(f"a pixel outside of {values.shape} is asked for")
+        if array.dtype != np.float32:
+            raise ValueError(f"{name} is {array.dtype}; expected float32")
+    if not out.flags.c_contiguous or min(values.strides) < 0:
+        raise ValueError(
+            f"out has strides {out.strides}, values {values.strides}; expected C-contiguous, and none that is negative"
+        )
+    _check_indices(y, values.shape[0], values.shape)
+    _check_indices(x, values.shape[1], values.shape)
+    if not out.size:
+        return
+    y, x = y % values.shape[0], x % values.shape[1]
+    slices = out.shape[0]
+    limit = np.float32(min(radius, 1e9))
+    neighbours = width == 1 or bool((np.diff(x) == 1).all())
+    fitting = [side for side in slices_vector.SIDES if side <= min(slices_vector.LONGEST, slices, width)]
+    # The vectors take most rows and columns; what does not fill a square is left for the plain loop.
+    lanes = fitting[0] if fitting and neighbours and values.strides[2] == 4 else 0
+    rows, columns = (slices // lanes * lanes, width // lanes * lanes) if lanes else (0, 0)
+    rest = (flat(values), tuple(stride // 4 for stride in values.strides), y, x, factor_y, factor_x, out, limit)
     with LOCK:
-        slices_numba.take_slices(values, y, x, factor_y, factor_x, out, np.float32(min(radius, 1e9)))
+        if lanes:
+            slices_vector.take_slices(
+                values.ctypes.data, values.strides[0], values.strides[1], y, int(x[0]), factor_y, factor_x,
+                out.ctypes.data, (*out.shape, rows, columns), limit, lanes,
+            )  # fmt: skip
+        if columns < width and rows:
+            slices_numba.take_slices(*rest, (0, rows), (columns, width))
+        if rows < slices:
+            slices_numba.take_slices(*rest, (rows, slices), (0, width))
+
+
+def bin_pixels(volume: NDArray[np.float32], binning: int, cut: int, factor: float, out: NDArray[np.float32]) -> None:
+    """Add sums of b x b pixels: `out[i, j] += factor sum volume[cut + i b : cut + (i + 1) b, cut + j b : cut + (j + 1) b]`.
+
+    Parameters
+    ----------
+    volume
+        (y, x, row), C-contiguous.
+    binning
+        b, pixels.
+    cut
+        First pixel along both axes.
+    factor
+        Times which each pixel is taken.
+    out
+        (height, width, row), C-contiguous.
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not fit.
+    """
+    for name, array in (("volume", volume), ("out", out)):
+        if array.ndim != 3 or array.dtype != np.float32 or not array.flags.c_contiguous:
+            raise ValueError(f"{name} is {array.dtype} {array.shape}; expected C-contiguous float32 with three axes")
+    fits = all(0 <= cut and cut + binning * out.shape[axis] <= volume.shape[axis] for axis in (0, 1))
+    if binning < 1 or not fits or out.shape[2] != volume.shape[2]:
+        raise ValueError(f"volume {volume.shape}, binning {binning} from {cut}, out {out.shape} do not fit as expected")
+    with LOCK:
+        slices_numba.bin_pixels(volume, binning, cut, np.float32(factor), out)
+
+
+def _check_indices(indices: NDArray[np.intp], size: int, shape: tuple[int, ...]) -> None:
+    if indices.size and not (indices.min() >= -size and indices.max() < size):
+        raise ValueError(f"a pixel outside of {shape} is asked for")

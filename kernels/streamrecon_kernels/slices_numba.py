@@ -1,23 +1,82 @@
-"""Slices from a block with rows innermost, on the CPU: tiles of pixels stay in the first cache while rows are picked apart."""
+"""The steps of a snapshot around its transforms, on the CPU: tiles of pixels stay in the first cache while they are turned."""
 
 from __future__ import annotations
 
 import numpy as np
 from numba import njit, prange
 
-TILE = 64
+TILE = 16
 
 
 @njit(parallel=True, nogil=True, error_model="numpy", cache=True)
-def take_slices(values, y, x, factor_y, factor_x, out, radius):  # type: ignore[no-untyped-def]
-    """See `streamrecon_kernels.slices.take_slices`."""
-    slices, height, width = out.shape
+def fold_grid(grid, period, first, factor_v, factor_u, plain, out):  # type: ignore[no-untyped-def]
+    """See `streamrecon_kernels.slices.fold_grid`."""
+    side, pairs = grid.shape[0], grid.shape[2]
+    count, length = out.shape[0], out.shape[1]
+    half, middle = length // 2, (side - 1) // 2
+    for i in prange(count):
+        target = out[i]
+        v = first + i
+        v = v - length if v >= half else v
+        source = grid[v + middle]
+        # Cells that are inside of the period are copied, those a period away added.
+        target[:half] = source[middle : middle + half]
+        target[half:] = source[middle - half : middle]
+        for turn_v in range(-1, 2):
+            row = v + turn_v * period + middle
+            if row < 0 or row >= side:
+                continue
+            for turn_u in range(-1, 2):
+                if turn_u == 0 and turn_v == 0:
+                    continue
+                for u in range(max(-half, -middle - turn_u * period), min(half, middle + 1 - turn_u * period)):
+                    cell, sum_ = grid[row, u + turn_u * period + middle], target[u + length if u < 0 else u]
+                    for p in range(pairs):
+                        sum_[p] += cell[p]
+        if not plain:
+            for u in range(length):
+                factor = factor_v[first + i] * factor_u[u]
+                for p in range(pairs):
+                    target[u, p] *= factor
+
+
+@njit(parallel=True, nogil=True, error_model="numpy", cache=True)
+def lay_columns(rows, x, first, out):  # type: ignore[no-untyped-def]
+    """See `streamrecon_kernels.slices.lay_columns`."""
+    count, pairs = rows.shape[0], rows.shape[2]
+    for i in prange(x.size):
+        column, at = out[i], x[i]
+        for v in range(count):
+            target, source = column[first + v], rows[v, at]
+            for p in range(pairs):
+                target[p] = source[p]
+
+
+@njit(parallel=True, nogil=True, error_model="numpy", cache=True)
+def take_slices(  # type: ignore[no-untyped-def]
+    values, steps, y, x, factor_y, factor_x, out, radius, rows, columns
+):
+    """See `streamrecon_kernels.slices.take_slices`; `values` as one line, ranges (first, end) of rows and columns."""
+    _, height, width = out.shape
+    by_y, by_x, by_row = steps
     for i in prange(height):
         dy = np.float32(i) - np.float32((height - 1) / 2)
-        for start in range(0, width, TILE):
-            stop = min(start + TILE, width)
-            for r in range(slices):
-                for j in range(start, stop):
+        for start in range(columns[0], columns[1], TILE):
+            for r in range(rows[0], rows[1]):
+                for j in range(start, min(start + TILE, columns[1])):
                     dx = np.float32(j) - np.float32((width - 1) / 2)
                     inside = dx * dx + dy * dy <= radius * radius
-                    out[r, i, j] = values[y[i], x[j], r] * factor_y[i] * factor_x[j] if inside else np.float32(0)
+                    value = values[y[i] * by_y + x[j] * by_x + r * by_row] * (factor_y[i] * factor_x[j])
+                    out[r, i, j] = value if inside else np.float32(0)
+
+
+@njit(parallel=True, nogil=True, error_model="numpy", cache=True)
+def bin_pixels(volume, binning, cut, factor, out):  # type: ignore[no-untyped-def]
+    """See `streamrecon_kernels.slices.bin_pixels`."""
+    height, width, rows = out.shape
+    for i in prange(height):
+        for j in range(width):
+            for y in range(cut + i * binning, cut + (i + 1) * binning):
+                for x in range(cut + j * binning, cut + (j + 1) * binning):
+                    for r in range(rows):
+                        out[i, j, r] += factor * volume[y, x, r]

@@ -25,7 +25,7 @@ from streamrecon.engine.status import Counters, Status
 from streamrecon.engine.story import Listener, Story
 from streamrecon.engine.writer import Job, Writer
 from streamrecon.errors import OutputError, PlanError, ScanAbortedError, StreamreconError
-from streamrecon.recon.accumulate import Shape
+from streamrecon.recon.accumulate import Shape, snapshot
 from streamrecon.scan import FrameKind, Geometry, ScanInfo
 from streamrecon.wire.messages import Range, Update
 from streamrecon.wire.outputs import Broken, Ended
@@ -340,4 +340,4 @@ def _compile() -> None:
         options = ReconConfig()
         tiny = accumulator(Shape.of(Geometry(2, 8), options, 3.5), options)
         tiny.add(np.zeros((1, 2, 8), np.float32), np.zeros(1), np.ones(1))
-        tiny.snapshot_block(0)
+        snapshot(tiny)

@@ -369,7 +369,7 @@ class Rank:
             coverage=covered / math.pi,
             final=last and isinstance(self._end, Ended),
             binning=binning,
-            volume=bin_slices(volume, binning),
+            volume=volume,
         )
         indices = np.array([r.index for r in records], np.int64)
         provenance = Provenance(self._info, self._rows, self._parameters(gain), indices, self._missing())
@@ -386,14 +386,14 @@ class Rank:
         assert self._accumulator is not None
         shape = self._accumulator.shape
         side = max(1, shape.side // binning)
-        volume = np.empty((shape.rows, side, side), np.float32)
-        for block in range(shape.blocks):
+        places = shape.slices(binning)
+        volume = np.empty((places[-1].stop, side, side), np.float32)
+        for block, place in enumerate(places):
             with self._counters.stage("snapshot"):
-                slices = self._accumulator.snapshot_block(block, gain, binning)
-                volume[block * shape.block_rows : block * shape.block_rows + len(slices)] = slices
+                self._accumulator.snapshot_block(block, volume[place], gain, binning)
             if absorb:
                 self._absorb(self._absorbable())
-        return volume
+        return bin_slices(volume, binning // shape.row_binning(binning))
 
     def _missing(self) -> str | None:
         if isinstance(self._end, Broken):

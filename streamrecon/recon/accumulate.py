@@ -64,6 +64,11 @@ class Shape:
         return rows + rows % 2 if rows <= 8 else math.ceil(rows / 8) * 8
 
     @property
+    def column_weight(self) -> NDArray[np.float32]:
+        """(column,), times which projections are taken before the filter."""
+        return np.ones(self.columns, np.float32)
+
+    @property
     def reach(self) -> float:
         """Farthest a pixel is seen from the axis, columns."""
         return min(self.radius, (self.side - 1) / math.sqrt(2)) + 1
@@ -74,14 +79,20 @@ class Shape:
         beyond = max(self.reach - self.center, self.reach - (self.columns - 1 - self.center))
         return padded_length(self.columns, beyond)
 
-    def block(self, projections: NDArray[np.float32], index: int) -> NDArray[np.float32]:
-        """Rows of one block, (angle, block row, column); the last block is filled with zeros."""
-        rows = projections[:, index * self.block_rows : (index + 1) * self.block_rows]
-        if rows.shape[1] == self.block_rows:
-            return rows
-        full = np.zeros((len(projections), self.block_rows, self.columns), np.float32)
-        full[:, : rows.shape[1]] = rows
-        return full
+    def block(self, index: int) -> slice:
+        """Rows of one block; the last one may have fewer."""
+        return slice(index * self.block_rows, min((index + 1) * self.block_rows, self.rows))
+
+    def row_binning(self, binning: int) -> int:
+        """How many rows a snapshot of one block bins by itself, so that no bin lies across two blocks."""
+        return math.gcd(binning, self.block_rows) if self.rows >= binning else 1
+
+    def slices(self, binning: int) -> list[slice]:
+        """Where the slices of each block's snapshot lie among those of all blocks."""
+        each = self.row_binning(binning)
+        counts = [(rows.stop - rows.start) // each for rows in map(self.block, range(self.blocks))]
+        ends = np.cumsum(counts).tolist()
+        return [slice(end - count, end) for count, end in zip(counts, ends, strict=True)]
 
 
 class Accumulator(Protocol):
@@ -111,8 +122,21 @@ class Accumulator(Protocol):
             (angle,) radians: the arc each angle stands for.
         """
 
-    def snapshot_block(self, index: int, gain: float = 1.0, binning: int = 1) -> NDArray[np.float32]:
-        """Slices of one block of rows, (slice, y, x), times `gain`; with binning the means of b x b pixels of each slice."""
+    def snapshot_block(self, index: int, out: NDArray[np.float32], gain: float = 1.0, binning: int = 1) -> None:
+        """Write the slices of one block of rows, times `gain`.
+
+        Parameters
+        ----------
+        index
+            Of the block.
+        out
+            (slice, y, x), C-contiguous: as many slices as `shape.slices(binning)` has for the block, of side
+            `shape.side // binning`, but at least 1.
+        gain
+            Factor that makes up for angles not yet measured.
+        binning
+            1, or b for the means of b x b pixels and of `shape.row_binning(b)` rows; rows that fill no bin are left out.
+        """
 
     def merge(self, other: Accumulator) -> None:
         """Add another accumulator's state, of the same shape and settings."""
@@ -133,8 +157,13 @@ def snapshot(accumulator: Accumulator, gain: float = 1.0, binning: int = 1) -> N
     binning
         1, or b for the means of b x b x b voxels; voxels that do not fill a bin are left out.
     """
-    blocks = [accumulator.snapshot_block(i, gain, binning) for i in range(accumulator.shape.blocks)]
-    return bin_slices(np.concatenate(blocks), binning)
+    shape = accumulator.shape
+    side = max(1, shape.side // binning)
+    places = shape.slices(binning)
+    volume = np.empty((places[-1].stop, side, side), np.float32)
+    for index, place in enumerate(places):
+        accumulator.snapshot_block(index, volume[place], gain, binning)
+    return bin_slices(volume, binning // shape.row_binning(binning))
 
 
 def bin_slices(volume: NDArray[np.float32], binning: int) -> NDArray[np.float32]:

@@ -8,12 +8,21 @@ import time
 import numpy as np
 from numpy.typing import NDArray
 from scipy import fft
-from streamrecon_kernels import backproject, take_slices, threads
+from streamrecon_kernels import (
+    aligned_zeros,
+    backproject,
+    bin_pixels,
+    filter_spectra,
+    pack_rows,
+    take_slices,
+    threads,
+)
 
 from streamrecon.config import ReconConfig
 from streamrecon.errors import GeometryError
 from streamrecon.recon.accumulate import Accumulator, Shape, check_batch
-from streamrecon.recon.filters import pad, response
+from streamrecon.recon.filters import response
+from streamrecon.recon.workspace import Workspace
 
 
 class DirectAccumulator:
@@ -31,8 +40,9 @@ class DirectAccumulator:
         self.shape, self._options = shape, options
         self.filter_seconds = 0.0
         self._upsampling = options.upsampling
-        self._response = response(options.filter, shape.padded, options.cutoff, options.filter_order).astype(np.float32)
-        self._volume = np.zeros((shape.blocks, shape.side, shape.side, shape.block_rows), np.float32)
+        self._response = response(options.filter, shape.padded, options.cutoff, options.filter_order)
+        self._volume = aligned_zeros((shape.blocks, shape.side, shape.side, shape.block_rows), np.float32)
+        self._spectra, self._upsampled = Workspace(), Workspace()
 
     @staticmethod
     def bytes_needed(shape: Shape) -> int:
@@ -52,35 +62,39 @@ class DirectAccumulator:
         end = min(shape.padded * up, math.ceil((axis + shape.reach) * up) + 2)
         cos, sin = (np.asarray(f(theta) * up, np.float32) for f in (np.cos, np.sin))
         offset = np.full(len(theta), axis * up - first, np.float32)
-        scaled = (weight * up)[:, None, None].astype(np.float32)
+        factor = np.asarray(weight[:, None] * self._response / shape.padded, np.float32)
+        pairs = shape.block_rows // 2
+        spectra = self._spectra((len(theta), shape.padded, pairs), np.complex64)
+        upsampled = spectra if up == 1 else self._upsampled((len(theta), shape.padded * up, pairs), np.complex64)
         for block in range(shape.blocks):
             began = time.perf_counter()
-            rows, _ = pad(shape.block(projections, block) * scaled, shape.padded)
-            spectrum = fft.rfft(rows, axis=-1, workers=threads())
-            spectrum *= self._response
-            if up > 1:
-                # Zeros follow the last sample when the row is upsampled: half of it stays at the old Nyquist frequency.
-                spectrum[..., -1] /= 2
-            filtered = fft.irfft(spectrum, shape.padded * up, axis=-1, overwrite_x=True, workers=threads())[
-                ..., first:end
-            ]
-            columns_first = np.ascontiguousarray(filtered.transpose(0, 2, 1))
+            pack_rows(projections[:, shape.block(block)], shape.column_weight, spectra)
+            transformed = fft.fft(spectra, axis=1, overwrite_x=True, workers=threads())
+            filter_spectra(transformed, factor, upsampled)
+            rows = fft.ifft(upsampled, axis=1, norm="forward", overwrite_x=True, workers=threads())
             self.filter_seconds += time.perf_counter() - began
-            backproject(self._volume[block], columns_first, cos, sin, offset, shape.radius)
+            # Real and imaginary parts lie side by side in memory, as rows 2 j and 2 j + 1.
+            backproject(self._volume[block], rows.view(np.float32)[:, first:end], cos, sin, offset, shape.radius)
 
-    def snapshot_block(self, index: int, gain: float = 1.0, binning: int = 1) -> NDArray[np.float32]:
+    def snapshot_block(self, index: int, out: NDArray[np.float32], gain: float = 1.0, binning: int = 1) -> None:
         shape = self.shape
-        volume = self._volume[index]
-        binning = min(binning, shape.side)
+        values = self._volume[index]
         if binning > 1:
-            side = max(1, shape.side // binning)
-            left_over = shape.side - side * binning
-            # Bins are centered on the axis, as the pixels are: an odd rest is the mean of the two nearest ways to cut.
-            cuts = {left_over // 2, (left_over + 1) // 2}
-            volume = np.mean([_bin_pixels(volume, cut, side, binning) for cut in cuts], axis=0)
-        out = np.empty((min(shape.block_rows, shape.rows - index * shape.block_rows), *volume.shape[:2]), np.float32)
-        pixels, ones = np.arange(volume.shape[0]), np.ones(volume.shape[0], np.float32)
-        take_slices(volume, pixels, pixels, ones, ones * np.float32(gain * shape.scale), out, shape.radius / binning)
+            rows = len(out) * shape.row_binning(binning)
+            values = self._bin(values, min(binning, shape.side))[..., :rows]
+            values = values.reshape(*values.shape[:2], len(out), -1).mean(axis=-1, dtype=np.float32)
+        pixels, ones = np.arange(values.shape[0]), np.ones(values.shape[0], np.float32)
+        take_slices(values, pixels, pixels, ones, ones * np.float32(gain * shape.scale), out, shape.radius / binning)
+
+    def _bin(self, volume: NDArray[np.float32], binning: int) -> NDArray[np.float32]:
+        """Means of pixels, (y, x, row)."""
+        side = max(1, self.shape.side // binning)
+        left_over = self.shape.side - side * binning
+        # Bins are centered on the axis, as the pixels are: an odd rest is the mean of the two nearest ways to cut.
+        cuts = {left_over // 2, (left_over + 1) // 2}
+        out = np.zeros((side, side, volume.shape[2]), np.float32)
+        for cut in cuts:
+            bin_pixels(volume, binning, cut, 1 / (len(cuts) * binning**2), out)
         return out
 
     def merge(self, other: Accumulator) -> None:
@@ -90,9 +104,3 @@ class DirectAccumulator:
 
     def reset(self) -> None:
         self._volume[:] = 0
-
-
-def _bin_pixels(volume: NDArray[np.float32], cut: int, side: int, binning: int) -> NDArray[np.float32]:
-    end = cut + side * binning
-    cropped = volume[cut:end, cut:end].reshape(side, binning, side, binning, -1)
-    return np.asarray(cropped.mean(axis=(1, 3), dtype=np.float32))

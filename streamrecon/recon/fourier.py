@@ -8,16 +8,30 @@ import time
 import numpy as np
 from numpy.typing import NDArray
 from scipy import fft
-from streamrecon_kernels import KaiserBessel, grid_spokes, take_slices, threads
+from streamrecon_kernels import (
+    KaiserBessel,
+    aligned_zeros,
+    fold_grid,
+    grid_spokes,
+    lay_columns,
+    pack_rows,
+    spokes,
+    take_slices,
+    threads,
+)
 
 from streamrecon.config import ReconConfig
 from streamrecon.errors import GeometryError
 from streamrecon.recon.accumulate import Accumulator, Shape, check_batch
-from streamrecon.recon.filters import pad, response
+from streamrecon.recon.filters import response
+from streamrecon.recon.workspace import Workspace
 
 BINNINGS = (1, 2, 4, 8, 16)
 STEP = 2 * max(BINNINGS)
 """The grid's period is a multiple of this many cells, so that every preview is a central crop of even size."""
+
+CHUNK = 32
+"""Rows or columns of an image that are transformed at once: they fit a second-level cache, their whole image does not."""
 
 
 class FourierAccumulator:
@@ -44,11 +58,11 @@ class FourierAccumulator:
         self._kernel = KaiserBessel(options.width, options.oversampling)
         half = response(options.filter, shape.padded, options.cutoff, options.filter_order)
         half[-1] /= 2  # the Nyquist sample goes half to the positive and half to the negative end of the spoke
-        self._response = np.concatenate([half[:0:-1], half]) / shape.padded
+        self._response = np.asarray(half / shape.padded, np.float32)
         self._period = self._periods(shape, options)
         side = self._sides(shape, options)
-        self._grid = np.zeros((shape.blocks, side, side, shape.block_rows // 2), np.complex64)
-        self._work: NDArray[np.complex64] | None = None  # for whole snapshots, kept because touching new memory is slow
+        self._grid = aligned_zeros((shape.blocks, side, side, shape.block_rows // 2), np.complex64)
+        self._spectra, self._rows, self._columns = Workspace(), Workspace(), Workspace()
 
     @staticmethod
     def _periods(shape: Shape, options: ReconConfig) -> int:
@@ -70,29 +84,37 @@ class FourierAccumulator:
     def add(self, projections: NDArray[np.float32], theta: NDArray[np.float64], weight: NDArray[np.float64]) -> None:
         check_batch(self.shape, projections, theta, weight)
         shape = self.shape
-        half = shape.padded // 2
-        cos, sin = np.cos(theta), np.sin(theta)
-        first = (shape.padded - shape.columns) // 2
-        # Pixel centers of an even side lie half a pixel beside the FFT's integers.
-        shift = first + shape.center + (0.0 if shape.side % 2 else 0.5) * (cos + sin)
-        frequency = np.arange(-half, half + 1) / shape.padded
-        factor = weight[:, None] * self._response * np.exp(2j * math.pi * shift[:, None] * frequency)
-        factor = factor.astype(np.complex64)[:, :, None]
-        samples = np.empty((len(theta), 2 * half + 1, shape.block_rows // 2), np.complex64)
         cells = self._period / shape.padded
+        where = spokes(
+            np.cos(theta) * cells, np.sin(theta) * cells, shape.padded + 1, self._grid.shape[1], self._kernel
+        )
+        factor = self._factor(theta, weight)
+        spectra = self._spectra((len(theta), shape.padded, shape.block_rows // 2), np.complex64)
         for block in range(shape.blocks):
             began = time.perf_counter()
-            rows = shape.block(projections, block)
-            packed = np.empty((len(theta), shape.block_rows // 2, shape.columns), np.complex64)
-            packed.real, packed.imag = rows[:, 0::2], rows[:, 1::2]
-            padded, _ = pad(packed, shape.padded)  # type: ignore[arg-type]
-            spectrum = fft.fft(padded, axis=-1, overwrite_x=True, workers=threads()).transpose(0, 2, 1)
-            np.multiply(spectrum[:, half:], factor[:, :half], out=samples[:, :half])
-            np.multiply(spectrum[:, : half + 1], factor[:, half:], out=samples[:, half:])
+            pack_rows(projections[:, shape.block(block)], shape.column_weight, spectra)
+            transformed = fft.fft(spectra, axis=1, overwrite_x=True, workers=threads())
             self.filter_seconds += time.perf_counter() - began
-            grid_spokes(self._grid[block], samples, cos * cells, sin * cells, self._kernel)
+            grid_spokes(self._grid[block], transformed, factor, where)
 
-    def snapshot_block(self, index: int, gain: float = 1.0, binning: int = 1) -> NDArray[np.float32]:
+    def _factor(self, theta: NDArray[np.float64], weight: NDArray[np.float64]) -> NDArray[np.complex64]:
+        """Filter, weight, and phase of the axis, (angle, k), at the frequencies of a spoke."""
+        shape, half = self.shape, self.shape.padded // 2
+        first = (shape.padded - shape.columns) // 2
+        # Pixel centers of an even side lie half a pixel beside the FFT's integers.
+        shift = first + shape.center + (0.0 if shape.side % 2 else 0.5) * (np.cos(theta) + np.sin(theta))
+        turns = shift[:, None] * (np.arange(half + 1) / shape.padded)
+        # Whole turns are taken off in double precision; what is left is exact enough in single.
+        phase = np.asarray((turns - np.rint(turns)) * 2 * math.pi, np.float32)
+        amplitude = np.asarray(weight, np.float32)[:, None] * self._response
+        factor = np.empty((len(theta), 2 * half + 1), np.complex64)
+        positive = factor[:, half:]
+        np.multiply(amplitude, np.cos(phase), out=positive.real)
+        np.multiply(amplitude, np.sin(phase), out=positive.imag)
+        np.conjugate(positive[:, :0:-1], out=factor[:, :half])
+        return factor
+
+    def snapshot_block(self, index: int, out: NDArray[np.float32], gain: float = 1.0, binning: int = 1) -> None:
         shape = self.shape
         if binning not in BINNINGS:
             raise GeometryError(f"binning is {binning}; the Fourier method has previews of {BINNINGS}")
@@ -100,47 +122,41 @@ class FourierAccumulator:
         # Where pixel 0 of the FFT lies: the grid already holds the full volume's, a bin's center may be elsewhere.
         here = 0.0 if shape.side % 2 else 0.5
         shift = (0.0 if side % 2 else 0.5 * binning) - here if binning > 1 else 0.0
-        spectrum = self._central(self._grid[index], period)
-        if binning > 1:
-            nu = fft.fftfreq(period, self._period / period)
-            mean = np.sinc(nu * binning) / np.sinc(nu) * np.exp(2j * math.pi * nu * shift)
-            mean = mean.astype(np.complex64)
-            spectrum *= mean[:, None, None]
-            spectrum *= mean[None, :, None]
-        image = fft.ifft2(spectrum, axes=(0, 1), norm="forward", overwrite_x=True, workers=threads())
+        nu = fft.fftfreq(period, self._period / period)
+        mean = np.sinc(nu * binning) / np.sinc(nu) * np.exp(2j * math.pi * nu * shift)
         pixel = np.arange(side) - side // 2
+        image = self._image(index, mean.astype(np.complex64), pixel, shape.row_binning(binning))
         correction = np.asarray(1 / self._kernel.transform((pixel * binning + shift) / self._period), np.float32)
-        out = np.empty((min(shape.block_rows, shape.rows - index * shape.block_rows), side, side), np.float32)
-        # Real and imaginary parts lie side by side in memory, as rows 2 j and 2 j + 1.
-        rows = image.view(np.float32)
-        take_slices(
-            rows, pixel, pixel, correction, correction * np.float32(gain * shape.scale), out, shape.radius / binning
-        )
-        return out
+        scale = np.float32(gain * shape.scale)
+        take_slices(image, pixel, np.arange(side), correction, correction * scale, out, shape.radius / binning)
 
-    def _central(self, grid: NDArray[np.complex64], period: int) -> NDArray[np.complex64]:
-        """The central period x period cells of a grid as an FFT orders them; margins of the whole grid are folded in."""
-        middle = (grid.shape[0] - 1) // 2
-        if period < self._period:
-            cells = fft.ifftshift(np.arange(-(period // 2), period // 2)) + middle
-            return grid[np.ix_(cells, cells)]
-        half = period // 2
-        if self._work is None:
-            self._work = np.empty((period, period, grid.shape[2]), np.complex64)
-        out = self._work
-        out[:] = 0
-        # Pieces of an axis: (cells of the grid, cells of the FFT); the outer two lie beyond the period and wrap.
-        margin = middle - half
-        pieces = (
-            (slice(0, margin), slice(half - margin, half)),
-            (slice(margin, middle), slice(half, period)),
-            (slice(middle, middle + half), slice(0, half)),
-            (slice(middle + half, None), slice(half, half + margin + 1)),
-        )
-        for from_v, to_v in pieces:
-            for from_u, to_u in pieces:
-                out[to_v, to_u] += grid[from_v, from_u]
-        return out
+    def _image(
+        self, index: int, factor: NDArray[np.complex64], x: NDArray[np.intp], row_binning: int
+    ) -> NDArray[np.float32]:
+        """Inverse transform of a block, times `factor` along both axes: (y, x, row), only at the columns x.
+
+        One axis after the other, and each by parts that fit the cache: what is read and written on the way is little more
+        than the grid once.
+        """
+        grid, period = self._grid[index], len(factor)
+        pairs = grid.shape[2] if row_binning == 1 else grid.shape[2] * 2 // row_binning
+        columns = self._columns((len(x), period, pairs), np.complex64)
+        rows = self._rows((CHUNK, period, grid.shape[2]), np.complex64)
+        for first in range(0, period, CHUNK):
+            chunk = rows[: min(CHUNK, period - first)]
+            fold_grid(grid, self._period, first, factor, factor, chunk)
+            if row_binning > 1:
+                # The real part of (1 - i)(a + i b) is a + b: both rows of a pair.
+                chunk = chunk.reshape(*chunk.shape[:2], pairs, -1).sum(axis=-1) * np.complex64((1 - 1j) / row_binning)
+            lay_columns(_inverse(chunk), x, first, columns)
+        for first in range(0, len(x), CHUNK):
+            chunk = columns[first : first + CHUNK]
+            transformed = _inverse(chunk)
+            if transformed.ctypes.data != chunk.ctypes.data:
+                chunk[:] = transformed
+        # Real and imaginary parts lie side by side in memory, as rows 2 j and 2 j + 1.
+        image = columns.view(np.float32).transpose(1, 0, 2)
+        return image if row_binning == 1 else image[..., ::2]
 
     def merge(self, other: Accumulator) -> None:
         if not isinstance(other, FourierAccumulator) or (other.shape, other._options) != (self.shape, self._options):
@@ -149,3 +165,8 @@ class FourierAccumulator:
 
     def reset(self) -> None:
         self._grid[:] = 0
+
+
+def _inverse(chunk: NDArray[np.complex64]) -> NDArray[np.complex64]:
+    result: NDArray[np.complex64] = fft.ifft(chunk, axis=1, norm="forward", overwrite_x=True, workers=threads())
+    return result

@@ -1,0 +1,64 @@
+"""From counts to line integrals: check and dispatch."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamrecon_kernels import normalize_numba
+from streamrecon_kernels.parallel import LOCK
+
+
+def line_integrals(
+    raw: NDArray[np.generic],
+    dark: NDArray[np.float32],
+    term: NDArray[np.float32],
+    floor: float,
+    out: NDArray[np.float32],
+) -> None:
+    """Write `term - log(max(raw - dark, floor))`; what is not a number counts as the floor.
+
+    Parameters
+    ----------
+    raw
+        (angle, row, column) counts, any real dtype.
+    dark
+        (row, column) counts.
+    term
+        (angle, row, column), or (1, row, column) where it is the same at every angle: logarithm of flat minus dark.
+    floor
+        Counts, at least the smallest normal float32.
+    out
+        (angle, row, column), C-contiguous.
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not fit.
+    """
+    angles, *image = raw.shape
+    if raw.ndim != 3 or list(dark.shape) != image or list(term.shape[1:]) != image or term.shape[0] not in (1, angles):
+        raise ValueError(
+            f"raw is {raw.shape}, dark {dark.shape}, term {term.shape}; expected (angle, row, column), (row, column) and (1 "
+            "or angle, row, column)"
+        )
+    if raw.dtype.kind not in "uif":
+        raise ValueError(f"raw is {raw.dtype}; expected a real dtype")
+    for name, array in (("dark", dark), ("term", term), ("out", out)):
+        if array.dtype != np.float32:
+            raise ValueError(f"{name} is {array.dtype}; expected float32")
+    if out.shape != raw.shape or not out.flags.c_contiguous:
+        raise ValueError(f"out is {out.shape}, strides {out.strides}; expected C-contiguous {raw.shape}")
+    if not floor >= np.finfo(np.float32).tiny:
+        raise ValueError(f"floor is {floor}; expected a number from {np.finfo(np.float32).tiny:.3g}")
+    if not raw.size:
+        return
+    pixels = int(np.prod(image))
+    with LOCK:
+        normalize_numba.line_integrals(
+            np.ascontiguousarray(raw).reshape(angles, pixels),
+            np.ascontiguousarray(dark).reshape(pixels),
+            np.ascontiguousarray(term).reshape(term.shape[0], pixels),
+            np.float32(floor),
+            out.reshape(angles, pixels),
+        )

@@ -1,0 +1,65 @@
+"""The CPU's vectors: their length, and the pieces of vector IR that the kernels are written with.
+
+LLVM does not vectorise these kernels by itself: their inner loop is over rows, whose number it does not know, and it
+cannot tell that a pixel's sum may stay in registers. So the inner loop is given to it as vector IR.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import llvmlite.binding
+from llvmlite import ir
+from numba import config
+
+FLAGS = ("nnan", "ninf", "nsz", "contract", "arcp")
+"""Fast arithmetic, without reassoc: sums keep their order, so that bits depend neither on batches nor on threads."""
+
+GROUPS = (32, 16, 8, 4, 2, 1)
+"""Rows that are handled together; any number of rows is made up of these."""
+
+
+def host_lanes() -> int:
+    """float32 in a vector register: 16 with AVX-512, 8 with AVX, else 4 (SSE, NEON)."""
+    given = config.CPU_FEATURES
+    if given is None:
+        features = {name for name, there in llvmlite.binding.get_host_cpu_features().items() if there}
+    else:
+        features = {name[1:] for name in given.split(",") if name.startswith("+")}
+    return 16 if "avx512f" in features else 8 if "avx" in features else 4
+
+
+F32, I8, I32, I64 = ir.FloatType(), ir.IntType(8), ir.IntType(32), ir.IntType(64)
+
+
+def splat(b: Any, scalar: Any, lanes: int) -> Any:
+    """A vector whose lanes all hold the scalar."""
+    vector = ir.VectorType(F32, lanes)
+    one = b.insert_element(ir.Constant(vector, ir.Undefined), scalar, I32(0))
+    return b.shuffle_vector(
+        one, ir.Constant(vector, ir.Undefined), ir.Constant(ir.VectorType(I32, lanes), [0] * lanes)
+    )
+
+
+def load(b: Any, address: Any, index: int, lanes: int) -> Any:
+    """The vector with this index from an address (i64), which need only be aligned to a float."""
+    pointer = b.inttoptr(address, ir.VectorType(F32, lanes).as_pointer())
+    value = b.load(b.gep(pointer, [I64(index)]))
+    value.align = 4
+    return value
+
+
+def store(b: Any, value: Any, address: Any, index: int, lanes: int) -> None:
+    """The counterpart of `load`."""
+    pointer = b.inttoptr(address, ir.VectorType(F32, lanes).as_pointer())
+    b.store(value, b.gep(pointer, [I64(index)])).align = 4
+
+
+def load_scalar(b: Any, address: Any, index: Any) -> Any:
+    """The float with this index (i64) from an address."""
+    return b.load(b.gep(b.inttoptr(address, F32.as_pointer()), [index]))
+
+
+def multiply_add(b: Any, x: Any, y: Any, total: Any) -> Any:
+    """x y + total, one instruction where the CPU has it."""
+    return b.fadd(b.fmul(x, y, flags=FLAGS), total, flags=FLAGS)
