@@ -35,8 +35,20 @@ class Shape:
     """Factor from per pixel to the volume's unit."""
 
     @classmethod
-    def of(cls, geometry: Geometry, options: ReconConfig, center: float) -> Shape:
+    def of(cls, geometry: Geometry, options: ReconConfig, center: float, offset_axis: bool = False) -> Shape:
         """Of a scan whose frames have `geometry.rows` rows.
+
+        Parameters
+        ----------
+        geometry
+            Of the frames.
+        options
+            Side and circle.
+        center
+            Column of the rotation axis.
+        offset_axis
+            Whether a full turn is seen by one side of the detector each half (`recon.offset`): all that the farther edge
+            reaches is then reconstructed.
 
         Raises
         ------
@@ -45,9 +57,10 @@ class Shape:
         """
         if not math.isfinite(center):
             raise GeometryError(f"center is {center}; expected a column")
-        side = options.side or geometry.columns
-        # What every angle sees is at most the shorter way from the axis to the detector's edge.
-        seen = min(center, geometry.columns - 1 - center)
+        edges = center, geometry.columns - 1 - center
+        # What every angle sees is at most the shorter way from the axis to the detector's edge; over a turn, the longer one.
+        seen = max(edges) if offset_axis else min(edges)
+        side = options.side or (2 * math.ceil(seen) + 1 if offset_axis else geometry.columns)
         radius = max(0.5, min(seen, (side - 1) / 2)) if options.circle else math.inf
         return cls(geometry.rows, geometry.columns, center, side, radius, 1 / (geometry.pixel_size or 1))
 
@@ -111,6 +124,17 @@ class Accumulator(Protocol):
             (angle,) radians: the arc each angle stands for.
         """
 
+    def add_constant(self, row: NDArray[np.float32], theta: NDArray[np.float64], weight: NDArray[np.float64]) -> None:
+        """Add a projection that is the same at every angle.
+
+        Parameters
+        ----------
+        row
+            (row, column) line integrals, dimensionless.
+        theta, weight
+            (angle,) radians, as in `add`.
+        """
+
     def snapshot_block(self, index: int, gain: float = 1.0, binning: int = 1) -> NDArray[np.float32]:
         """Slices of one block of rows, (slice, y, x), times `gain`; with binning the means of b x b pixels of each slice."""
 
@@ -119,6 +143,16 @@ class Accumulator(Protocol):
 
     def reset(self) -> None:
         """Forget all projections."""
+
+
+def add_repeated(
+    accumulator: Accumulator, row: NDArray[np.float32], theta: NDArray[np.float64], weight: NDArray[np.float64]
+) -> None:
+    """`Accumulator.add_constant` by way of `add`, in batches of at most 16 angles."""
+    for first in range(0, len(theta), 16):
+        some = slice(first, first + 16)
+        projections = np.repeat(row[None], len(theta[some]), axis=0)
+        accumulator.add(projections, theta[some], weight[some])
 
 
 def snapshot(accumulator: Accumulator, gain: float = 1.0, binning: int = 1) -> NDArray[np.float32]:

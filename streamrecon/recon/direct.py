@@ -12,7 +12,7 @@ from streamrecon_kernels import backproject, take_slices, threads
 
 from streamrecon.config import ReconConfig
 from streamrecon.errors import GeometryError
-from streamrecon.recon.accumulate import Accumulator, Shape, check_batch
+from streamrecon.recon.accumulate import Accumulator, Shape, add_repeated, check_batch
 from streamrecon.recon.filters import pad, response
 
 
@@ -67,6 +67,9 @@ class DirectAccumulator:
             columns_first = np.ascontiguousarray(filtered.transpose(0, 2, 1))
             self.filter_seconds += time.perf_counter() - began
             backproject(self._volume[block], columns_first, cos, sin, offset, shape.radius)
+
+    def add_constant(self, row: NDArray[np.float32], theta: NDArray[np.float64], weight: NDArray[np.float64]) -> None:
+        add_repeated(self, row, theta, weight)
 
     def snapshot_block(self, index: int, gain: float = 1.0, binning: int = 1) -> NDArray[np.float32]:
         shape = self.shape

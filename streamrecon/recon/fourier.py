@@ -12,7 +12,7 @@ from streamrecon_kernels import KaiserBessel, grid_spokes, take_slices, threads
 
 from streamrecon.config import ReconConfig
 from streamrecon.errors import GeometryError
-from streamrecon.recon.accumulate import Accumulator, Shape, check_batch
+from streamrecon.recon.accumulate import Accumulator, Shape, add_repeated, check_batch
 from streamrecon.recon.filters import pad, response
 
 BINNINGS = (1, 2, 4, 8, 16)
@@ -91,6 +91,9 @@ class FourierAccumulator:
             np.multiply(spectrum[:, : half + 1], factor[:, half:], out=samples[:, half:])
             self.filter_seconds += time.perf_counter() - began
             grid_spokes(self._grid[block], samples, cos * cells, sin * cells, self._kernel)
+
+    def add_constant(self, row: NDArray[np.float32], theta: NDArray[np.float64], weight: NDArray[np.float64]) -> None:
+        add_repeated(self, row, theta, weight)
 
     def snapshot_block(self, index: int, gain: float = 1.0, binning: int = 1) -> NDArray[np.float32]:
         shape = self.shape
