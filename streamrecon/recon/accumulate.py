@@ -33,6 +33,8 @@ class Shape:
     """Of the circle that is reconstructed, pixels; infinite for the whole square."""
     scale: float
     """Factor from per pixel to the volume's unit."""
+    offset_axis: bool = False
+    """Whether opposed views complete each other (`recon.offset`): projections come weighted by column."""
 
     @classmethod
     def of(cls, geometry: Geometry, options: ReconConfig, center: float, offset_axis: bool = False) -> Shape:
@@ -62,7 +64,7 @@ class Shape:
         seen = max(edges) if offset_axis else min(edges)
         side = options.side or (2 * math.ceil(seen) + 1 if offset_axis else geometry.columns)
         radius = max(0.5, min(seen, (side - 1) / 2)) if options.circle else math.inf
-        return cls(geometry.rows, geometry.columns, center, side, radius, 1 / (geometry.pixel_size or 1))
+        return cls(geometry.rows, geometry.columns, center, side, radius, 1 / (geometry.pixel_size or 1), offset_axis)
 
     @property
     def blocks(self) -> int:

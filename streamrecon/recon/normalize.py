@@ -33,9 +33,10 @@ class FlatGroup:
 class Normalization:
     """How counts become line integrals; immutable, so that what was applied can be compared with what is known now.
 
-    Dead pixels, those that `bad` marks, or without it where any group's F - D is at or below the floor or not finite, take
-    the line integral that is linearly interpolated along the row between the nearest live columns (beyond the last live one: its value; in a row
-    with none: 0). A pixel that is not finite in one projection is interpolated alike, in that projection.
+    Dead pixels are those that `bad` marks or, without it, where any group's F - D is at or below the floor or not finite.
+    They take the line integral that is linearly interpolated along the row between the nearest live columns (beyond the last
+    live one: its value; in a row with none: 0). A pixel that is not finite in one projection is interpolated alike, in that
+    projection.
     """
 
     dark: FloatImage
@@ -89,7 +90,8 @@ class Normalizer:
         left, right = normalization.air or (0, 0)
         column = np.arange(self.dead.shape[1])
         border = (column < left) | (column >= column.size - right)
-        self.air = np.nonzero(border & ~self.dead)
+        rows, columns = np.nonzero(border & ~self.dead)
+        self.air = rows, columns
         """Rows and columns of the pixels that are taken for air: all of the border but the dead ones."""
 
     def flat_term(self, positions: NDArray[np.float64]) -> FloatImage:

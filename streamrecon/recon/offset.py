@@ -23,6 +23,11 @@ FULL = 1.95 * math.pi
 """Least arc of angles, radians, that counts as a full turn."""
 
 
+def beside_middle(center: float, columns: int) -> bool:
+    """Whether an axis is so far from the detector's middle, an eighth of the columns, that it was put there on purpose."""
+    return abs(center - (columns - 1) / 2) >= columns / 8
+
+
 def overlap_weight(columns: int, center: float) -> NDArray[np.float32]:
     """Weight of each column, with w(u) + w(2 center - u) = 1.
 

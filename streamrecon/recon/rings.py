@@ -68,6 +68,7 @@ class Stripes:
         return change
 
     def forget(self) -> None:
-        """Forget the projections; the stripe stands until it is determined anew."""
+        """Forget the projections, and the stripe that they told."""
         self._sum[:] = 0
+        self.row[:] = 0
         self._count = self._count_used = 0

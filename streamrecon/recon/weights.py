@@ -72,9 +72,7 @@ def covered_arc(theta: NDArray[np.float64], turn: float = math.pi) -> float:
     return float(gaps.sum()) if gaps.size > 1 else 0.0
 
 
-def _gaps(
-    theta: NDArray[np.float64], turn: float
-) -> tuple[NDArray[np.float64], NDArray[np.intp], NDArray[np.intp]]:
+def _gaps(theta: NDArray[np.float64], turn: float) -> tuple[NDArray[np.float64], NDArray[np.intp], NDArray[np.intp]]:
     """Capped gap behind each distinct angle, the distinct angle of each sorted projection, and the sorting order."""
     check_theta(theta)
     if theta.size == 0:
