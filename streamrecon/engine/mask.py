@@ -41,14 +41,15 @@ class Mask:
         ConfigError
             If the file cannot be read, or does not hold a two-dimensional image of booleans or finite real numbers.
         """
-        name, _, dataset = path.partition(":")
-        suffix = Path(name).suffix.lower()
+        suffix = Path(path).suffix.lower()
+        name, _, dataset = (path, "", "") if suffix in (".npy", *IMAGES) else path.rpartition(":")
         try:
             if suffix == ".npy":
-                data: Any = np.load(path, allow_pickle=False)
+                with Path(path).open("rb") as file:
+                    data: Any = np.lib.format.read_array(file, allow_pickle=False)
             elif suffix in IMAGES:
                 data = _read_image(path)
-            elif suffix in HDF5 and dataset:
+            elif Path(name).suffix.lower() in HDF5 and dataset:
                 data = _read_hdf5(name, dataset)
             else:
                 raise ValueError("expected .npy, .tif, .png, or FILE.h5:/PATH/OF/DATASET")

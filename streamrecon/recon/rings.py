@@ -61,7 +61,7 @@ class Stripes:
             (row, column), the old stripe minus the new one: what to add to line integrals from which the old one was
             subtracted.
         """
-        mean = (self._sum / max(1, self._count)).astype(np.float32)
+        mean = self._sum / max(1, self._count)
         row = np.asarray(mean - median_filter(mean, size=(1, self._width), mode="nearest"), np.float32)
         change = self.row - row
         self.row, self._count_used = row, self._count

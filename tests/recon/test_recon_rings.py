@@ -26,7 +26,9 @@ def stripe(seed: int = 0) -> NDArray[np.float32]:
     rng = np.random.default_rng(seed)
     row = np.zeros((ROWS, COLUMNS), np.float32)
     for r in range(ROWS):
-        row[r, rng.choice(np.arange(8, COLUMNS - 8), 8, replace=False)] = rng.choice([-1, 1], 8) * rng.uniform(1.5, 7.5, 8)
+        row[r, rng.choice(np.arange(8, COLUMNS - 8), 8, replace=False)] = rng.choice([-1, 1], 8) * rng.uniform(
+            1.5, 7.5, 8
+        )
     return row
 
 
