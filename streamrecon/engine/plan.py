@@ -10,6 +10,7 @@ from pathlib import Path
 import psutil
 
 from streamrecon.config import Config, ReconConfig
+from streamrecon.engine.mask import Mask
 from streamrecon.engine.output import most_kept
 from streamrecon.errors import ConfigError, GeometryError, OutputError, PlanError
 from streamrecon.recon.accumulate import Shape
@@ -94,7 +95,8 @@ def make_plan(info: ScanInfo, rows: Range, config: Config, out: Path) -> Plan:
     PlanError
         If the scan does not fit, naming the option to change.
     ConfigError, GeometryError
-        If rows, center or air are beyond the detector.
+        If rows, center or air are beyond the detector, the mask of bad pixels is not of it, or the angles are too few for an
+        offset axis.
     """
     options, columns = config.recon, info.geometry.columns
     if rows[1] > info.geometry.rows:
@@ -106,6 +108,8 @@ def make_plan(info: ScanInfo, rows: Range, config: Config, out: Path) -> Plan:
         raise ConfigError(
             f"{air[0]} and {air[1]} columns of air were asked for (--air), but the detector has {columns}"
         )
+    if config.normalize.bad_pixels is not None:
+        Mask.read(config.normalize.bad_pixels).rows(info.geometry, rows)  # refuses what does not fit
     given = info.geometry.center if options.center is None else options.center
     center = (columns - 1) / 2 if given is None else given
     geometry = Geometry(rows[1] - rows[0], columns, info.geometry.pixel_size)
