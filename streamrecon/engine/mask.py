@@ -55,7 +55,7 @@ class Mask:
                 raise ValueError("expected .npy, .tif, .png, or FILE.h5:/PATH/OF/DATASET")
         except FileNotFoundError:
             raise _refused(path, f"there is no file {name}") from None
-        except (OSError, ValueError, EOFError, KeyError, SyntaxError, Image.DecompressionBombError) as error:
+        except Exception as error:  # a damaged file makes its reader raise nearly anything
             raise _refused(path, f"it cannot be read: {error}") from error
         if data.ndim != 2:
             raise _refused(path, f"it has the shape {data.shape}; expected (row, column)")

@@ -270,3 +270,27 @@ def test_hostile_masks_are_refused(tmp_path: Path) -> None:
         assert path in text
     with pytest.raises(ConfigError, match=r"expected \.npy"):
         Mask.read("")
+
+
+@pytest.mark.filterwarnings("ignore")  # Pillow's, of what it skips in a damaged file
+@pytest.mark.parametrize("name", ["mask.npy", "mask.tif", "mask.png", "mask.h5"])
+def test_a_damaged_mask_is_read_or_refused(tmp_path: Path, name: str) -> None:
+    bad, path = np.eye(9, 11, dtype=np.uint8), tmp_path / name
+    if name.endswith("npy"):
+        np.save(path, bad)
+    elif name.endswith("h5"):
+        with h5py.File(path, "w") as file:
+            file["m"] = bad
+    else:
+        Image.fromarray(bad).save(path)
+    whole, rng, refused = path.read_bytes(), np.random.default_rng(0), 0
+    for _ in range(100):
+        damaged = bytearray(whole)
+        for at in rng.integers(min(len(damaged), 200), size=3):
+            damaged[at] = rng.integers(256)
+        path.write_bytes(damaged[: rng.integers(1, 2 * len(damaged))])
+        try:
+            assert Mask.read(f"{path}:/m" if name.endswith("h5") else str(path)).bad.ndim == 2
+        except ConfigError:
+            refused += 1
+    assert refused
