@@ -177,8 +177,8 @@ def fit(info: ScanInfo, shape: Shape, config: Config, memory_limit: int, disk_li
     }
     volume = shape.rows * shape.side**2 * 4
     batch = config.engine.batch
-    # Images of 4 bytes a pixel; the stripes are a sum of 8, the row, and what finding them takes.
-    fields = 8 + (5 if config.normalize.rings else 0)
+    # Images of 4 bytes a pixel; the stripes are a sum, its mean and the median of 8, and two rows.
+    fields = 8 + (8 if config.normalize.rings else 0)
 
     def memory(method: str) -> dict[str, int]:
         block = batch * shape.block_rows * shape.padded * 4

@@ -19,6 +19,9 @@ FloatImage = NDArray[np.float32]
 class Stripes:
     """The stripes of one scan, learnt from the projections as they come.
 
+    They are no part of a `Normalization`: what is learnt from are line integrals without them, and so is the center, which else
+    would depend on when the stripes were determined.
+
     Parameters
     ----------
     rows, columns
