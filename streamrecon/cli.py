@@ -258,6 +258,14 @@ def _rows(text: str) -> tuple[int, int]:
     return first, end
 
 
+def _air(text: str) -> tuple[int, int]:
+    try:
+        left, right = (int(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not LEFT,RIGHT, such as 20,20 or 0,30") from None
+    return left, right
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="streamrecon",
@@ -306,6 +314,19 @@ def _parser() -> argparse.ArgumentParser:
         dest="recon.circle",
         help="0 outside the circle that every angle sees",
     )
+    group = recon.add_argument_group("corrections")
+    group.add_argument(
+        "--rings", type=int, dest="normalize.rings", metavar="WIDTH",
+        help="remove rings: width in columns of the running median that tells them from the object; default: no",
+    )  # fmt: skip
+    group.add_argument(
+        "--air", type=_air, dest="normalize.air", metavar="LEFT,RIGHT",
+        help="columns at the borders that always show air, by which each frame's beam is normalized; default: none",
+    )  # fmt: skip
+    group.add_argument(
+        "--bad-pixels", dest="normalize.bad_pixels", metavar="PATH",
+        help="mask of the detector: .npy, .tif, .png or FILE.h5:/DATASET; default: the flats tell",
+    )  # fmt: skip
     group = recon.add_argument_group("versions")
     group.add_argument("--every", type=int, dest="emit.every", metavar="N", help="projections between versions")
     group.add_argument("--interval", type=float, dest="emit.interval", metavar="S", help="seconds between versions")

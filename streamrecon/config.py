@@ -19,6 +19,7 @@ Layout = Literal["auto", "data-exchange", "nxtomo", "fxi"]
 Method = Literal["auto", "direct", "fourier"]
 FilterName = Literal["ramp", "ramlak", "shepp", "cosine", "hann", "hamming", "parzen", "butterworth", "none"]
 Combine = Literal["mean", "median"]
+OffsetAxis = Literal["auto", "yes", "no"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +82,13 @@ class NormalizeConfig:
     """Interpolate, in the logarithm, between groups of flats measured before, within and after the projections."""
     floor: float | None = None
     """Smallest I - D and F - D, counts; None: 0.5 for integers; for floats the power of ten 1e-5 below an open pixel."""
+    air: tuple[int, int] | None = None
+    """Columns at the left and the right border that show air at every angle: each frame's mean there becomes 0; None: no."""
+    bad_pixels: str | None = None
+    """File with a mask of the whole detector, not zero where a pixel is bad: .npy, .tif, .png, or FILE.h5:/PATH/OF/DATASET.
+    None: the flats tell."""
+    rings: int | None = None
+    """Width, columns, of the running median that tells stripes, which make rings, from the object; None: no correction."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,10 +109,13 @@ class ReconConfig:
     center_frames: int | None = None
     """Most projections to wait for before accumulation starts with the best center known; None: half the scan, or 1024
     where its length is unknown."""
+    offset_axis: OffsetAxis = "auto"
+    """Whether the scan is a full turn around an axis beside the detector's middle whose two halves make one wide field of
+    view: yes, no, or auto, where the object is cut off on the axis' side."""
     rows: tuple[int, int] | None = None
     """Detector rows to reconstruct, first and one past the last; None is all."""
     side: int | None = None
-    """Side of a slice, pixels; None is the detector's columns."""
+    """Side of a slice, pixels; None is the detector's columns, with an offset axis what the full turn shows."""
     circle: bool = False
     """Set everything outside the circle that every angle sees to 0."""
     upsampling: int = 2
@@ -193,6 +204,7 @@ _LIMITS: dict[str, tuple[float, float]] = {
     "simulated.bad_columns": (0, 1 << 16),
     "simulated.seed": (0, 1 << 62),
     "normalize.floor": (1e-30, 1e9),
+    "normalize.rings": (3, 1 << 16),
     "recon.cutoff": (1e-3, 1.0),
     "recon.filter_order": (1, 100),
     "recon.center_wait": (0.0, 1.0),
@@ -241,6 +253,12 @@ def check(config: Config) -> None:
     rows = config.recon.rows
     if rows is not None and not 0 <= rows[0] < rows[1]:
         raise ConfigError(f"recon.rows is {rows[0]}:{rows[1]}; expected FIRST:END with 0 <= FIRST < END")
+    air = config.normalize.air
+    if air is not None and not (min(air) >= 0 < max(air)):
+        raise ConfigError(
+            f"normalize.air is {air[0]},{air[1]}; expected columns of air at the left and right border (--air LEFT,RIGHT), "
+            "at least one of them above 0"
+        )
     if config.emit.preview & (config.emit.preview - 1):
         raise ConfigError(f"emit.preview is {config.emit.preview}; expected 1, 2, 4, 8 or 16")
 

@@ -128,7 +128,7 @@ class VolumeUpdate:
     theta: NDArray[np.float64]
     """(n,) radians, of the projections in this version, in the order of their index."""
     coverage: float
-    """Share of the half circle that these angles cover, 0 to 1."""
+    """Share of the half circle, with an offset axis of the full one, that these angles cover, 0 to 1."""
     final: bool
     """True for the last version of a scan."""
     binning: int

@@ -61,6 +61,49 @@ def scan_file(tmp_path: Path) -> Path:
     return path
 
 
+def test_the_corrections_are_options(scan_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out, mask = tmp_path / "out", tmp_path / "mask.npy"
+    bad = np.zeros((3, 32), bool)
+    bad[1, 4] = True
+    np.save(mask, bad)
+    corrections = ["--rings", "7", "--air", "2,3", "--bad-pixels", str(mask)]
+    assert main(["run", str(scan_file), "--out", str(out), "--quiet", *corrections]) == 0
+    with h5py.File(out / "volume.h5", "r", locking=False) as file:
+        parameters = file["entry/reconstruction/parameters"]
+        assert parameters["rings"][()] == 7
+        assert list(parameters["air"]) == [2, 3]
+        assert parameters["bad_pixels"][()].decode() == str(mask)
+        assert parameters["dead_pixels"][()] == 1
+        assert not parameters["offset_axis"][()]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--air", "0,0"], "expected columns of air"),
+        (["--air", "30,3"], "the detector has 32"),
+        (["--rings", "1"], "normalize.rings is 1"),
+        (["--bad-pixels", "nowhere.npy"], "there is no file nowhere.npy"),
+    ],
+)
+@pytest.mark.parametrize("command", ["run", "inspect"])
+def test_corrections_that_cannot_be_made_are_refused(
+    scan_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str, options: list[str], words: str
+) -> None:
+    assert main([command, str(scan_file), "--out", str(tmp_path / "out"), "--quiet", *options]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert words in line
+    assert not (tmp_path / "out" / "volume.h5").exists()
+
+
+@pytest.mark.parametrize("air", ["20", "a,b", "1,2,3", "1:2"])
+def test_air_that_is_not_two_numbers(air: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["run", "scan.h5", "--air", air])
+    assert ended.value.code == 2
+    assert "is not LEFT,RIGHT, such as 20,20" in capsys.readouterr().err
+
+
 def call(capsys: pytest.CaptureFixture[str], *arguments: Any) -> tuple[int, str, str]:
     try:
         code = main([str(a) for a in arguments])

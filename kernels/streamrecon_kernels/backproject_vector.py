@@ -1,4 +1,4 @@
-"""Direct backprojection on the CPU in vector IR: a group of rows of two neighbouring pixels stays in registers over all angles."""
+"""Direct backprojection on the CPU in vector IR: the sums of two pixels, some rows each, stay in registers over all angles."""
 
 from __future__ import annotations
 
@@ -10,7 +10,19 @@ from numba import njit, prange, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from streamrecon_kernels.vector import F32, FLAGS, GROUPS, I32, I64, host_lanes, load, load_scalar, multiply_add, splat, store
+from streamrecon_kernels.vector import (
+    F32,
+    FLAGS,
+    GROUPS,
+    I32,
+    I64,
+    host_lanes,
+    load,
+    load_scalar,
+    multiply_add,
+    splat,
+    store,
+)
 
 TILE = 32
 """Side of a tile, pixels: what its pixels see of a batch of rows stays in the second-level cache."""
@@ -32,9 +44,7 @@ def pixel_adder(longest: int) -> Any:
             rows, pixels, *rest = arguments
             for group in GROUPS:
                 for count in (1, 2):
-                    this = b.and_(
-                        b.icmp_signed("==", rows, I64(group)), b.icmp_signed("==", pixels, I64(count))
-                    )
+                    this = b.and_(b.icmp_signed("==", rows, I64(group)), b.icmp_signed("==", pixels, I64(count)))
                     with b.if_then(this):
                         _add(b, group, count, min(longest, group), *rest)
             return _context.get_dummy_value()

@@ -83,9 +83,7 @@ class Spokes:
     """(thread + 1,), first tile of each thread, so that all have alike much to do."""
 
 
-def spokes(
-    cos: NDArray[np.float64], sin: NDArray[np.float64], samples: int, side: int, kernel: KaiserBessel
-) -> Spokes:
+def spokes(cos: NDArray[np.float64], sin: NDArray[np.float64], samples: int, side: int, kernel: KaiserBessel) -> Spokes:
     """Find the cells and weights of spokes.
 
     Sample k of a spoke lies `k - (samples - 1) / 2` steps from the zero frequency; a step is (cos[a], sin[a]) cells along
@@ -130,9 +128,7 @@ def spokes(
     return Spokes(side, cos, sin, first_u, first_v, weight_u, weight_v, tiles, ranges, parts)
 
 
-def _deal(
-    ranges: NDArray[np.int32], side: int
-) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int64]]:
+def _deal(ranges: NDArray[np.int32], side: int) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int64]]:
     """Deal the tiles that have samples to the threads, the fullest first and to and fro."""
     samples = (ranges[..., 1] - ranges[..., 0]).sum(axis=-1)
     rows, columns = np.nonzero(samples)

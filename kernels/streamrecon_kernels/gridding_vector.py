@@ -10,7 +10,19 @@ from numba import njit, prange, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from streamrecon_kernels.vector import F32, FLAGS, GROUPS, I32, I64, host_lanes, load, load_scalar, multiply_add, splat, store
+from streamrecon_kernels.vector import (
+    F32,
+    FLAGS,
+    GROUPS,
+    I32,
+    I64,
+    host_lanes,
+    load,
+    load_scalar,
+    multiply_add,
+    splat,
+    store,
+)
 
 UNROLLED = 5
 """Width of the default kernel, whose windows are unrolled."""
@@ -29,7 +41,14 @@ def window_adder(longest: int) -> Any:
         `floats` is one of EVEN_GROUPS; `cells`, `sample`, `wu` and `wv` are addresses.
         """
         signature = types.void(
-            types.intp, types.uintp, *(types.intp,) * 4, types.uintp, types.float32, types.float32, types.uintp, types.uintp
+            types.intp,
+            types.uintp,
+            *(types.intp,) * 4,
+            types.uintp,
+            types.float32,
+            types.float32,
+            types.uintp,
+            types.uintp,
         )
 
         def codegen(context, b, _signature, arguments):  # type: ignore[no-untyped-def]

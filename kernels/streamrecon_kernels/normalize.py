@@ -53,6 +53,8 @@ def line_integrals(
         raise ValueError(f"floor is {floor}; expected a number from {np.finfo(np.float32).tiny:.3g}")
     if not raw.size:
         return
+    if not raw.dtype.isnative or raw.dtype == np.float16:
+        raw = raw.astype(np.float32)
     pixels = int(np.prod(image))
     with LOCK:
         normalize_numba.line_integrals(

@@ -50,5 +50,5 @@ def line_integrals(raw, dark, term, floor, out):  # type: ignore[no-untyped-def]
         for p in range(first, min(first + CHUNK, pixels)):
             signal = np.float32(raw[a, p]) - dark[p]
             signal = signal if signal > floor else floor
-            value = log(signal)
+            value = log(signal)  # type: ignore[call-arg,var-annotated]
             out[a, p] = term[t, p] - (value if signal <= LARGEST else np.float32(np.inf))

@@ -31,7 +31,9 @@ def pack_rows(rows: NDArray[np.float32], weight: NDArray[np.float32], out: NDArr
         If the shapes do not fit.
     """
     if rows.ndim != 3 or out.ndim != 3 or rows.dtype != np.float32 or weight.dtype != np.float32:
-        raise ValueError(f"rows are {rows.dtype} {rows.shape}, weight {weight.dtype}; expected float32 (angle, row, column)")
+        raise ValueError(
+            f"rows are {rows.dtype} {rows.shape}, weight {weight.dtype}; expected float32 (angle, row, column)"
+        )
     angles, count, columns = rows.shape
     if out.dtype != np.complex64 or not out.flags.c_contiguous or out.shape[0] != angles or out.shape[1] < columns:
         raise ValueError(
@@ -85,6 +87,4 @@ def filter_spectra(spectra: NDArray[np.complex64], response: NDArray[np.float32]
     if not spectra.size:
         return
     with LOCK:
-        packing_numba.filter_spectra(
-            spectra.view(np.float32), np.ascontiguousarray(response), out.view(np.float32)
-        )
+        packing_numba.filter_spectra(spectra.view(np.float32), np.ascontiguousarray(response), out.view(np.float32))

@@ -188,7 +188,7 @@ def bin_pixels(volume: NDArray[np.float32], binning: int, cut: int, factor: floa
     for name, array in (("volume", volume), ("out", out)):
         if array.ndim != 3 or array.dtype != np.float32 or not array.flags.c_contiguous:
             raise ValueError(f"{name} is {array.dtype} {array.shape}; expected C-contiguous float32 with three axes")
-    fits = all(0 <= cut and cut + binning * out.shape[axis] <= volume.shape[axis] for axis in (0, 1))
+    fits = all(cut >= 0 and cut + binning * out.shape[axis] <= volume.shape[axis] for axis in (0, 1))
     if binning < 1 or not fits or out.shape[2] != volume.shape[2]:
         raise ValueError(f"volume {volume.shape}, binning {binning} from {cut}, out {out.shape} do not fit as expected")
     with LOCK:

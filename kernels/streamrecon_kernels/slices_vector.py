@@ -27,9 +27,7 @@ def square_turner(longest: int) -> Any:
 
         `aligned` is whether each line of `out` starts where a vector may.
         """
-        signature = types.void(
-            types.intp, types.uintp, types.intp, types.uintp, types.uintp, types.intp, types.boolean
-        )
+        signature = types.void(types.intp, types.uintp, types.intp, types.uintp, types.uintp, types.intp, types.boolean)
 
         def codegen(context, b, _signature, arguments):  # type: ignore[no-untyped-def]
             lanes, *rest = arguments
@@ -44,7 +42,9 @@ def square_turner(longest: int) -> Any:
     return turn_square
 
 
-def _turn(b: Any, lanes: int, pixels: Any, x_bytes: Any, factors: Any, out: Any, slice_bytes: Any, aligned: Any) -> None:
+def _turn(
+    b: Any, lanes: int, pixels: Any, x_bytes: Any, factors: Any, out: Any, slice_bytes: Any, aligned: Any
+) -> None:
     square = [load(b, b.add(pixels, b.mul(x_bytes, I64(j))), 0, lanes) for j in range(lanes)]
     factor = load(b, factors, 0, lanes)
     lines = [b.fmul(line, factor) for line in _transposed(b, square)]
@@ -86,7 +86,7 @@ def take_slices(  # type: ignore[no-untyped-def]
 
     `values` and `out` are addresses, `shape` that of `out`, whose first rows and columns are written.
     """
-    slices, height, width, rows, columns = shape
+    _, height, width, rows, columns = shape
     aligned = width % lanes == 0 and out % (4 * lanes) == 0
     for band in prange((height + BAND - 1) // BAND):
         first, end = band * BAND, min(band * BAND + BAND, height)

@@ -21,7 +21,7 @@ GROUPS = (32, 16, 8, 4, 2, 1)
 
 def host_lanes() -> int:
     """float32 in a vector register: 16 with AVX-512, 8 with AVX, else 4 (SSE, NEON)."""
-    given = config.CPU_FEATURES
+    given = getattr(config, "CPU_FEATURES", None)
     if given is None:
         features = {name for name, there in llvmlite.binding.get_host_cpu_features().items() if there}
     else:
@@ -36,9 +36,7 @@ def splat(b: Any, scalar: Any, lanes: int) -> Any:
     """A vector whose lanes all hold the scalar."""
     vector = ir.VectorType(F32, lanes)
     one = b.insert_element(ir.Constant(vector, ir.Undefined), scalar, I32(0))
-    return b.shuffle_vector(
-        one, ir.Constant(vector, ir.Undefined), ir.Constant(ir.VectorType(I32, lanes), [0] * lanes)
-    )
+    return b.shuffle_vector(one, ir.Constant(vector, ir.Undefined), ir.Constant(ir.VectorType(I32, lanes), [0] * lanes))
 
 
 def load(b: Any, address: Any, index: int, lanes: int) -> Any:

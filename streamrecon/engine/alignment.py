@@ -12,6 +12,7 @@ from streamrecon.config import ReconConfig
 from streamrecon.engine.journal import Record
 from streamrecon.errors import GeometryError
 from streamrecon.recon.center import CenterEstimate, CenterFinder
+from streamrecon.recon.offset import FULL, beside_middle
 from streamrecon.recon.weights import covered_arc
 
 FEWEST = 16
@@ -68,26 +69,46 @@ class Alignment:
             self.estimate = CenterEstimate(given, 0.0, "user", 0, f"center {given:.2f} as given")
         self.restudy()
 
-    def check_field_of_view(self, projections: Sequence[Record]) -> None:
-        """Refuse a full turn around an axis beside the detector's middle that shows an object wider than the detector.
+    def offset_axis(self, projections: Sequence[Record], arc: float | None, refuse: bool) -> bool:
+        """Whether opposed views of the object complete each other rather than repeat (`recon.offset`).
+
+        Parameters
+        ----------
+        projections
+            Some of those that have come.
+        arc
+            Radians of a full turn that the scan's angles cover; None while they are not known.
+        refuse
+            Whether to refuse a scan that would need it and does not cover a full turn, or to make of it what can be made.
 
         Raises
         ------
         GeometryError
-            Where the object is cut off on the side of the axis, in a scan of more than 270 degrees.
+            If refused.
         """
         assert self.estimate is not None
-        columns, center = self._size[1], self.estimate.center
-        if abs(center - (columns - 1) / 2) < columns / 8:
-            return
-        profile = self._read(projections[:: max(1, len(projections) // 16)][:16]).mean(axis=(0, 1))
-        near, far = (profile[:3], profile[-3:]) if center < columns / 2 else (profile[-3:], profile[:3])
-        cut = near.mean() - far.mean()
-        if cut > CUT_OFF * (profile.max() - far.mean()):
+        if self._options.offset_axis != "auto":
+            return self._options.offset_axis == "yes"
+        center, columns = self.estimate.center, self._size[1]
+        if arc is None or arc <= 1.5 * math.pi or not beside_middle(center, columns):
+            return False
+        if not self._cut_off(projections, center):
+            return False
+        if refuse and arc < FULL:
             raise GeometryError(
-                f"the axis is at column {center:.1f} of {columns} and the object reaches beyond the detector on that side: a "
-                "360-degree scan with an offset axis has to be stitched, which streamrecon cannot do yet"
+                f"the axis is at column {center:.1f} of {columns} and the object reaches beyond the detector on that side, but "
+                f"the angles cover {math.degrees(arc):.0f} degrees of the full turn whose views would be joined; expected at "
+                f'least {math.degrees(FULL):.0f}. recon.offset_axis = "no" reconstructs what there is'
             )
+        return arc >= FULL
+
+    def _cut_off(self, projections: Sequence[Record], center: float) -> bool:
+        """Whether the object reaches beyond the detector on the side of the axis, by 16 projections."""
+        in_order = sorted(projections, key=lambda record: record.index)
+        profile = self._read(in_order[:: max(1, len(in_order) // 16)][:16]).mean(axis=(0, 1))
+        near, far = (profile[:3], profile[-3:]) if center < self._size[1] / 2 else (profile[-3:], profile[:3])
+        cut = near.mean() - far.mean()
+        return bool(cut > CUT_OFF * (profile.max() - far.mean()))
 
     def restudy(self) -> None:
         """What was learnt is void, as the line integrals have changed: look at all projections again."""

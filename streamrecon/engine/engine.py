@@ -10,12 +10,14 @@ from pathlib import Path
 from types import TracebackType
 
 import numpy as np
+from numpy.typing import NDArray
 
 from streamrecon.config import Config, ReconConfig
 from streamrecon.engine.emit import EmitPolicy
 from streamrecon.engine.ingest import Accepted, Event, Ingest
 from streamrecon.engine.journal import Journal
 from streamrecon.engine.lock import FolderLock
+from streamrecon.engine.mask import Mask
 from streamrecon.engine.output import Output
 from streamrecon.engine.picture import central_slices
 from streamrecon.engine.plan import Plan, make_plan
@@ -72,6 +74,8 @@ class Engine:
 
     Raises
     ------
+    ConfigError
+        If the mask of bad pixels cannot be read.
     EndpointError
         If the endpoint cannot be used.
     OutputError
@@ -93,6 +97,9 @@ class Engine:
         self._stopping, self._done = threading.Event(), threading.Event()
         self._rank: Rank | None = None
         self._sender_lost = False
+        path = config.normalize.bad_pixels
+        self._mask = None if path is None else Mask.read(path)
+        self._bad: NDArray[np.bool_] | None = None
         _compile()
         self._ingest = Ingest(config, self._prepare, self._counters)
         try:
@@ -198,6 +205,8 @@ class Engine:
         if frame > self._config.engine.max_frame_bytes:
             limit = self._config.engine.max_frame_bytes
             raise PlanError(f"frames have {frame} bytes, at most {limit} are accepted: raise engine.max_frame_bytes")
+        if self._mask is not None:
+            self._bad = self._mask.rows(info.geometry, rows)
         plan = make_plan(info, rows, self._config, self._out)
         self._output = Output(
             self._out, info.uid, self._config.emit.keep, self._config.emit.keep_seconds, self._overwrite
@@ -254,7 +263,7 @@ class Engine:
         inbox: queue.SimpleQueue[Event] = self._ingest.inbox
         self._rank = rank = Rank(
             event, self._plan, self._config, inbox, self._ingest.release, self._journal, self._writer, self._policy,
-            self._counters, self._story,
+            self._counters, self._story, self._bad,
         )  # fmt: skip
         end = rank.run()
         self._writer.close()

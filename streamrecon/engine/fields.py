@@ -31,10 +31,20 @@ class Fields:
         Flats announced, where known.
     story
         Told of each group.
+    bad
+        (row, column), True where a pixel is bad; None: the flats tell.
     """
 
-    def __init__(self, journal: Journal, options: NormalizeConfig, expected: int | None, story: Story) -> None:
+    def __init__(
+        self,
+        journal: Journal,
+        options: NormalizeConfig,
+        expected: int | None,
+        story: Story,
+        bad: NDArray[np.bool_] | None = None,
+    ) -> None:
         self._journal, self._options, self._expected, self._story = journal, options, expected, story
+        self._bad = bad
         self._groups: list[FlatGroup] = []
         self._open_groups: list[list[Record]] = []
         self._darks_used = 0
@@ -99,7 +109,13 @@ class Fields:
             brightest = brightness(self._groups[0].image - dark) if self._groups else open_counts
             self._floor = 10.0 ** (math.floor(math.log10(max(brightest, 1e-24))) - 5)
         return Normalization(
-            dark, tuple(self._groups), max(open_counts, self._floor), self._floor, self._options.interpolate_flats
+            dark,
+            tuple(self._groups),
+            max(open_counts, self._floor),
+            self._floor,
+            self._options.interpolate_flats,
+            self._options.air,
+            self._bad,
         )
 
     def better(self) -> Normalization | None:
@@ -126,6 +142,8 @@ class Fields:
         text = f"{groups} of flats, {len(self._journal.darks)} darks, {dead} dead pixels interpolated"
         if not flats:
             text += "; no flat has come yet: the first projection's brightest percent stands in"
+        if self._options.air is not None and not normalizer.air[0].size:
+            text += "; all pixels of the border that is to show air are dead: no frame is normalized by them"
         self._story.tell("normalize", text, dead=dead, floor=self._floor)
 
 

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import math
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
 
-from streamrecon.config import Config
+from streamrecon.config import Config, ReconConfig
+from streamrecon.engine.mask import Mask
 from streamrecon.engine.output import most_kept
-from streamrecon.errors import ConfigError, OutputError, PlanError
+from streamrecon.errors import ConfigError, GeometryError, OutputError, PlanError
 from streamrecon.recon.accumulate import Shape
 from streamrecon.recon.direct import DirectAccumulator
 from streamrecon.recon.fourier import FourierAccumulator
+from streamrecon.recon.offset import FULL, TURN, beside_middle, overlap_weight
+from streamrecon.recon.weights import covered_arc
 from streamrecon.scan import FrameKind, Geometry, ScanInfo
 from streamrecon.wire.messages import Range
 
@@ -51,6 +54,8 @@ class Plan:
     """Bytes by purpose."""
     memory_limit: int
     disk_limit: int
+    out: Path
+    """The output folder, on whose disk the limit is."""
     warnings: tuple[str, ...] = ()
     """What is allowed, but most likely not meant."""
 
@@ -90,29 +95,90 @@ def make_plan(info: ScanInfo, rows: Range, config: Config, out: Path) -> Plan:
     PlanError
         If the scan does not fit, naming the option to change.
     ConfigError, GeometryError
-        If rows or center are beyond the detector.
+        If rows, center or air are beyond the detector, the mask of bad pixels is not of it, or the angles are too few for an
+        offset axis.
     """
-    options = config.recon
+    options, columns = config.recon, info.geometry.columns
     if rows[1] > info.geometry.rows:
         raise ConfigError(
             f"rows {rows[0]}:{rows[1]} were asked for (--rows), but the detector has {info.geometry.rows}"
         )
-    geometry = Geometry(rows[1] - rows[0], info.geometry.columns, info.geometry.pixel_size, options.center)
-    center = (geometry.columns - 1) / 2 if options.center is None else options.center
-    shape = Shape.of(geometry, options, center)
-    count = info.counts.get(FrameKind.PROJECTION)
-    every = config.emit.every or (max(1, count // 10) if count else BREAK_EVEN)
+    air = config.normalize.air
+    if air is not None and sum(air) > columns:
+        raise ConfigError(
+            f"{air[0]} and {air[1]} columns of air were asked for (--air), but the detector has {columns}"
+        )
+    if config.normalize.bad_pixels is not None:
+        Mask.read(config.normalize.bad_pixels).rows(info.geometry, rows)  # refuses what does not fit
+    given = info.geometry.center if options.center is None else options.center
+    center = (columns - 1) / 2 if given is None else given
+    geometry = Geometry(rows[1] - rows[0], columns, info.geometry.pixel_size)
+    shape = _shape(info, geometry, options, given)
     memory_limit = config.engine.memory_bytes or int(SHARE * available_memory())
     disk_limit = config.engine.disk_bytes or int(SHARE * free_disk(out))
+    plan = fit(info, shape, config, memory_limit, disk_limit, out)
+    if 0 <= center <= columns - 1:
+        return plan
+    beside = f"the center {center:g} lies beside the detector, which has the columns 0 to {columns - 1}"
+    return replace(plan, warnings=(*plan.warnings, beside))
 
-    frame = geometry.rows * geometry.columns * info.dtype.itemsize
+
+def _shape(info: ScanInfo, geometry: Geometry, options: ReconConfig, center: float | None) -> Shape:
+    """The largest shape that has to be expected before the center is known.
+
+    An axis that is found far beside the middle is not expected: that would double everyone's memory. It is planned anew.
+    """
+    arc = None if info.theta is None else covered_arc(info.theta, TURN)
+    if options.offset_axis == "yes":
+        if arc is not None and arc < FULL:
+            raise GeometryError(
+                f"an offset axis was asked for (recon.offset_axis), but the angles cover {math.degrees(arc):.0f} degrees of "
+                f"the full turn whose views would be joined; expected at least {math.degrees(FULL):.0f}"
+            )
+        if center is not None:
+            overlap_weight(geometry.columns, center)  # refuses an axis beside the detector
+        return Shape.of(geometry, options, 0.0 if center is None else center, True)
+    if center is None:
+        center = (geometry.columns - 1) / 2
+    beside = beside_middle(center, geometry.columns) and 0 <= center <= geometry.columns - 1
+    likely = options.offset_axis == "auto" and beside and arc is not None and arc >= FULL
+    return Shape.of(geometry, options, center, likely)
+
+
+def fit(info: ScanInfo, shape: Shape, config: Config, memory_limit: int, disk_limit: int, out: Path) -> Plan:
+    """Plan the reconstruction of one shape.
+
+    Parameters
+    ----------
+    info
+        Of the scan.
+    shape
+        Of the reconstruction.
+    config
+        The options.
+    memory_limit, disk_limit
+        Bytes.
+    out
+        Output folder, for the message.
+
+    Raises
+    ------
+    PlanError
+        If it does not fit, naming the option to change.
+    """
+    options = config.recon
+    count = info.counts.get(FrameKind.PROJECTION)
+    every = config.emit.every or (max(1, count // 10) if count else BREAK_EVEN)
+    frame = shape.rows * shape.columns * info.dtype.itemsize
     slots = _slots(config, frame, every, None if count is None else sum(n or 0 for n in info.counts.values()))
     states = {
         "direct": DirectAccumulator.bytes_needed(shape),
         "fourier": FourierAccumulator.bytes_needed(shape, options),
     }
-    volume = geometry.rows * shape.side**2 * 4
+    volume = shape.rows * shape.side**2 * 4
     batch = config.engine.batch
+    # Images of 4 bytes a pixel; the stripes are a sum, its mean and the median of 8, and two rows.
+    fields = 8 + (8 if config.normalize.rings else 0)
 
     def memory(method: str) -> dict[str, int]:
         block = batch * shape.block_rows * shape.padded * 4
@@ -122,8 +188,8 @@ def make_plan(info: ScanInfo, rows: Range, config: Config, out: Path) -> Plan:
             "program": PROGRAM_BYTES,
             "ring": slots * frame,
             "state": states[method],
-            "batch": batch * (frame + 3 * geometry.rows * geometry.columns * 4) + work,
-            "flats and dark": 8 * geometry.rows * geometry.columns * 4,
+            "batch": batch * (frame + 3 * shape.rows * shape.columns * 4) + work,
+            "flats and dark": fields * shape.rows * shape.columns * 4,
             "snapshot": 2 * volume + volume // shape.blocks + transform,
         }
 
@@ -131,11 +197,15 @@ def make_plan(info: ScanInfo, rows: Range, config: Config, out: Path) -> Plan:
     method, why = _choose(options.method, apart, {name: sum(memory(name).values()) for name in states}, memory_limit)
     needed = memory(method)
     if sum(needed.values()) > memory_limit:
+        wide = (
+            f". The views of a full turn are joined to slices of a side of {shape.side} pixels: where that is not meant, give "
+            'the center (--center) or say recon.offset_axis = "no"'
+        )
         raise PlanError(
             f"the scan needs {size(sum(needed.values()))} of memory, {size(memory_limit)} may be used: "
             + ", ".join(f"{name} {size(n)}" for name, n in needed.items())
             + ". Reconstruct fewer rows (--rows A:B), a smaller side (recon.side), a smaller ring (engine.ring_bytes), or "
-            "raise the limit (engine.memory_bytes)"
+            f"raise the limit (engine.memory_bytes){wide if shape.offset_axis and not options.side else ''}"
         )
 
     known = all(n is not None for n in info.counts.values())
@@ -160,12 +230,7 @@ def make_plan(info: ScanInfo, rows: Range, config: Config, out: Path) -> Plan:
             + ". Choose another --out, keep fewer versions (emit.keep, --every), bin previews more (emit.preview), "
             "reconstruct fewer rows (--rows A:B), or raise the limit (engine.disk_bytes)"
         )
-    warnings = []
-    if not 0 <= center <= geometry.columns - 1:
-        warnings.append(
-            f"the center {center:g} lies beside the detector, which has the columns 0 to {geometry.columns - 1}"
-        )
-    return Plan(method, why, slots, binning, every, needed, disk, memory_limit, disk_limit, tuple(warnings))
+    return Plan(method, why, slots, binning, every, needed, disk, memory_limit, disk_limit, out)
 
 
 def _slots(config: Config, frame: int, every: int, frames: int | None) -> int:

@@ -19,7 +19,7 @@ from streamrecon.engine.fields import Fields, positions
 from streamrecon.engine.ingest import Accepted, Arrival, Event
 from streamrecon.engine.journal import Journal, Record
 from streamrecon.engine.output import Provenance
-from streamrecon.engine.plan import Plan
+from streamrecon.engine.plan import Plan, fit
 from streamrecon.engine.status import Counters
 from streamrecon.engine.story import Story
 from streamrecon.engine.writer import Job, Writer
@@ -27,6 +27,8 @@ from streamrecon.recon.accumulate import Accumulator, Shape, bin_slices
 from streamrecon.recon.direct import DirectAccumulator
 from streamrecon.recon.fourier import FourierAccumulator
 from streamrecon.recon.normalize import Normalization, Normalizer
+from streamrecon.recon.offset import TURN
+from streamrecon.recon.rings import Stripes
 from streamrecon.recon.weights import arc_weights, covered_arc
 from streamrecon.scan import FrameKind, Geometry, VolumeUpdate
 from streamrecon.wire.outputs import Broken, Ended
@@ -38,6 +40,9 @@ ACCUMULATORS: dict[str, Callable[[Shape, Any], Accumulator]] = {
 
 COUNT_SECONDS = 0.25
 """Between two looks at the coverage, which takes longer the more projections there are."""
+
+CONSTANT_BATCHES = 8
+"""Batches of angles to which a constant row is added between two looks at the ring."""
 
 UNKNOWN = 1000
 """Projections assumed for provisional weights where their number is unknown; the gain makes up for it."""
@@ -66,6 +71,8 @@ class Rank:
         When a version is due.
     counters, story
         What people see.
+    bad
+        (row, column) of the slab, True where a pixel is bad; None: the flats tell.
     """
 
     def __init__(
@@ -80,6 +87,7 @@ class Rank:
         policy: EmitPolicy,
         counters: Counters,
         story: Story,
+        bad: NDArray[np.bool_] | None = None,
     ) -> None:
         self._info, self._rows, self._ring = accepted.info, accepted.rows, accepted.ring
         self._plan, self._config, self._inbox, self._release = plan, config, inbox, release
@@ -87,7 +95,9 @@ class Rank:
         self._counters, self._story = counters, story
         size = accepted.info.geometry
         self._geometry = Geometry(accepted.rows[1] - accepted.rows[0], size.columns, size.pixel_size)
-        self._fields = Fields(journal, config.normalize, accepted.info.counts.get(FrameKind.FLAT), story)
+        self._fields = Fields(journal, config.normalize, accepted.info.counts.get(FrameKind.FLAT), story, bad)
+        width = config.normalize.rings
+        self._stripes = None if width is None else Stripes(self._geometry.rows, size.columns, width)
         given = config.recon.center if config.recon.center is not None else size.center
         self._alignment = Alignment(
             config.recon,
@@ -102,7 +112,9 @@ class Rank:
         """Projections of the journal, in its order, that are in the accumulator."""
         self._weights_used = np.zeros(0)
         """Of those projections, in the same order."""
-        self._planned = None if self._info.theta is None else arc_weights(self._info.theta)
+        self._turn = math.pi
+        """Radians after which views repeat."""
+        self._planned: NDArray[np.float64] | None = None
         self._final: NDArray[np.float64] | None = None
         self._counted = 0.0
         self._end: Ended | Broken | None = None
@@ -210,14 +222,47 @@ class Rank:
         if not new.differs_only_in_flats(old):
             self._start_over("the dark or the dead pixels are now known better")
             return
+        if old.steady and new.steady:
+            row = new.flat_difference(old, np.zeros(1))[0]
+            if self._stripes is not None:
+                self._stripes.learn(row[None] * np.float32(self._cursor), count=0)
+            self._add_constant(row)
+        else:
+            self._add_difference(new, old)
+        self._story.tell("flats_corrected", f"the flats' difference was added at {self._cursor} angles")
+
+    def _add_difference(self, new: Normalizer, old: Normalizer) -> None:
+        """Add the difference of flats that are interpolated over the scan."""
         for first in range(0, self._cursor, self._config.engine.batch):
             done = slice(first, min(first + self._config.engine.batch, self._cursor))
             records = self._journal.projections[done]
             difference = new.flat_difference(old, positions(records))
             if difference.any():  # before the previous group nothing has changed
+                if self._stripes is not None:
+                    self._stripes.learn(difference, count=0)
                 self._add(difference, _theta(records), self._weights_used[done])
             self._absorb(self._absorbable())
-        self._story.tell("flats_corrected", f"the flats' difference was added at {self._cursor} angles")
+
+    def _add_constant(self, row: NDArray[np.float32]) -> None:
+        """Add the same row (row, column) at all angles in the accumulator."""
+        assert self._accumulator is not None
+        if not row.any():
+            return
+        step = CONSTANT_BATCHES * self._config.engine.batch
+        for first in range(0, self._cursor, step):
+            done = slice(first, min(first + step, self._cursor))
+            with self._counters.stage("accumulate"):
+                theta = _theta(self._journal.projections[done])
+                self._accumulator.add_constant(row, theta, self._weights_used[done])
+            self._absorb(self._absorbable())
+
+    def _correct_rings(self, covered: float, last: bool) -> None:
+        """Put the stripes right by what the angles in the accumulator tell, if they tell more than before."""
+        # The mean over few angles shows the object rather than what is the same at all of them.
+        if self._stripes is not None and covered >= self._turn / 2 and (last or self._stripes.stale):
+            with self._counters.stage("rings"):
+                change = self._stripes.refresh()
+            self._add_constant(change)
 
     # Center.
 
@@ -232,21 +277,37 @@ class Rank:
             else:
                 self._counters.phase = "finding the center"
         elif better is not None:
-            self._begin(better.note)
+            self._begin(f"a better center: {better.note}")
 
     def _begin(self, reason: str | None = None) -> None:
-        """Make the accumulator, at first or for a better center."""
+        """Make the accumulator, at first or for a better center or field of view."""
         estimate = self._alignment.estimate
         assert estimate is not None
-        if self._info.theta is not None and np.ptp(self._info.theta) > 1.5 * math.pi:
-            self._alignment.check_field_of_view(self._journal.projections)
+        offset = self._offset_axis(refuse=self._info.theta is not None)
+        shape = Shape.of(self._geometry, self._config.recon, estimate.center, offset)
+        self._turn = TURN if offset else math.pi
+        self._planned = None if self._info.theta is None else arc_weights(self._info.theta, self._turn)
+        self._final = None
+        if offset:
+            # Where the axis was not known, the plan was made for a smaller side.
+            self._plan = fit(
+                self._info, shape, self._config, self._plan.memory_limit, self._plan.disk_limit, self._plan.out
+            )
+            text = f"opposed views of the full turn are joined: slices have a side of {shape.side} pixels"
+            self._story.tell("offset_axis", text, side=shape.side)
         self._accumulator = None  # its memory is free before the next one is made
-        shape = Shape.of(self._geometry, self._config.recon, estimate.center)
         self._accumulator = ACCUMULATORS[self._plan.method](shape, self._config.recon)
         self._counters.center, self._counters.phase = estimate.center, "accumulating"
         self._story.tell("center", estimate.note, center=estimate.center, sigma=estimate.sigma, method=estimate.method)
         if reason is not None:
-            self._start_over(f"a better center: {reason}")
+            self._start_over(reason)
+
+    def _offset_axis(self, refuse: bool) -> bool:
+        """Whether opposed views complete each other, by what is known of angles and object."""
+        projections = self._journal.projections
+        theta = _theta(projections) if self._info.theta is None and self._end is not None else self._info.theta
+        arc = None if theta is None else covered_arc(theta, TURN)
+        return self._alignment.offset_axis(projections, arc, refuse)
 
     def _start_over(self, reason: str) -> None:
         """Forget what is in the accumulator; the journal has it all. The newest version stays to be read meanwhile."""
@@ -256,6 +317,8 @@ class Rank:
             "start_over", f"accumulating {self._cursor} projections again: {reason}", projections=self._cursor
         )
         self._cursor, self._weights_used = 0, np.zeros(0)
+        if self._stripes is not None:
+            self._stripes.forget()
         self._policy.started_over()
 
     # Projections into the accumulator.
@@ -275,6 +338,9 @@ class Rank:
         assert self._accumulator is not None
         with self._counters.stage("normalize"):
             projections = self._fields.line_integrals(batch)
+            if self._stripes is not None:
+                self._stripes.learn(projections)
+                projections -= self._stripes.row
         weights = self._weights(batch)
         self._add(projections, _theta(batch), weights)
         self._cursor += len(batch)
@@ -297,7 +363,10 @@ class Rank:
         if now - self._counted < COUNT_SECONDS and not self._complete():
             return
         self._counted = now
-        self._counters.coverage = covered_arc(_theta(self._journal.projections[: self._cursor])) / math.pi
+        self._counters.coverage = self._covered(self._journal.projections[: self._cursor]) / self._turn
+
+    def _covered(self, records: Sequence[Record]) -> float:
+        return covered_arc(_theta(records), self._turn)
 
     def _weights(self, batch: list[Record]) -> NDArray[np.float64]:
         """Of the projections that follow the cursor."""
@@ -305,12 +374,12 @@ class Rank:
             return self._final_weights()[self._cursor : self._cursor + len(batch)]
         if self._planned is not None:
             return self._planned[[r.index for r in batch]]
-        return np.full(len(batch), math.pi / (self._info.counts.get(FrameKind.PROJECTION) or UNKNOWN))
+        return np.full(len(batch), self._turn / (self._info.counts.get(FrameKind.PROJECTION) or UNKNOWN))
 
     def _final_weights(self) -> NDArray[np.float64]:
         """Of all projections of the journal, in its order, once no more will come."""
         if self._final is None:
-            self._final = arc_weights(_theta(self._journal.projections))
+            self._final = arc_weights(_theta(self._journal.projections), self._turn)
         return self._final
 
     # The end.
@@ -328,6 +397,9 @@ class Rank:
             self._renormalize(normalization)
             if self._backlog:
                 return True
+        if self._offset_axis(refuse=False) != self._accumulator.shape.offset_axis:
+            self._begin("all projections tell otherwise whether the object is cut off on the side of the axis")
+            return True
         weights = self._final_weights()
         change = weights - self._weights_used
         changed = np.flatnonzero(np.abs(change) > 1e-9)
@@ -337,7 +409,10 @@ class Rank:
         for first in range(0, changed.size, self._config.engine.batch):
             which = changed[first : first + self._config.engine.batch]
             records = [self._journal.projections[i] for i in which]
-            self._add(self._fields.line_integrals(records), _theta(records), change[which])
+            projections = self._fields.line_integrals(records)
+            if self._stripes is not None:
+                projections -= self._stripes.row
+            self._add(projections, _theta(records), change[which])
         if changed.size:
             self._story.tell("reweighted", f"{changed.size} projections beside missing ones take over their arc")
         self._weights_used = weights
@@ -358,15 +433,16 @@ class Rank:
         assert self._accumulator is not None
         records = sorted(self._journal.projections[: self._cursor], key=lambda r: r.index)
         theta = _theta(records)
-        covered = covered_arc(theta)
-        gain = (covered or math.pi) / float(self._weights_used.sum())
+        covered = covered_arc(theta, self._turn)
+        self._correct_rings(covered, last)
+        gain = (covered or self._turn) / float(self._weights_used.sum())
         binning = 1 if last else self._plan.binning
         volume = self._snapshot(gain, binning, absorb=not last)
         self._version += 1
         update = VolumeUpdate(
             version=self._version,
             theta=theta,
-            coverage=covered / math.pi,
+            coverage=covered / self._turn,
             final=last and isinstance(self._end, Ended),
             binning=binning,
             volume=volume,
@@ -414,6 +490,7 @@ class Rank:
         }
         return options | {
             "method": self._plan.method,
+            "offset_axis": self._turn == TURN,
             "center": estimate.center,
             "center_sigma": estimate.sigma,
             "center_method": estimate.method,

@@ -30,7 +30,7 @@ class Status:
     in_volume: int
     """Projections in the accumulator."""
     coverage: float
-    """Share of the half circle covered by them, 0 to 1."""
+    """Share of the half circle, with an offset axis of the full one, covered by them, 0 to 1."""
     version: int
     """Newest version that can be read."""
     center: float | None

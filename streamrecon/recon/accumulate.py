@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from streamrecon.config import ReconConfig
 from streamrecon.errors import GeometryError
 from streamrecon.recon.filters import padded_length
+from streamrecon.recon.offset import overlap_weight
 from streamrecon.scan import Geometry
 
 BLOCK_ROWS = 32
@@ -33,10 +34,24 @@ class Shape:
     """Of the circle that is reconstructed, pixels; infinite for the whole square."""
     scale: float
     """Factor from per pixel to the volume's unit."""
+    offset_axis: bool = False
+    """Whether opposed views complete each other (`recon.offset`): projections are weighted by column."""
 
     @classmethod
-    def of(cls, geometry: Geometry, options: ReconConfig, center: float) -> Shape:
+    def of(cls, geometry: Geometry, options: ReconConfig, center: float, offset_axis: bool = False) -> Shape:
         """Of a scan whose frames have `geometry.rows` rows.
+
+        Parameters
+        ----------
+        geometry
+            Of the frames.
+        options
+            Side and circle.
+        center
+            Column of the rotation axis.
+        offset_axis
+            Whether a full turn is seen by one side of the detector each half (`recon.offset`): all that the farther edge
+            reaches is then reconstructed.
 
         Raises
         ------
@@ -45,11 +60,12 @@ class Shape:
         """
         if not math.isfinite(center):
             raise GeometryError(f"center is {center}; expected a column")
-        side = options.side or geometry.columns
-        # What every angle sees is at most the shorter way from the axis to the detector's edge.
-        seen = min(center, geometry.columns - 1 - center)
+        edges = center, geometry.columns - 1 - center
+        # What every angle sees is at most the shorter way from the axis to the detector's edge; over a turn, the longer one.
+        seen = max(edges) if offset_axis else min(edges)
+        side = options.side or (2 * math.ceil(seen) + 1 if offset_axis else geometry.columns)
         radius = max(0.5, min(seen, (side - 1) / 2)) if options.circle else math.inf
-        return cls(geometry.rows, geometry.columns, center, side, radius, 1 / (geometry.pixel_size or 1))
+        return cls(geometry.rows, geometry.columns, center, side, radius, 1 / (geometry.pixel_size or 1), offset_axis)
 
     @property
     def blocks(self) -> int:
@@ -66,7 +82,7 @@ class Shape:
     @property
     def column_weight(self) -> NDArray[np.float32]:
         """(column,), times which projections are taken before the filter."""
-        return np.ones(self.columns, np.float32)
+        return overlap_weight(self.columns, self.center) if self.offset_axis else np.ones(self.columns, np.float32)
 
     @property
     def reach(self) -> float:
@@ -120,6 +136,17 @@ class Accumulator(Protocol):
             (angle,) radians.
         weight
             (angle,) radians: the arc each angle stands for.
+        """
+
+    def add_constant(self, row: NDArray[np.float32], theta: NDArray[np.float64], weight: NDArray[np.float64]) -> None:
+        """Add a projection that is the same at every angle.
+
+        Parameters
+        ----------
+        row
+            (row, column) line integrals, dimensionless.
+        theta, weight
+            (angle,) radians, as in `add`.
         """
 
     def snapshot_block(self, index: int, out: NDArray[np.float32], gain: float = 1.0, binning: int = 1) -> None:

@@ -24,6 +24,9 @@ from streamrecon.recon.accumulate import Accumulator, Shape, check_batch
 from streamrecon.recon.filters import response
 from streamrecon.recon.workspace import Workspace
 
+CONSTANT = 16
+"""Angles that a constant row is spread over at once."""
+
 
 class DirectAccumulator:
     """The volume as the state: O(n^2) an angle and slice, and a snapshot costs a copy.
@@ -40,6 +43,7 @@ class DirectAccumulator:
         self.shape, self._options = shape, options
         self.filter_seconds = 0.0
         self._upsampling = options.upsampling
+        self._column_weight = shape.column_weight
         self._response = response(options.filter, shape.padded, options.cutoff, options.filter_order)
         self._volume = aligned_zeros((shape.blocks, shape.side, shape.side, shape.block_rows), np.float32)
         self._spectra, self._upsampled = Workspace(), Workspace()
@@ -55,26 +59,48 @@ class DirectAccumulator:
 
     def add(self, projections: NDArray[np.float32], theta: NDArray[np.float64], weight: NDArray[np.float64]) -> None:
         check_batch(self.shape, projections, theta, weight)
+        shape = self.shape
+        factor = np.asarray(weight[:, None] * self._response / shape.padded, np.float32)
+        for block in range(shape.blocks):
+            rows = self._filtered(projections[:, shape.block(block)], factor)
+            self._backproject(block, rows, theta)
+
+    def add_constant(self, row: NDArray[np.float32], theta: NDArray[np.float64], weight: NDArray[np.float64]) -> None:
+        shape = self.shape
+        check_batch(shape, np.broadcast_to(row, (len(theta), *row.shape)), theta, weight)
+        factor = np.asarray(self._response[None] / shape.padded, np.float32)
+        for block in range(shape.blocks):
+            rows = self._filtered(row[None, shape.block(block)], factor)
+            for first in range(0, len(theta), CONSTANT):
+                some = slice(first, first + CONSTANT)
+                self._backproject(block, rows * np.asarray(weight[some], np.float32)[:, None, None], theta[some])
+
+    def _filtered(self, projections: NDArray[np.float32], factor: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Rows of one block, filtered, upsampled and with their tails: (angle, column, row)."""
+        began = time.perf_counter()
+        shape, angles, pairs = self.shape, len(projections), self.shape.block_rows // 2
+        spectra = self._spectra((angles, shape.padded, pairs), np.complex64)
+        pack_rows(projections, self._column_weight, spectra)
+        transformed = fft.fft(spectra, axis=1, overwrite_x=True, workers=threads())
+        upsampled = transformed
+        if self._upsampling > 1:
+            upsampled = self._upsampled((angles, shape.padded * self._upsampling, pairs), np.complex64)
+        filter_spectra(transformed, factor, upsampled)
+        filtered = fft.ifft(upsampled, axis=1, norm="forward", overwrite_x=True, workers=threads())
+        self.filter_seconds += time.perf_counter() - began
+        # Real and imaginary parts lie side by side in memory, as rows 2 j and 2 j + 1.
+        rows: NDArray[np.float32] = filtered.view(np.float32)
+        return rows
+
+    def _backproject(self, block: int, rows: NDArray[np.float32], theta: NDArray[np.float64]) -> None:
         shape, up = self.shape, self._upsampling
         axis = shape.center + (shape.padded - shape.columns) // 2
-        # Only the columns that some pixel is seen in are kept; two more for the interpolation.
+        cos, sin = (np.asarray(f(theta) * up, np.float32) for f in (np.cos, np.sin))
+        # Only the columns that some pixel is seen in, and two more for the interpolation, so that numbers stay small.
         first = max(0, math.floor((axis - shape.reach) * up) - 1)
         end = min(shape.padded * up, math.ceil((axis + shape.reach) * up) + 2)
-        cos, sin = (np.asarray(f(theta) * up, np.float32) for f in (np.cos, np.sin))
         offset = np.full(len(theta), axis * up - first, np.float32)
-        factor = np.asarray(weight[:, None] * self._response / shape.padded, np.float32)
-        pairs = shape.block_rows // 2
-        spectra = self._spectra((len(theta), shape.padded, pairs), np.complex64)
-        upsampled = spectra if up == 1 else self._upsampled((len(theta), shape.padded * up, pairs), np.complex64)
-        for block in range(shape.blocks):
-            began = time.perf_counter()
-            pack_rows(projections[:, shape.block(block)], shape.column_weight, spectra)
-            transformed = fft.fft(spectra, axis=1, overwrite_x=True, workers=threads())
-            filter_spectra(transformed, factor, upsampled)
-            rows = fft.ifft(upsampled, axis=1, norm="forward", overwrite_x=True, workers=threads())
-            self.filter_seconds += time.perf_counter() - began
-            # Real and imaginary parts lie side by side in memory, as rows 2 j and 2 j + 1.
-            backproject(self._volume[block], rows.view(np.float32)[:, first:end], cos, sin, offset, shape.radius)
+        backproject(self._volume[block], rows[:, first:end], cos, sin, offset, shape.radius)
 
     def snapshot_block(self, index: int, out: NDArray[np.float32], gain: float = 1.0, binning: int = 1) -> None:
         shape = self.shape

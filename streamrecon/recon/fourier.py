@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from scipy import fft
 from streamrecon_kernels import (
     KaiserBessel,
+    Spokes,
     aligned_zeros,
     fold_grid,
     grid_spokes,
@@ -59,6 +60,7 @@ class FourierAccumulator:
         half = response(options.filter, shape.padded, options.cutoff, options.filter_order)
         half[-1] /= 2  # the Nyquist sample goes half to the positive and half to the negative end of the spoke
         self._response = np.asarray(half / shape.padded, np.float32)
+        self._column_weight = shape.column_weight
         self._period = self._periods(shape, options)
         side = self._sides(shape, options)
         self._grid = aligned_zeros((shape.blocks, side, side, shape.block_rows // 2), np.complex64)
@@ -84,18 +86,31 @@ class FourierAccumulator:
     def add(self, projections: NDArray[np.float32], theta: NDArray[np.float64], weight: NDArray[np.float64]) -> None:
         check_batch(self.shape, projections, theta, weight)
         shape = self.shape
-        cells = self._period / shape.padded
-        where = spokes(
-            np.cos(theta) * cells, np.sin(theta) * cells, shape.padded + 1, self._grid.shape[1], self._kernel
-        )
-        factor = self._factor(theta, weight)
-        spectra = self._spectra((len(theta), shape.padded, shape.block_rows // 2), np.complex64)
+        where, factor = self._spokes(theta), self._factor(theta, weight)
         for block in range(shape.blocks):
-            began = time.perf_counter()
-            pack_rows(projections[:, shape.block(block)], shape.column_weight, spectra)
-            transformed = fft.fft(spectra, axis=1, overwrite_x=True, workers=threads())
-            self.filter_seconds += time.perf_counter() - began
-            grid_spokes(self._grid[block], transformed, factor, where)
+            grid_spokes(self._grid[block], self._transformed(projections[:, shape.block(block)]), factor, where)
+
+    def add_constant(self, row: NDArray[np.float32], theta: NDArray[np.float64], weight: NDArray[np.float64]) -> None:
+        shape = self.shape
+        check_batch(shape, np.broadcast_to(row, (len(theta), *row.shape)), theta, weight)
+        where, factor = self._spokes(theta), self._factor(theta, weight)
+        for block in range(shape.blocks):
+            spectrum = self._transformed(row[None, shape.block(block)])
+            grid_spokes(self._grid[block], np.broadcast_to(spectrum, (len(theta), *spectrum.shape[1:])), factor, where)
+
+    def _transformed(self, projections: NDArray[np.float32]) -> NDArray[np.complex64]:
+        """Spectra of the padded rows of one block, (angle, k, row pair)."""
+        began = time.perf_counter()
+        shape = self.shape
+        spectra = self._spectra((len(projections), shape.padded, shape.block_rows // 2), np.complex64)
+        pack_rows(projections, self._column_weight, spectra)
+        transformed: NDArray[np.complex64] = fft.fft(spectra, axis=1, overwrite_x=True, workers=threads())
+        self.filter_seconds += time.perf_counter() - began
+        return transformed
+
+    def _spokes(self, theta: NDArray[np.float64]) -> Spokes:
+        cells, side = self._period / self.shape.padded, self._grid.shape[1]
+        return spokes(np.cos(theta) * cells, np.sin(theta) * cells, self.shape.padded + 1, side, self._kernel)
 
     def _factor(self, theta: NDArray[np.float64], weight: NDArray[np.float64]) -> NDArray[np.complex64]:
         """Filter, weight, and phase of the axis, (angle, k), at the frequencies of a spoke."""

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from streamrecon_kernels import line_integrals
 
 from streamrecon.errors import GeometryError
 
@@ -33,9 +34,10 @@ class FlatGroup:
 class Normalization:
     """How counts become line integrals; immutable, so that what was applied can be compared with what is known now.
 
-    Dead pixels, those where any group's F - D is at or below the floor or not finite, take the line integral that is
-    linearly interpolated along the row between the nearest live columns (beyond the last live one: its value; in a row
-    with none: 0). A pixel that is not finite in one projection is interpolated alike, in that projection.
+    Dead pixels are those that `bad` marks or, without it, where any group's F - D is at or below the floor or not finite.
+    They take the line integral that is linearly interpolated along the row between the nearest live columns (beyond the last
+    live one: its value; in a row with none: 0). A pixel that is not finite in one projection is interpolated alike, in that
+    projection.
     """
 
     dark: FloatImage
@@ -48,14 +50,21 @@ class Normalization:
     """Smallest I - D and F - D, counts."""
     interpolate: bool = True
     """Whether the flat's term is interpolated over the scan, or the mean of the groups' terms."""
+    air: tuple[int, int] | None = None
+    """Columns at the left and right border whose mean line integral over all rows is subtracted from each frame's."""
+    bad: NDArray[np.bool_] | None = None
+    """(row, column), True where a pixel is bad whatever the flats say, and no other is; None: the flats tell."""
 
     def terms(self) -> list[FloatImage]:
-        """log(F - D) of each group, (row, column)."""
-        return [np.log(_floored(group.image - self.dark, self.floor)) for group in self.flats]
+        """log(F - D) of each group, (row, column), finite."""
+        signals = (group.image - self.dark for group in self.flats)
+        return [np.log(_floored(np.where(np.isfinite(s), s, np.float32(0)), self.floor)) for s in signals]
 
     def dead(self) -> NDArray[np.bool_]:
-        """(row, column), True where no flat says how bright the beam is."""
+        """(row, column), True where the dark is not finite or `bad` is set, or without it no flat says how bright the beam is."""
         dead = ~np.isfinite(self.dark)
+        if self.bad is not None:
+            return np.asarray(dead | self.bad)
         for group in self.flats:
             signal = group.image - self.dark
             dead |= ~((signal > self.floor) & np.isfinite(signal))
@@ -79,6 +88,12 @@ class Normalizer:
         self.repaired = False
         """Whether pixels of single projections were interpolated: a later flat then is no constant row."""
         self._repair = _Interpolation(self.dead) if self.dead.any() else None
+        left, right = normalization.air or (0, 0)
+        column = np.arange(self.dead.shape[1])
+        border = (column < left) | (column >= column.size - right)
+        rows, columns = np.nonzero(border & ~self.dead)
+        self.air = rows, columns
+        """Rows and columns of the pixels that are taken for air: all of the border but the dead ones."""
 
     def flat_term(self, positions: NDArray[np.float64]) -> FloatImage:
         """log(F - D) at the given positions in the scan, interpolated linearly between groups, constant beyond the ends.
@@ -96,7 +111,7 @@ class Normalizer:
         if not self._terms:
             term = np.full(self.normalization.dark.shape, np.log(self.normalization.provisional), np.float32)
             return term[None]
-        if len(self._terms) == 1 or not self.normalization.interpolate:
+        if self.steady:
             return np.asarray(np.mean(self._terms, axis=0, dtype=np.float32))[None]
         right = np.clip(np.searchsorted(self._positions, positions), 1, len(self._terms) - 1)
         start, end = self._positions[right - 1], self._positions[right]
@@ -126,18 +141,28 @@ class Normalizer:
         """
         if raw.shape[1:] != self.normalization.dark.shape:
             raise GeometryError(f"frames are {raw.shape[1:]}; dark and flats are {self.normalization.dark.shape}")
-        out: FloatImage = np.subtract(raw, self.normalization.dark, dtype=np.float32)
-        bad = None if raw.dtype.kind in "ui" else ~np.isfinite(out)
-        _floored(out, self.normalization.floor, out)
-        np.log(out, out=out)
-        np.subtract(self.flat_term(positions), out, out=out)
+        out: FloatImage = np.empty(raw.shape, np.float32)
+        line_integrals(raw, self.normalization.dark, self.flat_term(positions), self.normalization.floor, out)
+        bad = None if raw.dtype.kind in "ui" else ~np.isfinite(raw)
         if bad is not None and bad.any():
             self.repaired = True
             for angle in np.flatnonzero(bad.any(axis=(1, 2))):
                 _Interpolation(bad[angle] | self.dead)(out[angle : angle + 1])
+        return self._finish(out)
+
+    def _finish(self, projections: FloatImage) -> FloatImage:
+        """What is linear in the line integrals: air becomes 0, in place, and dead pixels are interpolated."""
+        if self.air[0].size:
+            mean = projections[:, *self.air].mean(axis=1, dtype=np.float64)
+            projections -= mean.astype(np.float32)[:, None, None]
         if self._repair is not None:
-            self._repair(out)
-        return out
+            self._repair(projections)
+        return projections
+
+    @property
+    def steady(self) -> bool:
+        """Whether the flat's term is the same at every angle."""
+        return len(self._terms) <= 1 or not self.normalization.interpolate
 
     def flat_difference(self, other: Normalizer, positions: NDArray[np.float64]) -> FloatImage:
         """What to add to line integrals that `other` made, so that they are what this one would have made.
@@ -145,7 +170,8 @@ class Normalizer:
         Parameters
         ----------
         other
-            With the same dark, floor and dead pixels, and no pixel repaired in a single projection; see `differs_only_in_flats`.
+            With the same dark, floor, dead pixels and air, and no pixel repaired in a single projection; see
+            `differs_only_in_flats`.
         positions
             (angle,), projections measured before each.
 
@@ -155,17 +181,15 @@ class Normalizer:
             (angle, row, column).
         """
         difference = self.flat_term(positions) - other.flat_term(positions)
-        difference = np.ascontiguousarray(np.broadcast_to(difference, (len(positions), *difference.shape[1:])))
-        if self._repair is not None:
-            self._repair(difference)
-        return difference
+        shape = len(positions), *difference.shape[1:]
+        return self._finish(np.array(np.broadcast_to(difference, shape), np.float32, order="C"))
 
     def differs_only_in_flats(self, other: Normalizer) -> bool:
-        """Whether `flat_difference` is exact: another dark, floor or dead pixel is not linear."""
+        """Whether `flat_difference` is exact: another dark, floor, dead pixel or air is not linear."""
         mine, theirs = self.normalization, other.normalization
         return (
             not other.repaired
-            and mine.floor == theirs.floor
+            and (mine.floor, mine.air) == (theirs.floor, theirs.air)
             and np.array_equal(mine.dark, theirs.dark, equal_nan=True)
             and np.array_equal(self.dead, other.dead)
         )

@@ -11,6 +11,7 @@ from typing import Any
 
 import h5py
 import numpy as np
+from scipy.ndimage import median_filter
 
 from streamrecon.config import Config, EmitConfig, EngineConfig, NormalizeConfig, ReconConfig, SimulatedConfig
 from streamrecon.engine import Engine, Result
@@ -142,7 +143,13 @@ def stream(
 
 
 def batch(
-    scan: Scan, options: Config, center: float | None = None, method: str = "direct", weights: Any = None
+    scan: Scan,
+    options: Config,
+    center: float | None = None,
+    method: str = "direct",
+    weights: Any = None,
+    bad: Any = None,
+    offset: bool = False,
 ) -> np.ndarray:
     """The volume when everything is known beforehand: straight from the parts of `streamrecon.recon`."""
     info, recon = scan.info, options.recon
@@ -164,14 +171,20 @@ def batch(
             fresh = True
     flats = tuple(FlatGroup(float(n), combine(np.stack(images), options.normalize.flat)) for n, images in groups)
     floor = options.normalize.floor or 0.5
-    normalizer = Normalizer(Normalization(dark, flats, 1.0, floor, options.normalize.interpolate_flats))
+    normalize = options.normalize
+    normalizer = Normalizer(Normalization(dark, flats, 1.0, floor, normalize.interpolate_flats, normalize.air, bad))
     integrals = normalizer.line_integrals(
         np.stack([f.data for f in projections]), np.array([f.index for f in projections], float)
     )
     theta = np.array([f.theta for f in projections], float)
     where = recon.center if center is None else center
     assert where is not None
-    shape = Shape.of(geometry, recon, where)
+    if normalize.rings is not None:
+        mean = integrals.mean(axis=0, dtype=np.float64)
+        integrals -= (mean - median_filter(mean, (1, normalize.rings | 1), mode="nearest")).astype(np.float32)
+    if offset:
+        weights = arc_weights(theta, 2 * np.pi) if weights is None else weights
+    shape = Shape.of(geometry, recon, where, offset)
     accumulator = (DirectAccumulator if method == "direct" else FourierAccumulator)(shape, recon)
     accumulator.add(integrals, theta, arc_weights(theta) if weights is None else weights)
     return snapshot(accumulator)

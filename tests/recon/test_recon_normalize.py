@@ -318,3 +318,103 @@ def test_one_hot_frame_does_not_move_the_median() -> None:
     frames[3, 0, 1] = 60000
     np.testing.assert_array_equal(combine(frames, "median"), image(100, 1, 2))
     assert combine(frames, "mean")[0, 1] == pytest.approx(12080)
+
+
+# Air: each frame's beam by its own border.
+
+
+def with_air(dark: NDArray[np.float32], air: tuple[int, int], *flats: tuple[float, NDArray[np.float32]]) -> Normalizer:
+    groups = tuple(FlatGroup(position, flat) for position, flat in flats)
+    return Normalizer(Normalization(dark, groups, 900.0, FLOOR, air=air))
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(0, 2**31), st.integers(0, 7), st.integers(0, 7))
+def test_the_mean_over_the_air_is_zero_in_each_frame(seed: int, left: int, right: int) -> None:
+    rng = np.random.default_rng(seed)
+    dark, flat = image(100, 3), image(1100, 3)
+    raw = (100 + rng.uniform(100, 1000, (4, 3, COLUMNS))).astype(np.float32)
+    value = integrals(with_air(dark, (left, right), (0.0, flat)), raw)
+    plain = oracle(raw, 100, 1100)
+    border = np.r_[0:left, COLUMNS - right : COLUMNS]
+    mean = plain[:, :, border].mean(axis=(1, 2), keepdims=True) if border.size else 0
+    np.testing.assert_allclose(value, plain - mean, atol=1e-5)
+
+
+def test_a_beam_that_flickers_leaves_no_trace_where_there_is_air() -> None:
+    dark, flat = image(0, ROWS), image(1000, ROWS)
+    steady = np.full((ANGLES, ROWS, COLUMNS), 1000.0, np.float32)
+    steady[:, :, 10:30] *= np.random.default_rng(0).uniform(0.2, 1, (ANGLES, ROWS, 20)).astype(np.float32)
+    flicker = steady * np.random.default_rng(1).uniform(0.5, 2, (ANGLES, 1, 1)).astype(np.float32)
+    norm = with_air(dark, (8, 0), (0.0, flat))
+    np.testing.assert_allclose(integrals(norm, flicker), integrals(norm, steady), atol=1e-5)
+    off = integrals(normalizer(dark, (0.0, flat)), flicker) - integrals(normalizer(dark, (0.0, flat)), steady)
+    assert np.abs(off).max() > 0.1
+
+
+@METHOD
+@pytest.mark.parametrize("marked", [False, True])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_late_flats_are_exact_with_air_and_a_mask(method: str, marked: bool, groups: int) -> None:
+    scan = measured()
+    bad = np.random.default_rng(2).random((ROWS, COLUMNS)) < 0.1 if marked else None
+    dark, positions = scan["dark"], np.arange(ANGLES, dtype=np.float64)
+    flats = (FlatGroup(0.0, scan["before"]), FlatGroup(float(ANGLES), scan["after"]))[:groups]
+    old = Normalizer(Normalization(dark, (), 900.0, FLOOR, air=(5, 3), bad=bad))
+    new = Normalizer(Normalization(dark, flats, 900.0, FLOOR, air=(5, 3), bad=bad))
+    assert new.differs_only_in_flats(old)
+    assert (old.steady, new.steady) == (True, groups == 1)
+    theta = half_turn(ANGLES)
+    acc = fill(accumulator(method, ROWS, COLUMNS), integrals(old, scan["raw"]), theta)
+    fill(acc, new.flat_difference(old, positions), theta)
+    expected = snapshot(fill(accumulator(method, ROWS, COLUMNS), integrals(new, scan["raw"]), theta))
+    assert relative(snapshot(acc), expected) < 1e-5
+    without = Normalizer(Normalization(dark, flats, 900.0, FLOOR, bad=bad))
+    assert relative(integrals(without, scan["raw"]), integrals(new, scan["raw"])) > 0.01
+
+
+def test_dead_pixels_are_no_air() -> None:
+    dark, flat = image(0, 2, 12), image(1000, 2, 12)
+    flat[0, 0] = flat[1] = 0  # row 1 is dead
+    raw = np.full((1, 2, 12), 500, np.uint16)
+    raw[0, 0, :2] = 60000, 800
+    value = integrals(with_air(dark, (2, 0), (0.0, flat)), raw)
+    np.testing.assert_allclose(value[0, 0, 2:], math.log(800 / 500), atol=1e-6)
+    np.testing.assert_allclose(value[0, 0, :2], 0, atol=1e-6)
+    assert not value[0, 1].any()
+
+
+def test_a_border_of_dead_pixels_changes_nothing() -> None:
+    dark, flat = image(0, 1, 12), image(1000, 1, 12)
+    flat[0, :3] = 0
+    norm = with_air(dark, (3, 0), (0.0, flat))
+    assert not norm.air[0].size
+    np.testing.assert_allclose(integrals(norm, np.full((2, 1, 12), 500, np.uint16)), math.log(2), atol=1e-6)
+
+
+# A mask of bad pixels.
+
+
+def test_a_mask_alone_says_which_pixels_are_bad() -> None:
+    dark, flat = image(100, 1, 12), image(1100, 1, 12)
+    flat[0, 2:5] = 100, np.nan, np.inf
+    dark[0, 8] = np.nan
+    bad = np.zeros((1, 12), bool)
+    bad[0, 6] = True
+    raw = np.full((1, 1, 12), 600, np.uint16)
+    raw[0, 0, 6] = 60000
+    norm = Normalizer(Normalization(dark, (FlatGroup(0.0, flat),), 900.0, FLOOR, bad=bad))
+    assert np.flatnonzero(norm.dead[0]).tolist() == [6, 8]
+    value = integrals(norm, raw)[0, 0]
+    np.testing.assert_allclose(value[2:5], math.log(FLOOR / 500), atol=1e-6)  # F - D is the floor
+    np.testing.assert_allclose(np.delete(value, [2, 3, 4]), math.log(2), atol=1e-6)
+    another = Normalizer(Normalization(dark, (FlatGroup(0.0, image(0, 1, 12)),), 900.0, FLOOR, bad=bad))
+    assert another.differs_only_in_flats(norm)
+
+
+def test_an_empty_mask_is_a_mask() -> None:
+    flat = image(1100, 1, 12)
+    flat[0, 4] = 0
+    dark, none = image(100, 1, 12), np.zeros((1, 12), bool)
+    assert not Normalizer(Normalization(dark, (FlatGroup(0.0, flat),), 900.0, FLOOR, bad=none)).dead.any()
+    assert Normalizer(Normalization(dark, (FlatGroup(0.0, flat),), 900.0, FLOOR)).dead.any()
