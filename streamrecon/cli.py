@@ -15,6 +15,7 @@ from typing import Any, get_args
 
 from streamrecon.config import Config, FilterName, Layout, Method, load
 from streamrecon.errors import (
+    ConfigError,
     PeerLostError,
     PlanError,
     RemoteProtocolError,
@@ -210,6 +211,29 @@ def _inspect(options: argparse.Namespace) -> int:
     return 0
 
 
+def _plan(options: argparse.Namespace) -> int:
+    from streamrecon.engine import imagined_scan, outlook
+    from streamrecon.sources import open_source
+
+    config = _config(options)
+    imagined = options.columns, options.angles
+    if options.scan is not None:
+        if imagined != (None, None) or isinstance(options.rows, int):
+            raise ConfigError(
+                "a scan was given, and --columns, --angles or a number of --rows; expected one or the other"
+            )
+        if options.rows is not None:
+            config = dataclasses.replace(config, recon=dataclasses.replace(config.recon, rows=options.rows))
+        info = open_source(options.scan, config).info()
+    elif None in imagined or not isinstance(options.rows, int):
+        raise ConfigError("expected a scan, or all of --columns N, --rows N and --angles N")
+    else:
+        info = imagined_scan(options.columns, options.rows, options.angles, options.dtype)
+    lines, fits = outlook(info, config, Path(options.out or "."), options.ranks)
+    print("\n".join(lines))
+    return 0 if fits else EXIT_USAGE
+
+
 class _Page:
     """The page of `--serve`, where it is asked for."""
 
@@ -258,6 +282,10 @@ def _rows(text: str) -> tuple[int, int]:
     return first, end
 
 
+def _rows_or_count(text: str) -> tuple[int, int] | int:
+    return _rows(text) if ":" in text else int(text)
+
+
 def _air(text: str) -> tuple[int, int]:
     try:
         left, right = (int(part) for part in text.split(","))
@@ -297,15 +325,17 @@ def _parser() -> argparse.ArgumentParser:
         help="of the projections: recorded, reversed, interlaced:N, golden, random:SEED",
     )  # fmt: skip
 
+    rows = argparse.ArgumentParser(add_help=False)
+    rows.add_argument(
+        "--rows", type=_rows, dest="recon.rows", metavar="A:B", help="detector rows A to B - 1; default: all"
+    )
+
     recon = argparse.ArgumentParser(add_help=False)
     group = recon.add_argument_group("reconstruction")
     group.add_argument("--method", choices=get_args(Method), dest="recon.method")
     group.add_argument("--filter", choices=get_args(FilterName), dest="recon.filter")
     group.add_argument(
         "--center", type=float, dest="recon.center", metavar="COLUMN", help="default: found during the scan"
-    )
-    group.add_argument(
-        "--rows", type=_rows, dest="recon.rows", metavar="A:B", help="detector rows A to B - 1; default: all"
     )
     group.add_argument(
         "--circle",
@@ -359,20 +389,31 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(command=function)
         return sub
 
-    sub = command("demo", _demo, "reconstruct a simulated scan, everything on", source, recon)
+    sub = command("demo", _demo, "reconstruct a simulated scan, everything on", source, rows, recon)
     sub.add_argument("--order", metavar="O", help="of the angles: sequential, interlaced:N, golden")
-    sub = command("run", _run, "replay a scan into an engine on this machine", source, order, recon)
+    sub = command("run", _run, "replay a scan into an engine on this machine", source, order, rows, recon)
     sub.add_argument("scan", metavar="SCAN", help="an HDF5 file, or 'simulated'")
     sub = command("replay", _replay, "send a scan to an engine", source, order)
     sub.add_argument("scan", metavar="SCAN", help="an HDF5 file, or 'simulated'")
     sub.add_argument("--to", required=True, metavar="ENDPOINT", help="of the engine")
     sub.add_argument("--timeout", type=float, metavar="S", help="seconds to wait for an engine; default: for ever")
-    sub = command("recon", _recon, "wait for a scan and reconstruct it", recon)
+    sub = command("recon", _recon, "wait for a scan and reconstruct it", rows, recon)
     sub.add_argument(
         "--listen", required=True, dest="engine.listen", metavar="ENDPOINT", help="tcp://127.0.0.1:PORT or ipc://PATH"
     )
-    sub = command("inspect", _inspect, "what is in a scan, and what would happen", source, order, recon)
+    sub = command("inspect", _inspect, "what is in a scan, and what would happen", source, order, rows, recon)
     sub.add_argument("scan", metavar="FILE", help="an HDF5 file, or 'simulated'")
+    sub = command(
+        "plan", _plan, "bytes and seconds of a scan, measured or not, and what would be chosen", source, recon
+    )
+    sub.add_argument("scan", nargs="?", metavar="SCAN", help="an HDF5 file, or 'simulated'; or else:")
+    sub.add_argument("--columns", type=int, metavar="N", help="of the detector")
+    sub.add_argument(
+        "--rows", type=_rows_or_count, dest="rows", metavar="N|A:B", help="of the detector, or of the scan"
+    )
+    sub.add_argument("--angles", type=int, metavar="N", help="projections")
+    sub.add_argument("--dtype", default="uint16", help="of the detector's pixels; default: uint16")
+    sub.add_argument("--ranks", type=int, default=1, metavar="N", help="machines like this one that share the rows")
     return parser
 
 

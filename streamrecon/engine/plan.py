@@ -8,14 +8,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
+from streamrecon_kernels import threads
 
 from streamrecon.config import Config, ReconConfig
+from streamrecon.engine.cost import METHODS, Estimate, Rates, Work, memory, seconds
 from streamrecon.engine.mask import Mask
 from streamrecon.engine.output import most_kept
 from streamrecon.errors import ConfigError, GeometryError, OutputError, PlanError
 from streamrecon.recon.accumulate import Shape
-from streamrecon.recon.direct import DirectAccumulator
-from streamrecon.recon.fourier import FourierAccumulator
 from streamrecon.recon.offset import FULL, TURN, beside_middle, overlap_weight
 from streamrecon.recon.weights import covered_arc
 from streamrecon.scan import FrameKind, Geometry, ScanInfo
@@ -24,14 +24,11 @@ from streamrecon.wire.messages import Range
 SHARE = 0.8
 """Of what is available or free: what a plan may use where no limit is set."""
 
-BREAK_EVEN = 100
-"""Angles between full snapshots from which on the Fourier method is the faster one on a CPU."""
+EVERY = 100
+"""Projections between versions where the length of the scan is unknown."""
 
 RING_BYTES = 256 << 20
 MOST_SLOTS = 1 << 16
-
-PROGRAM_BYTES = 300 << 20
-"""The interpreter, the libraries and the compiled kernels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,16 +45,25 @@ class Plan:
     """Of partial volumes; 1 is full ones."""
     every: int
     """Projections between versions."""
-    memory: dict[str, int]
-    """Bytes by purpose."""
+    estimates: dict[str, Estimate]
+    """Memory and time of each method."""
+    cores: int
+    """That the estimate counts on."""
     disk: dict[str, int]
     """Bytes by purpose."""
     memory_limit: int
     disk_limit: int
     out: Path
     """The output folder, on whose disk the limit is."""
+    refusals: tuple[str, ...] = ()
+    """Why the scan does not fit, naming the options to change."""
     warnings: tuple[str, ...] = ()
     """What is allowed, but most likely not meant."""
+
+    @property
+    def memory(self) -> dict[str, int]:
+        """Bytes by purpose."""
+        return self.estimates[self.method].memory
 
     def lines(self) -> list[str]:
         """For people."""
@@ -76,7 +82,7 @@ class Plan:
         ]
 
 
-def make_plan(info: ScanInfo, rows: Range, config: Config, out: Path) -> Plan:
+def make_plan(info: ScanInfo, rows: Range, config: Config, out: Path, refuse: bool = True) -> Plan:
     """Plan a scan.
 
     Parameters
@@ -89,6 +95,8 @@ def make_plan(info: ScanInfo, rows: Range, config: Config, out: Path) -> Plan:
         The options.
     out
         Output folder, for the disk's free space.
+    refuse
+        Whether a scan that does not fit is an error; else the plan says so.
 
     Raises
     ------
@@ -116,7 +124,7 @@ def make_plan(info: ScanInfo, rows: Range, config: Config, out: Path) -> Plan:
     shape = _shape(info, geometry, options, given)
     memory_limit = config.engine.memory_bytes or int(SHARE * available_memory())
     disk_limit = config.engine.disk_bytes or int(SHARE * free_disk(out))
-    plan = fit(info, shape, config, memory_limit, disk_limit, out)
+    plan = fit(info, shape, config, memory_limit, disk_limit, out, refuse)
     if 0 <= center <= columns - 1:
         return plan
     beside = f"the center {center:g} lies beside the detector, which has the columns 0 to {columns - 1}"
@@ -145,7 +153,15 @@ def _shape(info: ScanInfo, geometry: Geometry, options: ReconConfig, center: flo
     return Shape.of(geometry, options, center, likely)
 
 
-def fit(info: ScanInfo, shape: Shape, config: Config, memory_limit: int, disk_limit: int, out: Path) -> Plan:
+def fit(
+    info: ScanInfo,
+    shape: Shape,
+    config: Config,
+    memory_limit: int,
+    disk_limit: int,
+    out: Path,
+    refuse: bool = True,
+) -> Plan:
     """Plan the reconstruction of one shape.
 
     Parameters
@@ -160,6 +176,8 @@ def fit(info: ScanInfo, shape: Shape, config: Config, memory_limit: int, disk_li
         Bytes.
     out
         Output folder, for the message.
+    refuse
+        As in `make_plan`.
 
     Raises
     ------
@@ -168,40 +186,47 @@ def fit(info: ScanInfo, shape: Shape, config: Config, memory_limit: int, disk_li
     """
     options = config.recon
     count = info.counts.get(FrameKind.PROJECTION)
-    every = config.emit.every or (max(1, count // 10) if count else BREAK_EVEN)
+    every = config.emit.every or (max(1, count // 10) if count else EVERY)
     frame = shape.rows * shape.columns * info.dtype.itemsize
     slots = _slots(config, frame, every, None if count is None else sum(n or 0 for n in info.counts.values()))
-    states = {
-        "direct": DirectAccumulator.bytes_needed(shape),
-        "fourier": FourierAccumulator.bytes_needed(shape, options),
-    }
     volume = shape.rows * shape.side**2 * 4
-    batch = config.engine.batch
-    # Images of 4 bytes a pixel; the stripes are a sum, its mean and the median of 8, and two rows.
-    fields = 8 + (8 if config.normalize.rings else 0)
-
-    def memory(method: str) -> dict[str, int]:
-        block = batch * shape.block_rows * shape.padded * 4
-        work = 5 * block * options.upsampling if method == "direct" else 8 * block
-        transform = states["fourier"] // shape.blocks * 2 if method == "fourier" else 0
-        return {
-            "program": PROGRAM_BYTES,
-            "ring": slots * frame,
-            "state": states[method],
-            "batch": batch * (frame + 3 * shape.rows * shape.columns * 4) + work,
-            "flats and dark": fields * shape.rows * shape.columns * 4,
-            "snapshot": 2 * volume + volume // shape.blocks + transform,
+    frames = sum(n or 0 for n in info.counts.values())
+    kept = most_kept(config.emit.keep)
+    if count is not None and config.emit.interval is None:
+        kept = min(kept, math.ceil(count / every))
+    ring = slots * frame
+    given = options.center is not None or info.geometry.center is not None
+    work = Work(
+        shape,
+        options,
+        angles=count or every,
+        versions=math.ceil(count / every) - 1 if count else 1,
+        binning=1,
+        passes=1 if given else 2,
+        cores=threads(),
+    )
+    smaller = min(config.emit.preview, 1 << (shape.side.bit_length() - 1))
+    for binning in (1, smaller):  # full partial volumes, if memory and disk allow it
+        some = replace(work, binning=binning)
+        estimates = {
+            method: Estimate(
+                memory(
+                    method, some, config.engine.batch, info.dtype.itemsize, ring, config.normalize.rings is not None
+                ),
+                seconds(method, some, Rates()),
+            )
+            for method in METHODS
         }
-
-    apart = every if config.emit.interval is None else 0
-    method, why = _choose(options.method, apart, {name: sum(memory(name).values()) for name in states}, memory_limit)
-    needed = memory(method)
+        method, why = _choose(options.method, config.emit.interval, estimates, memory_limit)
+        if estimates[method].total_memory <= memory_limit and frames * frame + (kept + 1) * volume <= disk_limit:
+            break
+    needed, refusals = estimates[method].memory, []
     if sum(needed.values()) > memory_limit:
         wide = (
             f". The views of a full turn are joined to slices of a side of {shape.side} pixels: where that is not meant, give "
             'the center (--center) or say recon.offset_axis = "no"'
         )
-        raise PlanError(
+        refusals.append(
             f"the scan needs {size(sum(needed.values()))} of memory, {size(memory_limit)} may be used: "
             + ", ".join(f"{name} {size(n)}" for name, n in needed.items())
             + ". Reconstruct fewer rows (--rows A:B), a smaller side (recon.side), a smaller ring (engine.ring_bytes), or "
@@ -209,28 +234,23 @@ def fit(info: ScanInfo, shape: Shape, config: Config, memory_limit: int, disk_li
         )
 
     known = all(n is not None for n in info.counts.values())
-    frames = sum(n or 0 for n in info.counts.values())
-    versions = most_kept(config.emit.keep)
-    if count is not None and config.emit.interval is None:
-        versions = min(versions, math.ceil(count / every))
-    binning = 1
-    if frames * frame + (versions + 1) * volume > disk_limit:
-        binning = config.emit.preview
-        while binning > shape.side:
-            binning //= 2
     disk = {
         "journal" if known else "journal, of the frames announced": frames * frame,
-        "partial volumes": versions * volume // binning**3,
+        "partial volumes": kept * volume // binning**3,
         "final volume": volume,
     }
     if sum(disk.values()) > disk_limit:
-        raise PlanError(
+        refusals.append(
             f"the scan needs {size(sum(disk.values()))} on the disk of {out}, {size(disk_limit)} may be used: "
             + ", ".join(f"{name} {size(n)}" for name, n in disk.items())
             + ". Choose another --out, keep fewer versions (emit.keep, --every), bin previews more (emit.preview), "
             "reconstruct fewer rows (--rows A:B), or raise the limit (engine.disk_bytes)"
         )
-    return Plan(method, why, slots, binning, every, needed, disk, memory_limit, disk_limit, out)
+    if refusals and refuse:
+        raise PlanError(refusals[0])
+    return Plan(
+        method, why, slots, binning, every, estimates, work.cores, disk, memory_limit, disk_limit, out, tuple(refusals)
+    )
 
 
 def _slots(config: Config, frame: int, every: int, frames: int | None) -> int:
@@ -242,17 +262,31 @@ def _slots(config: Config, frame: int, every: int, frames: int | None) -> int:
     return max(2, min(slots, MOST_SLOTS if frames is None else frames))
 
 
-def _choose(asked: str, apart: int, needs: dict[str, int], limit: int) -> tuple[str, str]:
+def _choose(asked: str, interval: float | None, estimates: dict[str, Estimate], memory_limit: int) -> tuple[str, str]:
+    """The method and the reason for it: the faster one of those that fit."""
     if asked != "auto":
         return asked, "as asked for"
-    method = "fourier" if apart >= BREAK_EVEN else "direct"
-    other = "direct" if method == "fourier" else "fourier"
-    if needs[method] > limit >= needs[other]:
-        return other, f"{method} would be faster, but needs {size(needs[method])} of memory"
-    if not apart:
-        return method, "versions are asked for by time (--interval), so they may be few angles apart"
-    relation = "at least" if method == "fourier" else "fewer than"
-    return method, f"versions are {relation} {BREAK_EVEN} angles apart"
+    times = {name: _time(estimate, interval) for name, estimate in estimates.items()}
+    method, other = sorted(times, key=lambda name: times[name])
+    if estimates[method].total_memory > memory_limit >= estimates[other].total_memory:
+        return other, f"{method} would be faster, but needs {size(estimates[method].total_memory)} of memory"
+    return method, f"about {duration(times[method])} of computing, where {other} takes {duration(times[other])}"
+
+
+def _time(estimate: Estimate, interval: float | None) -> float:
+    """Seconds for the scan. Where versions are due by time, each takes its share of all the time there is."""
+    if interval is None:
+        return estimate.total_seconds
+    snapshot = estimate.seconds["final volume"]
+    rest = estimate.total_seconds - estimate.seconds["partial volumes"]
+    return rest / max(0.05, 1 - snapshot / interval)
+
+
+def duration(time: float) -> str:
+    """Seconds for people, 2 digits."""
+    if time < 100:
+        return f"{time * 1000:.2g} ms" if time < 0.0995 else f"{time:.2g} s"
+    return f"{time / 60:.2g} min" if time < 6000 else f"{time / 3600:.2g} h"
 
 
 def size(nbytes: float) -> str:

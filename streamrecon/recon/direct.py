@@ -49,9 +49,20 @@ class DirectAccumulator:
         self._spectra, self._upsampled = Workspace(), Workspace()
 
     @staticmethod
-    def bytes_needed(shape: Shape) -> int:
-        """Bytes of the state before it is allocated."""
+    def state_bytes(shape: Shape, options: ReconConfig) -> int:
+        """Bytes of the state."""
         return shape.blocks * shape.side**2 * shape.block_rows * 4
+
+    @staticmethod
+    def batch_bytes(shape: Shape, options: ReconConfig, angles: int) -> int:
+        """Bytes that `add` uses for a batch: spectra of one block, and the rows that become of them."""
+        lengths = 1 + (options.upsampling if options.upsampling > 1 else 0)
+        return lengths * angles * shape.padded * shape.block_rows * 4
+
+    @staticmethod
+    def snapshot_bytes(shape: Shape, options: ReconConfig) -> int:
+        """Bytes that a snapshot uses besides the volume."""
+        return 0
 
     @property
     def nbytes(self) -> int:

@@ -61,23 +61,35 @@ class FourierAccumulator:
         half[-1] /= 2  # the Nyquist sample goes half to the positive and half to the negative end of the spoke
         self._response = np.asarray(half / shape.padded, np.float32)
         self._column_weight = shape.column_weight
-        self._period = self._periods(shape, options)
-        side = self._sides(shape, options)
+        self._period = self.period(shape, options)
+        side = self._side(shape, options)
         self._grid = aligned_zeros((shape.blocks, side, side, shape.block_rows // 2), np.complex64)
         self._spectra, self._rows, self._columns = Workspace(), Workspace(), Workspace()
 
     @staticmethod
-    def _periods(shape: Shape, options: ReconConfig) -> int:
+    def period(shape: Shape, options: ReconConfig) -> int:
+        """Cells of the grid that are one period, without its margins: what a snapshot transforms."""
         return STEP * int(fft.next_fast_len(math.ceil(shape.side * options.oversampling / STEP)))
 
     @classmethod
-    def _sides(cls, shape: Shape, options: ReconConfig) -> int:
-        return cls._periods(shape, options) + 2 * (options.width // 2 + 1) + 1
+    def _side(cls, shape: Shape, options: ReconConfig) -> int:
+        return cls.period(shape, options) + 2 * (options.width // 2 + 1) + 1
 
     @classmethod
-    def bytes_needed(cls, shape: Shape, options: ReconConfig) -> int:
-        """Bytes of the state before it is allocated."""
-        return shape.blocks * cls._sides(shape, options) ** 2 * shape.block_rows * 4
+    def state_bytes(cls, shape: Shape, options: ReconConfig) -> int:
+        """Bytes of the state."""
+        return shape.blocks * cls._side(shape, options) ** 2 * shape.block_rows * 4
+
+    @classmethod
+    def batch_bytes(cls, shape: Shape, options: ReconConfig, angles: int) -> int:
+        """Bytes that `add` uses for a batch: spectra of one block, and cells and weights of the samples."""
+        return angles * shape.padded * (shape.block_rows * 4 + 2 * (4 + 4 * options.width) + 5 * 8)
+
+    @classmethod
+    def snapshot_bytes(cls, shape: Shape, options: ReconConfig) -> int:
+        """Bytes that a snapshot uses besides the volume: one block, transformed, and what is being transformed."""
+        period = cls.period(shape, options)
+        return (shape.side + 2 * CHUNK) * period * shape.block_rows * 4
 
     @property
     def nbytes(self) -> int:

@@ -197,9 +197,7 @@ def test_an_empty_batch_adds_nothing(method: str) -> None:
 @methods
 def test_bytes_are_known_before(method: str) -> None:
     acc = accumulator(method, 35, 50)
-    needed = METHODS[method].bytes_needed
-    expected = needed(acc.shape) if method == "direct" else needed(acc.shape, ReconConfig())  # type: ignore[call-arg]
-    assert acc.nbytes == expected
+    assert acc.nbytes == METHODS[method].state_bytes(acc.shape, ReconConfig())
 
 
 def bad_batches() -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:

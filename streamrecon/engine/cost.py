@@ -1,0 +1,154 @@
+"""The cost model: bytes and seconds of a scan by stage, for each method, before anything is allocated."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from streamrecon.config import ReconConfig
+from streamrecon.recon.accumulate import Shape
+from streamrecon.recon.direct import DirectAccumulator
+from streamrecon.recon.fourier import FourierAccumulator
+
+METHODS = ("direct", "fourier")
+
+PROGRAM_BYTES = 260 << 20
+"""The interpreter, the libraries and the compiled kernels."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """What a machine does in a second. `python -m bench.rates` measures them; they need not be exact to tell methods apart."""
+
+    normalize: float = 0.6e9
+    """Pixels from counts to line integrals, a core."""
+    transform: float = 10e9
+    """Floating point operations of an FFT, taken as 5 n log2 n, a core."""
+    grid: float = 10e9
+    """Cells times rows to which a sample is added, a core."""
+    backproject: float = 13e9
+    """Pixels times rows to which a filtered row is added, a core."""
+    copy: float = 20e9
+    """Bytes read or written, all cores together."""
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What is to be done."""
+
+    shape: Shape
+    options: ReconConfig
+    angles: int
+    """Projections of the scan, or of the time between two versions where their number is unknown."""
+    versions: int
+    """Partial volumes."""
+    binning: int
+    """Of partial volumes."""
+    passes: int
+    """How often each projection is accumulated: again where the center becomes known only during the scan."""
+    cores: int
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What one method takes."""
+
+    memory: dict[str, int]
+    """Bytes by purpose."""
+    seconds: dict[str, float]
+    """By stage."""
+
+    @property
+    def total_memory(self) -> int:
+        """Bytes."""
+        return sum(self.memory.values())
+
+    @property
+    def total_seconds(self) -> float:
+        """For the whole scan, if frames come as fast as they are taken."""
+        return sum(self.seconds.values())
+
+
+def seconds(method: str, work: Work, rates: Rates) -> dict[str, float]:
+    """Time of each stage.
+
+    Parameters
+    ----------
+    method
+        One of `METHODS`.
+    work
+        What is to be done.
+    rates
+        Of the machine.
+    """
+    shape, options = work.shape, work.options
+    rows = shape.blocks * shape.block_rows
+    angles = work.angles * work.passes
+    n, up = shape.padded, options.upsampling
+    transforms = _transform(n) + (_transform(n * up) if method == "direct" else 0.0)
+    if method == "direct":
+        pixels = min(float(shape.side**2), math.pi * shape.radius**2)
+        accumulate = pixels * rows * angles / rates.backproject
+    else:
+        accumulate = (n + 1) * options.width**2 * rows * angles / rates.grid
+    return {
+        "normalize": shape.rows * shape.columns * angles / rates.normalize / work.cores,
+        "filter": transforms * rows / 2 * angles / rates.transform / work.cores,
+        "accumulate": accumulate / work.cores,
+        "partial volumes": work.versions * _snapshot(method, work, rates, work.binning),
+        "final volume": _snapshot(method, work, rates, 1),
+    }
+
+
+def _transform(n: int) -> float:
+    return 5 * n * math.log2(n)
+
+
+def _snapshot(method: str, work: Work, rates: Rates, binning: int) -> float:
+    shape = work.shape
+    rows = shape.blocks * shape.block_rows
+    written = shape.rows * shape.side**2 * 4 / binning**3
+    if method == "direct":
+        return (shape.side**2 * rows * 4 + 2 * written) / rates.copy
+    period = FourierAccumulator.period(shape, work.options) // binning
+    side, images = shape.side // binning, rows / 2 if binning == 1 else rows / shape.row_binning(binning)
+    # The cells, once; rows of pixels into columns and columns in place, each read and written; slices.
+    moved = period**2 * rows * 4 + 4 * period * side * images * 8 + 2 * written
+    return moved / rates.copy + _transform(period) * (period + side) * images / rates.transform / work.cores
+
+
+def memory(method: str, work: Work, batch: int, itemsize: int, ring: int, rings: bool) -> dict[str, int]:
+    """Bytes for each purpose.
+
+    Parameters
+    ----------
+    method
+        One of `METHODS`.
+    work
+        What is to be done.
+    batch
+        Projections in a micro-batch.
+    itemsize
+        Bytes of a frame's pixel.
+    ring
+        Bytes of the ring.
+    rings
+        Whether ring correction is on.
+    """
+    shape, options = work.shape, work.options
+    accumulator = DirectAccumulator if method == "direct" else FourierAccumulator
+    frame = shape.rows * shape.columns
+    volume = shape.rows * shape.side**2 * 4
+    # Images of 4 bytes a pixel; the stripes are a sum, its mean and the median of 8, and two rows.
+    fields = 8 + (8 if rings else 0)
+    return {
+        "program": PROGRAM_BYTES,
+        "ring": ring,
+        "state": accumulator.state_bytes(shape, options),
+        "batch": batch * frame * (itemsize + 4) + accumulator.batch_bytes(shape, options, batch),
+        "flats and dark": fields * frame * 4,
+        # One version is made while the one before is being written.
+        "versions": volume
+        + min(work.versions, 1) * volume // work.binning**3
+        + accumulator.snapshot_bytes(shape, options),
+    }
