@@ -46,9 +46,12 @@ def line_integrals(raw, dark, term, floor, out):  # type: ignore[no-untyped-def]
     chunks = (pixels + CHUNK - 1) // CHUNK
     for i in prange(angles * chunks):
         a, first = i // chunks, i % chunks * CHUNK
+        end = min(first + CHUNK, pixels)
         t = a if term.shape[0] > 1 else 0
-        for p in range(first, min(first + CHUNK, pixels)):
-            signal = np.float32(raw[a, p]) - dark[p]
+        # As arrays of their own, of one length: LLVM can then vectorise the loop.
+        counts, darks, terms, target = raw[a, first:end], dark[first:end], term[t, first:end], out[a, first:end]
+        for p in range(end - first):
+            signal = np.float32(counts[p]) - darks[p]
             signal = signal if signal > floor else floor
             value = log(signal)  # type: ignore[call-arg,var-annotated]
-            out[a, p] = term[t, p] - (value if signal <= LARGEST else np.float32(np.inf))
+            target[p] = terms[p] - (value if signal <= LARGEST else np.float32(np.inf))

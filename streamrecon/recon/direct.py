@@ -8,19 +8,12 @@ import time
 import numpy as np
 from numpy.typing import NDArray
 from scipy import fft
-from streamrecon_kernels import (
-    aligned_zeros,
-    backproject,
-    bin_pixels,
-    filter_spectra,
-    pack_rows,
-    take_slices,
-    threads,
-)
+from streamrecon_kernels import backproject, bin_pixels, filter_spectra, pack_rows, take_slices
 
 from streamrecon.config import ReconConfig
 from streamrecon.errors import GeometryError
 from streamrecon.recon.accumulate import Accumulator, Shape, check_batch
+from streamrecon.recon.device import CPU, Array, Device, zeros
 from streamrecon.recon.filters import response
 from streamrecon.recon.workspace import Workspace
 
@@ -37,16 +30,18 @@ class DirectAccumulator:
         Of the reconstruction.
     options
         Filter and upsampling.
+    device
+        Where it lives.
     """
 
-    def __init__(self, shape: Shape, options: ReconConfig) -> None:
-        self.shape, self._options = shape, options
+    def __init__(self, shape: Shape, options: ReconConfig, device: Device = CPU) -> None:
+        self.shape, self._options, self._device = shape, options, device
         self.filter_seconds = 0.0
         self._upsampling = options.upsampling
-        self._column_weight = shape.column_weight
+        self._column_weight = device.put(shape.column_weight)
         self._response = response(options.filter, shape.padded, options.cutoff, options.filter_order)
-        self._volume = aligned_zeros((shape.blocks, shape.side, shape.side, shape.block_rows), np.float32)
-        self._spectra, self._upsampled = Workspace(), Workspace()
+        self._volume = zeros(device, (shape.blocks, shape.side, shape.side, shape.block_rows), np.float32)
+        self._spectra, self._upsampled = Workspace(device), Workspace(device)
 
     @staticmethod
     def state_bytes(shape: Shape, options: ReconConfig) -> int:
@@ -60,50 +55,50 @@ class DirectAccumulator:
         return lengths * angles * shape.padded * shape.block_rows * 4
 
     @staticmethod
-    def snapshot_bytes(shape: Shape, options: ReconConfig) -> int:
+    def snapshot_bytes(shape: Shape, options: ReconConfig, device: Device = CPU) -> int:
         """Bytes that a snapshot uses besides the volume."""
         return 0
 
     @property
     def nbytes(self) -> int:
-        return self._volume.nbytes
+        return int(self._volume.nbytes)
 
     def add(self, projections: NDArray[np.float32], theta: NDArray[np.float64], weight: NDArray[np.float64]) -> None:
         check_batch(self.shape, projections, theta, weight)
-        shape = self.shape
+        shape, there = self.shape, self._device.put(projections)
         factor = np.asarray(weight[:, None] * self._response / shape.padded, np.float32)
         for block in range(shape.blocks):
-            rows = self._filtered(projections[:, shape.block(block)], factor)
-            self._backproject(block, rows, theta)
+            self._backproject(block, self._filtered(there[:, shape.block(block)], factor), theta)
 
     def add_constant(self, row: NDArray[np.float32], theta: NDArray[np.float64], weight: NDArray[np.float64]) -> None:
-        shape = self.shape
-        check_batch(shape, np.broadcast_to(row, (len(theta), *row.shape)), theta, weight)
+        check_batch(self.shape, np.broadcast_to(row, (len(theta), *row.shape)), theta, weight)
+        shape, there = self.shape, self._device.put(row[None])
         factor = np.asarray(self._response[None] / shape.padded, np.float32)
         for block in range(shape.blocks):
-            rows = self._filtered(row[None, shape.block(block)], factor)
+            rows = self._filtered(there[:, shape.block(block)], factor)
             for first in range(0, len(theta), CONSTANT):
                 some = slice(first, first + CONSTANT)
-                self._backproject(block, rows * np.asarray(weight[some], np.float32)[:, None, None], theta[some])
+                weights = self._device.put(np.asarray(weight[some], np.float32)[:, None, None])
+                self._backproject(block, rows * weights, theta[some])
 
-    def _filtered(self, projections: NDArray[np.float32], factor: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _filtered(self, projections: Array, factor: NDArray[np.float32]) -> Array:
         """Rows of one block, filtered, upsampled and with their tails: (angle, column, row)."""
         began = time.perf_counter()
         shape, angles, pairs = self.shape, len(projections), self.shape.block_rows // 2
         spectra = self._spectra((angles, shape.padded, pairs), np.complex64)
         pack_rows(projections, self._column_weight, spectra)
-        transformed = fft.fft(spectra, axis=1, overwrite_x=True, workers=threads())
-        upsampled = transformed
-        if self._upsampling > 1:
-            upsampled = self._upsampled((angles, shape.padded * self._upsampling, pairs), np.complex64)
-        filter_spectra(transformed, factor, upsampled)
-        filtered = fft.ifft(upsampled, axis=1, norm="forward", overwrite_x=True, workers=threads())
+        with self._device.transforms():
+            transformed = fft.fft(spectra, axis=1, overwrite_x=True)
+            upsampled = transformed
+            if self._upsampling > 1:
+                upsampled = self._upsampled((angles, shape.padded * self._upsampling, pairs), np.complex64)
+            filter_spectra(transformed, self._device.put(factor), upsampled)
+            filtered = fft.ifft(upsampled, axis=1, norm="forward", overwrite_x=True)
         self.filter_seconds += time.perf_counter() - began
         # Real and imaginary parts lie side by side in memory, as rows 2 j and 2 j + 1.
-        rows: NDArray[np.float32] = filtered.view(np.float32)
-        return rows
+        return filtered.view(np.float32)
 
-    def _backproject(self, block: int, rows: NDArray[np.float32], theta: NDArray[np.float64]) -> None:
+    def _backproject(self, block: int, rows: Array, theta: NDArray[np.float64]) -> None:
         shape, up = self.shape, self._upsampling
         axis = shape.center + (shape.padded - shape.columns) // 2
         cos, sin = (np.asarray(f(theta) * up, np.float32) for f in (np.cos, np.sin))
@@ -121,15 +116,18 @@ class DirectAccumulator:
             values = self._bin(values, min(binning, shape.side))[..., :rows]
             values = values.reshape(*values.shape[:2], len(out), -1).mean(axis=-1, dtype=np.float32)
         pixels, ones = np.arange(values.shape[0]), np.ones(values.shape[0], np.float32)
-        take_slices(values, pixels, pixels, ones, ones * np.float32(gain * shape.scale), out, shape.radius / binning)
+        put, target = self._device.put, self._device.target(out)
+        factors = put(ones), put(ones * np.float32(gain * shape.scale))
+        take_slices(values, put(pixels), put(pixels), *factors, target, shape.radius / binning)
+        self._device.fetch(target, out)
 
-    def _bin(self, volume: NDArray[np.float32], binning: int) -> NDArray[np.float32]:
+    def _bin(self, volume: Array, binning: int) -> Array:
         """Means of pixels, (y, x, row)."""
         side = max(1, self.shape.side // binning)
         left_over = self.shape.side - side * binning
         # Bins are centered on the axis, as the pixels are: an odd rest is the mean of the two nearest ways to cut.
         cuts = {left_over // 2, (left_over + 1) // 2}
-        out = np.zeros((side, side, volume.shape[2]), np.float32)
+        out = zeros(self._device, (side, side, volume.shape[2]), np.float32)
         for cut in cuts:
             bin_pixels(volume, binning, cut, 1 / (len(cuts) * binning**2), out)
         return out

@@ -11,28 +11,24 @@ from scipy import fft
 from streamrecon_kernels import (
     KaiserBessel,
     Spokes,
-    aligned_zeros,
     fold_grid,
     grid_spokes,
     lay_columns,
     pack_rows,
     spokes,
     take_slices,
-    threads,
 )
 
 from streamrecon.config import ReconConfig
 from streamrecon.errors import GeometryError
 from streamrecon.recon.accumulate import Accumulator, Shape, check_batch
+from streamrecon.recon.device import CPU, Array, Device, zeros
 from streamrecon.recon.filters import response
 from streamrecon.recon.workspace import Workspace
 
 BINNINGS = (1, 2, 4, 8, 16)
 STEP = 2 * max(BINNINGS)
 """The grid's period is a multiple of this many cells, so that every preview is a central crop of even size."""
-
-CHUNK = 32
-"""Rows or columns of an image that are transformed at once: they fit a second-level cache, their whole image does not."""
 
 
 class FourierAccumulator:
@@ -44,6 +40,8 @@ class FourierAccumulator:
         Of the reconstruction.
     options
         Filter, width of the gridding kernel and oversampling.
+    device
+        Where it lives.
 
     Notes
     -----
@@ -53,18 +51,18 @@ class FourierAccumulator:
     2 j and 2 j + 1 are the real and the imaginary part of one complex image.
     """
 
-    def __init__(self, shape: Shape, options: ReconConfig) -> None:
-        self.shape, self._options = shape, options
+    def __init__(self, shape: Shape, options: ReconConfig, device: Device = CPU) -> None:
+        self.shape, self._options, self._device = shape, options, device
         self.filter_seconds = 0.0
         self._kernel = KaiserBessel(options.width, options.oversampling)
         half = response(options.filter, shape.padded, options.cutoff, options.filter_order)
         half[-1] /= 2  # the Nyquist sample goes half to the positive and half to the negative end of the spoke
         self._response = np.asarray(half / shape.padded, np.float32)
-        self._column_weight = shape.column_weight
+        self._column_weight = device.put(shape.column_weight)
         self._period = self.period(shape, options)
         side = self._side(shape, options)
-        self._grid = aligned_zeros((shape.blocks, side, side, shape.block_rows // 2), np.complex64)
-        self._spectra, self._rows, self._columns = Workspace(), Workspace(), Workspace()
+        self._grid = zeros(device, (shape.blocks, side, side, shape.block_rows // 2), np.complex64)
+        self._spectra, self._rows, self._columns = (Workspace(device) for _ in range(3))
 
     @staticmethod
     def period(shape: Shape, options: ReconConfig) -> int:
@@ -86,43 +84,39 @@ class FourierAccumulator:
         return angles * shape.padded * (shape.block_rows * 4 + 2 * (4 + 4 * options.width) + 5 * 8)
 
     @classmethod
-    def snapshot_bytes(cls, shape: Shape, options: ReconConfig) -> int:
+    def snapshot_bytes(cls, shape: Shape, options: ReconConfig, device: Device = CPU) -> int:
         """Bytes that a snapshot uses besides the volume: one block, transformed, and what is being transformed."""
         period = cls.period(shape, options)
-        return (shape.side + 2 * CHUNK) * period * shape.block_rows * 4
+        return (shape.side + 2 * min(device.rows_at_once or period, period)) * period * shape.block_rows * 4
 
     @property
     def nbytes(self) -> int:
-        return self._grid.nbytes
+        return int(self._grid.nbytes)
 
     def add(self, projections: NDArray[np.float32], theta: NDArray[np.float64], weight: NDArray[np.float64]) -> None:
         check_batch(self.shape, projections, theta, weight)
-        shape = self.shape
-        where, factor = self._spokes(theta), self._factor(theta, weight)
-        for block in range(shape.blocks):
-            grid_spokes(self._grid[block], self._transformed(projections[:, shape.block(block)]), factor, where)
+        self._add(self._device.put(projections), theta, weight)
 
     def add_constant(self, row: NDArray[np.float32], theta: NDArray[np.float64], weight: NDArray[np.float64]) -> None:
-        shape = self.shape
-        check_batch(shape, np.broadcast_to(row, (len(theta), *row.shape)), theta, weight)
-        where, factor = self._spokes(theta), self._factor(theta, weight)
-        for block in range(shape.blocks):
-            spectrum = self._transformed(row[None, shape.block(block)])
-            grid_spokes(self._grid[block], np.broadcast_to(spectrum, (len(theta), *spectrum.shape[1:])), factor, where)
+        check_batch(self.shape, np.broadcast_to(row, (len(theta), *row.shape)), theta, weight)
+        self._add(self._device.put(row[None]), theta, weight)
 
-    def _transformed(self, projections: NDArray[np.float32]) -> NDArray[np.complex64]:
-        """Spectra of the padded rows of one block, (angle, k, row pair)."""
-        began = time.perf_counter()
+    def _add(self, projections: Array, theta: NDArray[np.float64], weight: NDArray[np.float64]) -> None:
+        """Add projections, one for each angle or one for all."""
         shape = self.shape
-        spectra = self._spectra((len(projections), shape.padded, shape.block_rows // 2), np.complex64)
-        pack_rows(projections, self._column_weight, spectra)
-        transformed: NDArray[np.complex64] = fft.fft(spectra, axis=1, overwrite_x=True, workers=threads())
-        self.filter_seconds += time.perf_counter() - began
-        return transformed
+        where, factor = self._spokes(theta), self._device.put(self._factor(theta, weight))
+        with self._device.transforms():
+            for block in range(shape.blocks):
+                began = time.perf_counter()
+                spectra = self._spectra((len(projections), shape.padded, shape.block_rows // 2), np.complex64)
+                pack_rows(projections[:, shape.block(block)], self._column_weight, spectra)
+                transformed = fft.fft(spectra, axis=1, overwrite_x=True)
+                self.filter_seconds += time.perf_counter() - began
+                grid_spokes(self._grid[block], transformed, factor, where)
 
     def _spokes(self, theta: NDArray[np.float64]) -> Spokes:
-        cells, side = self._period / self.shape.padded, self._grid.shape[1]
-        return spokes(np.cos(theta) * cells, np.sin(theta) * cells, self.shape.padded + 1, side, self._kernel)
+        cells = self._period / self.shape.padded
+        return spokes(np.cos(theta) * cells, np.sin(theta) * cells, self.shape.padded + 1, self._grid, self._kernel)
 
     def _factor(self, theta: NDArray[np.float64], weight: NDArray[np.float64]) -> NDArray[np.complex64]:
         """Filter, weight, and phase of the axis, (angle, k), at the frequencies of a spoke."""
@@ -152,14 +146,17 @@ class FourierAccumulator:
         nu = fft.fftfreq(period, self._period / period)
         mean = np.sinc(nu * binning) / np.sinc(nu) * np.exp(2j * math.pi * nu * shift)
         pixel = np.arange(side) - side // 2
-        image = self._image(index, mean.astype(np.complex64), pixel, shape.row_binning(binning))
         correction = np.asarray(1 / self._kernel.transform((pixel * binning + shift) / self._period), np.float32)
-        scale = np.float32(gain * shape.scale)
-        take_slices(image, pixel, np.arange(side), correction, correction * scale, out, shape.radius / binning)
+        put, target = self._device.put, self._device.target(out)
+        with self._device.transforms():
+            image = self._image(index, put(mean.astype(np.complex64)), put(pixel), shape.row_binning(binning))
+        take_slices(
+            image, put(pixel), put(np.arange(side)), put(correction), put(correction * np.float32(gain * shape.scale)),
+            target, shape.radius / binning,
+        )  # fmt: skip
+        self._device.fetch(target, out)
 
-    def _image(
-        self, index: int, factor: NDArray[np.complex64], x: NDArray[np.intp], row_binning: int
-    ) -> NDArray[np.float32]:
+    def _image(self, index: int, factor: Array, x: Array, row_binning: int) -> Array:
         """Inverse transform of a block, times `factor` along both axes: (y, x, row), only at the columns x.
 
         One axis after the other, and each by parts that fit the cache: what is read and written on the way is little more
@@ -167,19 +164,20 @@ class FourierAccumulator:
         """
         grid, period = self._grid[index], len(factor)
         pairs = grid.shape[2] if row_binning == 1 else grid.shape[2] * 2 // row_binning
+        step = self._device.rows_at_once or period
         columns = self._columns((len(x), period, pairs), np.complex64)
-        rows = self._rows((CHUNK, period, grid.shape[2]), np.complex64)
-        for first in range(0, period, CHUNK):
-            chunk = rows[: min(CHUNK, period - first)]
+        rows = self._rows((min(step, period), period, grid.shape[2]), np.complex64)
+        for first in range(0, period, step):
+            chunk = rows[: min(step, period - first)]
             fold_grid(grid, self._period, first, factor, factor, chunk)
             if row_binning > 1:
                 # The real part of (1 - i)(a + i b) is a + b: both rows of a pair.
                 chunk = chunk.reshape(*chunk.shape[:2], pairs, -1).sum(axis=-1) * np.complex64((1 - 1j) / row_binning)
             lay_columns(_inverse(chunk), x, first, columns)
-        for first in range(0, len(x), CHUNK):
-            chunk = columns[first : first + CHUNK]
+        for first in range(0, len(x), step):
+            chunk = columns[first : first + step]
             transformed = _inverse(chunk)
-            if transformed.ctypes.data != chunk.ctypes.data:
+            if not self._device.same(transformed, chunk):
                 chunk[:] = transformed
         # Real and imaginary parts lie side by side in memory, as rows 2 j and 2 j + 1.
         image = columns.view(np.float32).transpose(1, 0, 2)
@@ -194,6 +192,5 @@ class FourierAccumulator:
         self._grid[:] = 0
 
 
-def _inverse(chunk: NDArray[np.complex64]) -> NDArray[np.complex64]:
-    result: NDArray[np.complex64] = fft.ifft(chunk, axis=1, norm="forward", overwrite_x=True, workers=threads())
-    return result
+def _inverse(chunk: Array) -> Array:
+    return fft.ifft(chunk, axis=1, norm="forward", overwrite_x=True)

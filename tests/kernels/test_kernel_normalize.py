@@ -63,7 +63,9 @@ def test_equals_the_reference(dtype: str, angles: int, rows: int, columns: int, 
     raw.check_unchanged()
 
 
-@pytest.mark.parametrize("laid", ["unaligned", "odd_bytes", "sliced", "every_second", "fortran", "reversed_rows", "odd_strides"])
+@pytest.mark.parametrize(
+    "laid", ["unaligned", "odd_bytes", "sliced", "every_second", "fortran", "reversed_rows", "odd_strides"]
+)
 def test_what_is_read_may_lie_in_memory_as_it_likes(laid: str) -> None:
     problem = problem_of("u2", 3, 5, 7, 1, 3)
     expected = reference.line_integrals(**problem)
@@ -123,7 +125,9 @@ def test_the_logarithm_is_right_all_over_the_floats() -> None:
     st.floats(-100, 100, width=32),
     st.floats(-100, 100, width=32),
 )
-def test_more_counts_never_give_a_larger_line_integral(raw: list[float], floor: float, dark: float, term: float) -> None:
+def test_more_counts_never_give_a_larger_line_integral(
+    raw: list[float], floor: float, dark: float, term: float
+) -> None:
     values = of(np.sort(np.array(raw, np.float32)), floor, dark, term)
     assert (values[1:] <= values[:-1]).all()
 
@@ -141,7 +145,9 @@ def test_neighbouring_counts_never_give_a_larger_line_integral() -> None:
 def test_what_is_not_a_number_counts_as_the_floor() -> None:
     nan, inf = math.nan, math.inf
     floor = -math.log(1e-3)
-    np.testing.assert_allclose(of(np.float32([nan, -inf, 0, -0.0, -5, 1e-3, 1e-45, inf, 1])), [*[floor] * 7, -inf, 0], rtol=1e-6)
+    np.testing.assert_allclose(
+        of(np.float32([nan, -inf, 0, -0.0, -5, 1e-3, 1e-45, inf, 1])), [*[floor] * 7, -inf, 0], rtol=1e-6
+    )
     np.testing.assert_allclose(of(np.float32([1, inf, -inf]), dark=inf), floor, rtol=1e-6)
     np.testing.assert_allclose(of(np.float32([1, 2, 3]), dark=nan), floor, rtol=1e-6)
     assert (of(np.float32([1, 2]), dark=-inf) == -inf).all()
@@ -206,7 +212,7 @@ def test_what_does_not_fit_is_refused(changed: dict[str, Any]) -> None:
 
 def test_out_that_is_read_only_is_not_written() -> None:
     problem = image(out=read_only(np.full((3, 4, 5), 7, np.float32)))
-    with pytest.raises(Exception, match=r"."):  # noqa: B017
+    with pytest.raises(Exception, match=r"."):
         line_integrals(**problem)
     assert (problem["out"] == 7).all()
 

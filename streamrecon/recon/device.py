@@ -1,0 +1,142 @@
+"""Where an accumulator lives: the device follows the array, and the maths is one text for both.
+
+An accumulator makes its arrays through its device; the kernels and transforms it calls look at what they are given.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+from scipy import fft
+from streamrecon_kernels import aligned_empty, threads
+
+Array = Any
+"""NumPy's on the CPU, cupy's on a GPU."""
+
+
+class Device(Protocol):
+    """Makes arrays, and brings them there and back."""
+
+    name: str
+    """cpu or gpu."""
+    rows_at_once: int | None
+    """Rows or columns of an image that are best transformed at once; None: all."""
+
+    def empty(self, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
+        """An array whose content is arbitrary."""
+
+    def put(self, host: NDArray[Any]) -> Array:
+        """The array there; it need not be a copy."""
+
+    def target(self, host: NDArray[Any]) -> Array:
+        """Where to write what shall come to be in `host`; see `fetch`."""
+
+    def fetch(self, target: Array, host: NDArray[Any]) -> None:
+        """Bring what was written into `target(host)` to `host`."""
+
+    def same(self, one: Array, other: Array) -> bool:
+        """Whether two arrays begin at the same place in memory."""
+
+    def transforms(self) -> AbstractContextManager[Any]:
+        """Within it `scipy.fft` transforms arrays of this device."""
+
+
+class Cpu:
+    """This process's memory; `scipy.fft` with as many workers as the kernels have threads."""
+
+    name = "cpu"
+    rows_at_once: int | None = 32
+
+    def empty(self, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
+        """See `Device.empty`."""
+        return aligned_empty(shape, dtype)
+
+    def put(self, host: NDArray[Any]) -> Array:
+        """See `Device.put`."""
+        return host
+
+    def target(self, host: NDArray[Any]) -> Array:
+        """See `Device.target`."""
+        return host
+
+    def fetch(self, target: Array, host: NDArray[Any]) -> None:
+        """See `Device.fetch`."""
+
+    def same(self, one: Array, other: Array) -> bool:
+        """See `Device.same`."""
+        return bool(one.ctypes.data == other.ctypes.data)
+
+    def transforms(self) -> AbstractContextManager[Any]:
+        """See `Device.transforms`."""
+        workers: AbstractContextManager[Any] = fft.set_workers(threads())
+        return workers
+
+
+class Gpu:
+    """A CUDA device through cupy. Not measured on a GPU yet.
+
+    Parameters
+    ----------
+    index
+        Of the device.
+    largest
+        Bytes of the largest array that `put` will be given, for its pinned buffers.
+    """
+
+    name = "gpu"
+    rows_at_once: int | None = None
+
+    def __init__(self, index: int = 0, largest: int = 1 << 20) -> None:
+        import cupy
+        import cupyx.scipy.fft
+        from streamrecon_kernels.upload import Uploader
+
+        cupy.cuda.Device(index).use()
+        self._cupy, self._backend = cupy, cupyx.scipy.fft
+        self._uploader = Uploader(largest, cupy)
+        self._largest = largest
+
+    def empty(self, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
+        """See `Device.empty`."""
+        return self._cupy.empty(shape, dtype)
+
+    def put(self, host: NDArray[Any]) -> Array:
+        """See `Device.put`: large arrays go through pinned buffers, beside the kernels of the one before."""
+        if UPLOADED <= host.nbytes <= self._largest:
+            return self._uploader.upload(host)
+        return self._cupy.asarray(host)
+
+    def target(self, host: NDArray[Any]) -> Array:
+        """See `Device.target`."""
+        return self._cupy.empty(host.shape, host.dtype)
+
+    def fetch(self, target: Array, host: NDArray[Any]) -> None:
+        """See `Device.fetch`."""
+        target.get(out=host)
+
+    def same(self, one: Array, other: Array) -> bool:
+        """See `Device.same`."""
+        return bool(one.data.ptr == other.data.ptr)
+
+    def transforms(self) -> AbstractContextManager[Any]:
+        """See `Device.transforms`."""
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(fft.set_backend(self._backend, only=True))
+            return stack.pop_all()
+
+
+UPLOADED = 1 << 20
+"""Bytes from which on an array is worth the pinned buffers; only projections are so large."""
+
+CPU = Cpu()
+
+
+def zeros(device: Device, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
+    """An array of zeros, whose memory is touched: new pages would slow down their first use."""
+    array = device.empty(shape, dtype)
+    array.fill(np.dtype(dtype).type(0))
+    return array
