@@ -148,8 +148,10 @@ def require(name: str, array: Any, dtype: Any, shape: Sequence[int | None], inne
         dense = dense and (size <= 1 or stride == expected)
         expected *= size
     # Kernels count in elements, and know nothing of an axis that runs backwards.
-    whole = all(s % array.dtype.itemsize == 0 and (s >= 0 or n <= 1) for n, s in zip(array.shape, array.strides, strict=True))
-    if not (fits and array.dtype in dtypes and (dense and whole or 0 in array.shape)):
+    whole = all(
+        s % array.dtype.itemsize == 0 and (s >= 0 or n <= 1) for n, s in zip(array.shape, array.strides, strict=True)
+    )
+    if not (fits and array.dtype in dtypes and ((dense and whole) or 0 in array.shape)):
         lengths = ", ".join("any" if length is None else str(length) for length in shape)
         raise ValueError(
             f"{name} is {array.dtype} {array.shape} with strides {array.strides} bytes; expected "

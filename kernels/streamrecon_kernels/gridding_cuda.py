@@ -154,7 +154,9 @@ def fold_grid(
     require("grid", grid, np.complex64, (None, None, None), 1)
     side, _, pairs = grid.shape
     if grid.shape[1] != side or side % 2 == 0 or period < 1 or length < 0:
-        raise ValueError(f"grid is {grid.shape}, period {period}, length {length}; expected an odd square, 1 or more, 0 or more")
+        raise ValueError(
+            f"grid is {grid.shape}, period {period}, length {length}; expected an odd square, 1 or more, 0 or more"
+        )
     require("factor_v", factor_v, np.complex64, (length,))
     require("factor_u", factor_u, np.complex64, (length,))
     require("out", out, np.complex64, (length, length, pairs))

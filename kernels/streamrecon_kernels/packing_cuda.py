@@ -16,7 +16,14 @@ from streamrecon_kernels.cuda import (
     require_grid,
 )
 
-RAW = {"u1": "unsigned char", "u2": "unsigned short", "u4": "unsigned int", "i1": "signed char", "i2": "short", "i4": "int"}
+RAW = {
+    "u1": "unsigned char",
+    "u2": "unsigned short",
+    "u4": "unsigned int",
+    "i1": "signed char",
+    "i2": "short",
+    "i4": "int",
+}
 RAW |= {"f4": "float", "f8": "double"}
 """The C type of each dtype that counts may have, by the dtype without its byte order."""
 PACKED = RAW | {"f2": "Half"}

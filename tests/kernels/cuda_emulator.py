@@ -25,6 +25,8 @@ KERNEL = re.compile(r'extern "C" __global__ void (?:__launch_bounds__\([^)]*\) )
 ORDERS = {"forward": 0, "reverse": 1, "shuffled": 2}
 POISON = 0xFF
 PAGE = mmap.PAGESIZE
+FENCE = 256 * PAGE
+"""Bytes on either side of an array's pages that may not be touched."""
 
 
 class EmulationError(AssertionError):
@@ -65,14 +67,16 @@ class EmulatingLauncher:
     ) -> None:
         """See `streamrecon_kernels.cuda.Launcher`."""
         text = cuda.source(file)
-        function = getattr(_library(text, cuda.options(macros), tuple(self.compiler or compiler()), self.folder), "emulate_" + name)
+        function = getattr(
+            _library(text, cuda.options(macros), tuple(self.compiler or compiler()), self.folder), "emulate_" + name
+        )
+        kinds = (ctypes.c_int * len(arguments))(*map(_kind, arguments))
         self.launched.add((file, name))
         results = {order: _Memory(order, arguments) for order in ORDERS}
         for order, memory in results.items():
             message = ctypes.create_string_buffer(400)
             values = memory.values()
             addresses = (ctypes.c_void_p * len(values))(*(ctypes.addressof(value) for value in values))
-            kinds = (ctypes.c_int * len(values))(*map(_kind, arguments))
             sizes = [(ctypes.c_uint * 3)(*size) for size in (grid, block)]
             failed = function(
                 *sizes, ORDERS[order], ctypes.c_uint64(7), addresses, kinds, len(values), message, ctypes.c_size_t(400)
@@ -88,7 +92,7 @@ class EmulatingLauncher:
 
     def texture(self, texels: Any) -> Texture:
         """See `streamrecon_kernels.cuda.Launcher`."""
-        return Texture(np.array(texels, np.float32))
+        return Texture(np.array(texels, np.float32, order="C"))
 
 
 def kernels() -> set[tuple[str, str]]:
@@ -109,7 +113,7 @@ def zig() -> tuple[str, ...]:
     """Return the command of zig's C++ compiler from PyPI, or skip the test."""
     if importlib.util.find_spec("ziglang") is None:
         pytest.skip("no C++ compiler: neither c++, g++ nor clang++ is on the path, nor is ziglang installed")
-    return (sys.executable, "-m", "ziglang", "c++")
+    return (sys.executable, "-m", "ziglang", "c++", "-nostdlib++")
 
 
 @cache
@@ -121,7 +125,16 @@ def _library(text: str, options: tuple[str, ...], command: tuple[str, ...], fold
         for name in KERNEL.findall(text)
     )
     program = f'#include "{HEADER}"\n{_place_shared(text)}\n{wrappers}'
-    flags = [*options, "-O2", "-shared", "-fPIC", "-w", "-ffp-contract=off", "-fno-strict-aliasing", *_sanitizers(command)]
+    flags = [
+        *options,
+        "-O2",
+        "-shared",
+        "-fPIC",
+        "-w",
+        "-ffp-contract=off",
+        "-fno-strict-aliasing",
+        *_sanitizers(command),
+    ]
     key = hashlib.sha256("\0".join([program, HEADER.read_text(), *command, *flags]).encode()).hexdigest()[:20]
     built = folder / f"{key}.so"
     if not built.exists():
@@ -178,7 +191,7 @@ def _base(array: np.ndarray) -> np.ndarray:
 
 
 class _Texels(ctypes.Structure):
-    _fields_ = [("texels", ctypes.c_void_p), ("width", ctypes.c_int), ("height", ctypes.c_int)]  # noqa: RUF012
+    _fields_ = [("texels", ctypes.c_void_p), ("width", ctypes.c_int), ("height", ctypes.c_int)]
 
 
 class _Memory:
@@ -196,14 +209,14 @@ class _Memory:
     def _place(self, base: np.ndarray, at_the_end: bool) -> None:
         assert base.flags.forc, "the memory of an argument must be one piece"
         room = -(-max(base.nbytes, 1) // PAGE) * PAGE
-        pages = mmap.mmap(-1, room + 2 * PAGE)
+        pages = mmap.mmap(-1, room + 2 * FENCE)
         memory = np.frombuffer(pages, np.uint8)
-        memory[:] = POISON
+        memory[FENCE:-FENCE] = POISON
         # 16 bytes is what a vector of a kernel may be aligned to.
-        start = PAGE + ((room - base.nbytes) // 16 * 16 if at_the_end else 0)
+        start = FENCE + ((room - base.nbytes) // 16 * 16 if at_the_end else 0)
         memory[start : start + base.nbytes] = np.frombuffer(base.tobytes("A"), np.uint8)
-        for page in (memory.ctypes.data, memory.ctypes.data + PAGE + room):
-            _protect(page, mmap.PROT_READ * 0)
+        for fence in (memory.ctypes.data, memory.ctypes.data + FENCE + room):
+            _forbid(fence)
         self.places[id(base)] = (base, pages, memory, start)
 
     def address(self, array: np.ndarray) -> int:
@@ -226,7 +239,7 @@ class _Memory:
 
     def check(self, what: str) -> None:
         for base, _, memory, start in self.places.values():
-            for part in (memory[PAGE:start], memory[start + base.nbytes : -PAGE]):
+            for part in (memory[FENCE:start], memory[start + base.nbytes : -FENCE]):
                 if (part != POISON).any():
                     raise EmulationError(f"{what}: memory beside an array was written")
 
@@ -235,17 +248,16 @@ class _Memory:
 
     def copy_back(self) -> None:
         for argument in self.arguments:
-            if isinstance(argument, np.ndarray) and argument.flags.writeable:
-                address = (ctypes.c_char * argument.nbytes).from_address if argument.flags.c_contiguous else None
+            # Kernels write contiguous arrays only.
+            if isinstance(argument, np.ndarray) and argument.flags.writeable and argument.flags.c_contiguous:
                 base, _, memory, start = self.places[id(_base(argument))]
-                if address:
-                    offset = start + argument.ctypes.data - base.ctypes.data
-                    argument.reshape(-1).view(np.uint8)[:] = memory[offset : offset + argument.nbytes]
+                offset = start + argument.ctypes.data - base.ctypes.data
+                argument.reshape(-1).view(np.uint8)[:] = memory[offset : offset + argument.nbytes]
 
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def _protect(address: int, protection: int) -> None:
-    if _libc.mprotect(ctypes.c_void_p(address), ctypes.c_size_t(PAGE), protection):
+def _forbid(address: int) -> None:
+    if _libc.mprotect(ctypes.c_void_p(address), ctypes.c_size_t(FENCE), 0):
         raise OSError(ctypes.get_errno(), "mprotect")

@@ -5,18 +5,17 @@
 // or outside of its arrays (guarded), misaligned vectors, and, by comparing the orders, races between barriers.
 #pragma once
 
-#include <cfloat>
-#include <cmath>
-#include <csetjmp>
-#include <csignal>
-#include <cstdint>
-#include <cstdio>
-#include <cstdlib>
-#include <cstring>
+// C headers alone: zig would otherwise build its C++ library, which takes it a minute.
+#include <math.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 #include <sys/mman.h>
-#include <type_traits>
 #include <ucontext.h>
-#include <utility>
 
 #define __global__
 #define __device__
@@ -53,9 +52,10 @@ inline float emulated_half_to_float(unsigned short bits) {
 }
 
 inline unsigned short emulated_float_to_half(float value) {
-    const unsigned short sign = std::signbit(value) ? 0x8000 : 0;
+    const unsigned short sign = __builtin_signbit(value) ? 0x8000 : 0;
     const float size = fabsf(value);
     if (value != value) return 0x7fff;
+    if (size == 0.0f) return sign;
     if (size >= 65520.0f) return sign | 0x7c00;
     int exponent;
     frexpf(size, &exponent);
@@ -250,7 +250,9 @@ inline void shuffle_order(int* order, int count, int kind, uint64_t& random) {
     for (int i = 0; i < count; ++i) order[i] = kind == 1 ? count - 1 - i : i;
     for (int i = count - 1; kind == 2 && i > 0; --i) {
         random = random * 6364136223846793005u + 1442695040888963407u;
-        std::swap(order[i], order[(random >> 33) % (i + 1)]);
+        const int other = (random >> 33) % (i + 1), kept = order[i];
+        order[i] = order[other];
+        order[other] = kept;
     }
 }
 
@@ -349,14 +351,24 @@ inline int run_grid(uint3 grid, uint3 block, Order order, void (*body)(void*), v
     return failed;
 }
 
+template <class T> struct Plain { typedef T type; static constexpr int kind = sizeof(T); };
+template <class T> struct Plain<const T> { typedef T type; static constexpr int kind = Plain<T>::kind; };
+template <class T> struct Plain<T*> { typedef T* type; static constexpr int kind = 0; };
+template <> struct Plain<float> { typedef float type; static constexpr int kind = -4; };
+template <> struct Plain<double> { typedef double type; static constexpr int kind = -8; };
+
+template <size_t... Index> struct Indices {};
+template <size_t Count, size_t... Index> struct CountUp : CountUp<Count - 1, Count - 1, Index...> {};
+template <size_t... Index> struct CountUp<0, Index...> { typedef Indices<Index...> type; };
+
 template <class... Parameters>
 struct Call {
     void (*kernel)(Parameters...);
     void** arguments;
 
     template <size_t... Index>
-    void apply(std::index_sequence<Index...>) { kernel(*(std::remove_const_t<Parameters>*)arguments[Index]...); }
-    static void run(void* self) { ((Call*)self)->apply(std::index_sequence_for<Parameters...>()); }
+    void apply(Indices<Index...>) { kernel(*(typename Plain<Parameters>::type*)arguments[Index]...); }
+    static void run(void* self) { ((Call*)self)->apply(typename CountUp<sizeof...(Parameters)>::type()); }
 };
 
 // `kinds` says of each argument its size in bytes, negative for a floating-point number and 0 for an address.
@@ -365,8 +377,7 @@ int launch(
     void (*kernel)(Parameters...), const unsigned* grid, const unsigned* block, int order, uint64_t seed, void** arguments,
     const int* kinds, int count, char* message, size_t size)
 {
-    const int wanted[] = {
-        (std::is_pointer_v<Parameters> ? 0 : std::is_floating_point_v<Parameters> ? -(int)sizeof(Parameters) : (int)sizeof(Parameters))...};
+    const int wanted[] = {Plain<Parameters>::kind...};
     bool fits = count == (int)sizeof...(Parameters);
     int which = 0;
     for (; fits && which < count; ++which)
