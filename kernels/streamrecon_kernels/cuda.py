@@ -68,6 +68,7 @@ class CupyLauncher:
 
     def __init__(self) -> None:
         self._modules: dict[tuple[str, tuple[str, ...]], Any] = {}
+        self._texture: Any = None
 
     def launch(
         self,
@@ -102,12 +103,15 @@ class CupyLauncher:
         channels = ChannelFormatDescriptor(32, 32, 32, 32, runtime.cudaChannelFormatKindFloat)
         memory = CUDAarray(channels, width, height)
         memory.copy_from(cupy.ascontiguousarray(texels).reshape(height, 4 * width))
-        return TextureObject(
+        # The one before may still be read, and no kernel keeps it alive.
+        cupy.cuda.get_current_stream().synchronize()
+        self._texture = TextureObject(
             ResourceDescriptor(runtime.cudaResourceTypeArray, cuArr=memory),
             TextureDescriptor(
                 (runtime.cudaAddressModeClamp, runtime.cudaAddressModeClamp), filterMode=runtime.cudaFilterModeLinear
             ),
         )
+        return self._texture
 
 
 @cache

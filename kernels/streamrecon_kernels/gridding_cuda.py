@@ -63,8 +63,8 @@ def spoke_taps(
     grid = (blocks(count, 256), angles, 1)
     require_grid(grid)
     (launcher or default_launcher()).launch(
-        "gridding.cu", "spoke_taps", {}, grid, (256, 1, 1),
-        (step, table, first, weights, *map(np.int32, (count, middle, width, PER_CELL))),
+        "gridding.cu", "spoke_taps", {"WIDTH": width}, grid, (256, 1, 1),
+        (step, table, first, weights, *map(np.int32, (count, middle, PER_CELL))),
     )  # fmt: skip
 
 
@@ -115,15 +115,15 @@ def grid_spokes(
         require(f"weights_{name}", weights, np.float32, (angles, n + 1, width))
     if not angles or not pairs:
         return
-    # Whole warps, for the ballot over the angles; wider windows take several classes a thread.
-    threads = 32 * blocks(min(width * width * PAIRS, 1024), 32)
+    # Two pairs a thread, and whole warps; the kernel reckons alike.
+    threads = min(32 * blocks(width * width * PAIRS // 2, 32), 1024)
     tiles = (blocks(side, TILE), blocks(side, TILE), blocks(pairs, PAIRS))
     require_grid(tiles)
     (launcher or default_launcher()).launch(
-        "gridding.cu", "grid_spokes", {}, tiles, (threads, 1, 1),
+        "gridding.cu", "grid_spokes", {"WIDTH": width}, tiles, (threads, 1, 1),
         (
             grid, spectra, factor, cos, sin, first_u, first_v, weights_u, weights_v,
-            *map(np.int32, (side, angles, n, pairs, width)),
+            *map(np.int32, (side, angles, n, pairs)),
         ),
     )  # fmt: skip
 
@@ -166,7 +166,7 @@ def fold_grid(
     tiles = (blocks(length, 8), blocks(pairs, 32), min(length, GRID_LIMIT))
     require_grid(tiles)
     (launcher or default_launcher()).launch(
-        "gridding.cu", "fold_grid", {}, tiles, (32, 8, 1),
+        "folding.cu", "fold_grid", {}, tiles, (32, 8, 1),
         (grid, factor_v, factor_u, out, stride_v, stride_u, *map(np.int32, (side, period, length, pairs))),
     )  # fmt: skip
 
