@@ -105,6 +105,7 @@ struct View {
     float cos, sin;
     float middle;  // column of the tile's middle, counted from `first`
     int first;     // the first column of the segment
+    int count;     // its length
 };
 
 // The volume is read and written as scale * value, so that float16 can be kept in its range: a power of two is exact.
@@ -146,18 +147,19 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) backproject(
         // A column to spare on each side takes up what rounding does to the outermost pixels.
         view.first = (int)floorf(middle - reach) - 1;
         view.middle = middle - view.first;
+        view.count = (int)(2.0f * reach) + 4;
         if (2.0f * reach + 4.0f > COLUMNS) __trap();
         return view;
     };
 
     float4 ahead[STAGED][ROWS / 4];
     const auto fetch = [&](int angle) {
-        const int first = look(angle).first + slot;
+        const View view = look(angle);
 #pragma unroll
         for (int i = 0; i < STAGED; ++i) {
-            const int column = first + i * SLOTS;
+            const int column = view.first + slot + i * SLOTS;
             const float* line = filtered + ((long long)angle * columns + column) * rows;
-            const bool there = column >= 0 && column < columns;
+            const bool there = column >= 0 && column < columns && slot + i * SLOTS < view.count;
 #pragma unroll
             for (int j = 0; j < ROWS / 4; ++j)
                 ahead[i][j] = there ? load_rows(line, row + 4 * j, rows, whole_words) : make_float4(0.0f, 0.0f, 0.0f, 0.0f);

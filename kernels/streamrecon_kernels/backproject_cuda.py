@@ -19,6 +19,9 @@ from streamrecon_kernels.cuda import (
 TEXTURE_LIMIT = (131072, 65000)
 """Texels along x and y that every device since compute capability 5 has."""
 
+MOST_COLUMNS = 192
+"""Columns of which two buffers, of 128 bytes a column, fit into the shared memory that needs no asking for."""
+
 
 def backproject(
     volume: Any,
@@ -66,14 +69,15 @@ def backproject(
         return
     if step is None:
         step = math.sqrt(float((cos * cos + sin * sin).max()))
-    if not 0 <= step < 64:
-        raise ValueError(f"step is {step} columns per pixel; expected less than 64")
+    if not 0 <= step < math.inf:
+        raise ValueError(f"step is {step} columns per pixel; expected a finite number")
     tile_x, tile_y, tile_rows = (16, 16, 64) if half else (32, 16, 32)
     # The two float32 factors may together be a little more than their exact step.
     seen = 1.0001 * step * math.hypot(tile_x - 1, tile_y - 1) + 4
     columns = 32 * blocks(math.ceil(seen), 32)
-    if 2 * columns * 128 > 48 * 1024:
-        raise ValueError(f"step is {step:.3f} columns per pixel; expected at most {(192 - 4) / math.hypot(31, 15):.2f}")
+    if columns > MOST_COLUMNS:
+        most = (MOST_COLUMNS - 4) / math.hypot(tile_x - 1, tile_y - 1)
+        raise ValueError(f"step is {step:.3f} columns per pixel; expected at most {most:.2f}")
     grid = (blocks(width, tile_x), blocks(height, tile_y), blocks(rows, tile_rows))
     require_grid(grid)
     (launcher or default_launcher()).launch(

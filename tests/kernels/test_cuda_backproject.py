@@ -22,7 +22,7 @@ SIZES = {
     "width": st.sampled_from([1, 2, 5, 15, 16, 31, 32, 33, 65]),
     "angles": st.integers(0, 5),
     "step": st.sampled_from([0.3, 1.0, 2.0, 2.1]),
-    "radius": st.one_of(st.just(math.inf), st.integers(0, 80).map(lambda quarter: quarter / 4)),
+    "radius": cuda_problems.RADII,
     "exact": st.booleans(),
 }
 ROWS = st.one_of(st.integers(1, 17), st.sampled_from([32, 33, 36, 63, 64, 65, 68]))
@@ -86,6 +86,13 @@ def test_columns_that_are_not_there_are_nothing(target: Target) -> None:
     np.testing.assert_allclose(near, far, atol=1e-4)
 
 
+@pytest.mark.parametrize(("step", "half"), [(5.4, False), (8.8, True)])
+def test_the_largest_step(target: Target, step: float, half: bool) -> None:
+    cuda_problems.backproject(np.random.default_rng(0), width=40, height=20, angles=12, step=step, half=half).check(
+        target
+    )
+
+
 def test_a_step_that_is_larger_than_said_stops(emulated: EmulatedTarget) -> None:
     problem = cuda_problems.backproject(np.random.default_rng(0), width=40, height=40, step=2.1, exact=False)
     with pytest.raises(EmulationError, match="trap"):
@@ -108,6 +115,7 @@ def test_a_step_that_is_larger_than_said_stops(emulated: EmulatedTarget) -> None
         {"radius": math.nan},
         {"step": 9.0},
         {"step": math.inf},
+        {"step": 5.5},
         {"half": True, "scale": 3.0},
         {"half": True, "scale": -1.0},
         {"half": True, "scale": math.inf},

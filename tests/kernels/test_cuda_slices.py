@@ -19,7 +19,7 @@ SIDES = st.sampled_from([1, 2, 7, 32, 33])
 @given(
     rng=st.integers(0, 2**31).map(np.random.default_rng), size=st.tuples(SIDES, SIDES), height=st.integers(0, 5), width=SIDES,
     rows=st.sampled_from([1, 3, 32, 33, 65]), slices=st.integers(0, 65), gap=st.sampled_from([0, 1, 5]),
-    radius=st.one_of(st.just(math.inf), st.integers(0, 30).map(lambda quarter: quarter / 4)),
+    radius=cuda_problems.RADII,
 )  # fmt: skip
 def test_take_slices(target: Target, rng: np.random.Generator, rows: int, slices: int, **size: Any) -> None:
     cuda_problems.take_slices(rng, rows=rows, slices=min(slices, rows), **size).check(target)
