@@ -68,6 +68,7 @@ class CupyLauncher:
 
     def __init__(self) -> None:
         self._modules: dict[tuple[str, tuple[str, ...]], Any] = {}
+        self._functions: dict[tuple[str, str, tuple[str, ...]], Any] = {}
         self._texture: Any = None
 
     def launch(
@@ -82,10 +83,14 @@ class CupyLauncher:
         """See `Launcher.launch`."""
         import cupy
 
-        key = (file, options(macros))
-        if key not in self._modules:
-            self._modules[key] = cupy.RawModule(code=source(file), options=key[1])
-        self._modules[key].get_function(name)(grid, block, tuple(arguments))
+        key = (file, name, options(macros))
+        function = self._functions.get(key)
+        if function is None:
+            module = self._modules.get((file, key[2]))
+            if module is None:
+                module = self._modules[file, key[2]] = cupy.RawModule(code=source(file), options=key[2])
+            function = self._functions[key] = module.get_function(name)
+        function(grid, block, tuple(arguments))
 
     def texture(self, texels: Any) -> Any:
         """See `Launcher.texture`."""

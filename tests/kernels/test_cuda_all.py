@@ -59,7 +59,7 @@ def test_compiles_to_machine_code(file: str, macros: Mapping[str, str | int]) ->
         compiled = nvrtc.compile_kernels(file, macros, architecture)
         assert set(compiled) == expected
         for name, taken in compiled.items():
-            # Blackwell's assembler keeps two or three addresses of backproject outside of the 128 registers.
+            # Of backproject's 128 registers, sums take 64; for Blackwell a few bytes do not fit.
             allowed = 24 if (architecture, name) == (100, "backproject") else 0
             assert taken.spilled <= allowed, f"{name} for sm_{architecture}: {taken}"
             assert taken.shared <= 48 * 1024
