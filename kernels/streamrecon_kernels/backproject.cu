@@ -83,9 +83,10 @@ __device__ __forceinline__ Word to_word(const float4 (&value)[ROWS / 4]) {
 }
 
 __device__ __forceinline__ float4 from_halves(unsigned low, unsigned high) {
-    return make_float4(
-        half_to_float(low & 0xffff), half_to_float(low >> 16),
-        half_to_float(high & 0xffff), half_to_float(high >> 16));
+    float4 value;
+    WIDEN_HALVES(value.x, value.y, low);
+    WIDEN_HALVES(value.z, value.w, high);
+    return value;
 }
 
 __device__ __forceinline__ void accumulate(float4 (&sum)[ROWS / 4], float weight, Word word) {

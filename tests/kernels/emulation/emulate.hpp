@@ -68,6 +68,8 @@ inline unsigned short emulated_float_to_half(float value) {
 }
 
 #define WIDEN_HALF(value, bits_) ((value) = emulated_half_to_float(bits_))
+#define WIDEN_HALVES(low, high, word) \
+    ((low) = emulated_half_to_float((word) & 0xffff), (high) = emulated_half_to_float((word) >> 16))
 #define NARROW_TO_HALF(bits_, value) ((bits_) = emulated_float_to_half(value))
 
 // A texture of float4, as tex2D reads it: clamped, linear, its fractions rounded to 8 bits.
