@@ -98,7 +98,9 @@ def direct(columns: int, rounds: int) -> tuple[list[Verdict], list[Figures]]:
             Verdict(f"direct, {columns} columns, updates/s against the lead", times.ratio("lead", "ours"), 0.9, True)
         )
     for name in runs:
-        kernels.append(_kernel(f"direct: {name}", columns, updates / times.best(name), 4 * updates, times.best(name), 0))
+        kernels.append(
+            _kernel(f"direct: {name}", columns, updates / times.best(name), 4 * updates, times.best(name), 0)
+        )
     # What a volume's pixel costs in memory: read and written once a batch.
     for kernel in kernels:
         kernel["bytes"] = 2 * columns * columns * ROWS * 4

@@ -72,7 +72,9 @@ def _tell(verdicts: list[Verdict], figures: Figures) -> None:
     for verdict in verdicts:
         print(verdict.line(), flush=True)
     for name, value in figures.items():
-        print(f"           {name}: {value:.3g}" if isinstance(value, float) else f"           {name}: {value}", flush=True)
+        print(
+            f"           {name}: {value:.3g}" if isinstance(value, float) else f"           {name}: {value}", flush=True
+        )
 
 
 def against_ffts(columns: int, angles: int, rows: int, rounds: int) -> tuple[list[Verdict], Figures]:
@@ -151,7 +153,9 @@ def accuracy(columns: int) -> tuple[list[Verdict], Figures]:
         figures[f"{name}: error %"] = float(error * 100)
         figures[f"{name}: relative time"] = times.ratio(name, "fourier width 5, oversampling 1.25")
         if name == "fourier width 5, oversampling 1.25":
-            verdicts.append(Verdict("error of the default against the sinc oracle", float(error * 100), 0.1, False, "%"))
+            verdicts.append(
+                Verdict("error of the default against the sinc oracle", float(error * 100), 0.1, False, "%")
+            )
     return verdicts, figures
 
 
@@ -250,7 +254,9 @@ def others(columns: int, angles: int) -> Figures:
     rows = 32
     many = np.repeat(projections, rows, axis=1)
     center, options = (columns - 1) / 2, ReconConfig()
-    runs = {f"streamrecon {method}": (lambda m=method: _whole_rows(m, many, theta, center, options)) for method in METHODS}
+    runs = {
+        f"streamrecon {method}": (lambda m=method: _whole_rows(m, many, theta, center, options)) for method in METHODS
+    }
     try:
         from skimage.transform import iradon
 
@@ -274,7 +280,8 @@ def others(columns: int, angles: int) -> Figures:
         print("           astra-toolbox is not installed")
     times = by_turns(runs, 2)
     return {"columns": columns, "angles": angles} | {
-        f"{name}, ms a slice": times.median(name) / (rows if name.startswith("streamrecon") else 1) * 1e3 for name in runs
+        f"{name}, ms a slice": times.median(name) / (rows if name.startswith("streamrecon") else 1) * 1e3
+        for name in runs
     }
 
 

@@ -113,7 +113,7 @@ struct View {
 extern "C" __global__ void __launch_bounds__(THREADS, 2) backproject(
     float* __restrict__ volume, const float* __restrict__ filtered,
     const float* __restrict__ cos, const float* __restrict__ sin, const float* __restrict__ offset,
-    int height, int width, int rows, int columns, int angles, long long limit, float scale)
+    int height, int width, int rows, int columns, int angles, long long by_angle, long long limit, float scale)
 {
     __shared__ Word staged[2][COLUMNS * LANES];
     const int left = blockIdx.x * WIDTH, top = blockIdx.y * HEIGHT;
@@ -123,7 +123,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) backproject(
     const int lane = threadIdx.x % LANES, slot = threadIdx.x / LANES;
     const int slot_x = slot % WIDTH, slot_y = slot / WIDTH;
     const int row = (blockIdx.z * LANES + lane) * ROWS;
-    const bool whole_words = are_whole_words(filtered, rows), whole_pixels = are_whole_words(volume, rows);
+    const bool whole_words = are_whole_words(filtered, rows) && by_angle % 4 == 0, whole_pixels = are_whole_words(volume, rows);
     const float middle_x = left + 0.5f * (WIDTH - 1) - 0.5f * (width - 1);
     const float middle_y = top + 0.5f * (HEIGHT - 1) - 0.5f * (height - 1);
 
@@ -159,7 +159,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) backproject(
 #pragma unroll
         for (int i = 0; i < STAGED; ++i) {
             const int column = view.first + slot + i * SLOTS;
-            const float* line = filtered + ((long long)angle * columns + column) * rows;
+            const float* line = filtered + angle * by_angle + (long long)column * rows;
             const bool there = column >= 0 && column < columns && slot + i * SLOTS < view.count;
 #pragma unroll
             for (int j = 0; j < ROWS / 4; ++j)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from streamrecon_kernels import backproject_numba, backproject_vector
+from streamrecon_kernels import backproject_cuda, backproject_numba, backproject_vector
+from streamrecon_kernels.memory import beside, on_device, require_writable
 from streamrecon_kernels.parallel import LOCK, threads
 
 
@@ -30,7 +31,7 @@ def backproject(
     filtered
         (angle, column, row); likewise; weights are already in it.
     cos, sin
-        (angle,), columns of `filtered` per pixel along x and y.
+        (angle,), columns of `filtered` per pixel along x and y; in host memory, as `offset`.
     offset
         (angle,), column of `filtered` that the rotation axis is seen in.
     radius
@@ -48,8 +49,10 @@ def backproject(
     for name, array in (("volume", volume), ("filtered", filtered)):
         if array.dtype != np.float32:
             raise ValueError(f"{name} is {array.dtype}; expected float32")
-    if not volume.flags.writeable:
-        raise ValueError("volume is read-only; expected an array that can be added to")
+    if not on_device(volume):
+        require_writable("volume", volume)
+    if not radius >= 0:
+        raise ValueError(f"radius is {radius}; expected 0 or more pixels")
     angles = filtered.shape[0]
     for name, array in (("cos", cos), ("sin", sin), ("offset", offset)):
         if array.shape != (angles,) or array.dtype != np.float32:
@@ -57,15 +60,23 @@ def backproject(
     if not (angles and volume.size):
         return
     height, width = volume.shape[:2]
-    # Within a circle no corner is reached; rounding in float32 is covered by a hundredth of a column.
-    reach = np.hypot(cos, sin) * min(radius, np.hypot(height - 1, width - 1) / 2)
-    reach = np.minimum(reach, abs(cos) * (width - 1) / 2 + abs(sin) * (height - 1) / 2) + 0.01
+    far = np.hypot(height - 1, width - 1) / 2
+    with np.errstate(over="ignore", invalid="ignore"):
+        step = np.hypot(cos.astype(np.float64), sin)
+        # Within a circle no corner is reached.
+        reach = np.minimum(step * min(radius, far), abs(cos) * ((width - 1) / 2) + abs(sin) * ((height - 1) / 2))
+    # What float32 rounds positions by, and a hundredth of a column.
+    reach = reach + 0.01 + 4 * np.spacing(np.abs(offset).max() + np.float32(far)).astype(np.float64)
     low, high = float((offset - reach).min()), float((offset + reach).max())
     if not (low >= 0 and high < filtered.shape[1] - 1):
         raise ValueError(
             f"pixels are seen in columns {low:.2f} to {high:.2f} of filtered, which has {filtered.shape[1]}, expected all "
             "within: give it longer tails"
         )
+    if on_device(volume):
+        cos, sin, offset = (beside(volume, each) for each in (cos, sin, offset))
+        backproject_cuda.backproject(volume, filtered, cos, sin, offset, radius, step=float(step.max()))
+        return
     limit = np.float32(min(radius, 1e9))
     cos, sin, offset = (np.ascontiguousarray(each) for each in (cos, sin, offset))
     with LOCK:

@@ -11,6 +11,7 @@ from streamrecon_kernels.cuda import (
     Launcher,
     blocks,
     default_launcher,
+    element_strides,
     quadrupled_square,
     require,
     require_grid,
@@ -43,7 +44,8 @@ def backproject(
     volume
         (y, x, row) float32, C-contiguous.
     filtered
-        (angle, column, row) float32, C-contiguous. A column outside of it counts as 0.
+        (angle, column, row) float32, C-contiguous but for the angles, so that a range of columns may be given. A column
+        outside of it counts as 0.
     cos, sin, offset
         (angle,) float32: columns per pixel along x and y, and the column that the axis is seen in.
     radius
@@ -84,7 +86,7 @@ def backproject(
         "backproject.cu", "backproject", {"COLUMNS": columns, "HALF": int(half)}, grid, (256, 1, 1),
         (
             volume, filtered, cos, sin, offset, *map(np.int32, (height, width, rows, filtered.shape[1], angles)),
-            limit, np.float32(scale if half else 1),
+            element_strides(filtered)[0], limit, np.float32(scale if half else 1),
         ),
     )  # fmt: skip
 
@@ -126,7 +128,7 @@ def backproject_texture(
 
 def _shapes(volume: Any, filtered: Any, cos: Any, sin: Any, offset: Any) -> tuple[int, int, int, int]:
     require("volume", volume, np.float32, (None, None, None))
-    require("filtered", filtered, np.float32, (None, None, volume.shape[2]))
+    require("filtered", filtered, np.float32, (None, None, volume.shape[2]), 2)
     angles = filtered.shape[0]
     for name, array in (("cos", cos), ("sin", sin), ("offset", offset)):
         require(name, array, np.float32, (angles,))

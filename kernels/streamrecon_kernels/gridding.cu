@@ -18,22 +18,24 @@ __device__ __forceinline__ float2 multiply(float2 a, float2 b) {
 // the product is rounded before it is used, so that a cell on the rim of the window is the same as on a CPU.
 extern "C" __global__ void __launch_bounds__(256) spoke_taps(
     const double* __restrict__ step, const float* __restrict__ table, int* __restrict__ first,
-    float* __restrict__ weights, int count, int middle, int per_cell)
+    float* __restrict__ weights, int count, int middle, int per_cell, double edge)
 {
     const int k = blockIdx.x * blockDim.x + threadIdx.x, angle = blockIdx.y;
     if (k >= count) return;
-    const double position = __dmul_rn((double)(k - (count - 1) / 2), step[angle]);
-    const double half = 0.5 * WIDTH;
-    const int cell = (int)ceil(position - half);
+    const double position = __dmul_rn((double)(k - (count - 1) / 2), step[angle]) - 0.5 * WIDTH;
+    const int cell = (int)ceil(position);
     const long long sample = (long long)angle * count + k;
     first[sample] = cell + middle;
+    const double fraction = (cell - position) * per_cell;
+    const int i = (int)fraction;
+    const float share = (float)(fraction - i);
 #pragma unroll
     for (int j = 0; j < WIDTH; ++j) {
-        const double t = fabs(cell + j - position) * per_cell;
-        const int i = (int)t;
-        // Zero at both ends: a cell exactly there is seen from one side only, and rows would leak into each other.
-        const double here = table[i], there = table[i + 1];
-        weights[sample * WIDTH + j] = t < half * per_cell ? (float)(here + (t - i) * (there - here)) : 0.0f;
+        // See KaiserBessel.reach.
+        const bool outside =
+            (j == 0 && fraction < edge * per_cell) || (j == WIDTH - 1 && fraction > (1.0 - edge) * per_cell);
+        const float here = table[i * WIDTH + j], there = table[(i + 1) * WIDTH + j];
+        weights[sample * WIDTH + j] = outside ? 0.0f : here + share * (there - here);
     }
 }
 
@@ -59,7 +61,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, THREADS < 1024 ? 1024 / TH
     const double* __restrict__ cos, const double* __restrict__ sin,
     const int* __restrict__ first_u, const int* __restrict__ first_v,
     const float* __restrict__ weights_u, const float* __restrict__ weights_v,
-    int side, int angles, int n, int pairs)
+    int side, int angles, int n, int pairs, long long by_angle)
 {
     __shared__ float4 cells[TILE * TILE * LANES];
     __shared__ float4 samples[CHUNK * LANES];
@@ -123,7 +125,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, THREADS < 1024 ? 1024 / TH
                     const int k = base + i / LANES;
                     const int wrapped = k < n / 2 ? k + n / 2 : k - n / 2;
                     // i % LANES is this thread's lane: THREADS is a multiple of LANES.
-                    const float2* value = spectra + ((long long)angle * n + wrapped) * pairs + pair;
+                    const float2* value = spectra + angle * by_angle + (long long)wrapped * pairs + pair;
                     const float2 times = factor[(long long)angle * count + k], none = make_float2(0.0f, 0.0f);
                     const float2 first = first_there ? multiply(times, value[0]) : none;
                     const float2 second = second_there ? multiply(times, value[1]) : none;

@@ -5,25 +5,26 @@ from __future__ import annotations
 import functools
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from streamrecon_kernels import gridding_numba, gridding_vector
+from streamrecon_kernels import gridding_cuda, gridding_numba, gridding_vector
+from streamrecon_kernels.gridding_numba import PER_CELL
+from streamrecon_kernels.memory import beside, on_device, require_writable
 from streamrecon_kernels.parallel import LOCK, threads
 
 TILE = 64
 """Side of a tile of the grid, cells: what a batch of angles adds to it stays in the second-level cache."""
-
-PER_CELL = 1024
-"""Fractions of a cell at which the kernel is tabulated; between them it is interpolated, to 1e-6 of its maximum."""
 
 
 @dataclass(frozen=True, slots=True)
 class KaiserBessel:
     """The Kaiser-Bessel gridding kernel.
 
-    `phi(t) = I0(beta sqrt(1 - (2 t / width)^2)) / I0(beta)` for |t| < width / 2 cells, else 0, with the beta of Beatty et
+    `phi(t) = I0(beta sqrt(1 - (2 t / width)^2)) / I0(beta)` for |t| < width / 2 cells (less a billionth, see `reach`), else
+    0, with the beta of Beatty et
     al. (IEEE Trans. Med. Imaging 24, 2005), eq. 5: `pi sqrt((width / oversampling)^2 (oversampling - 1/2)^2 - 0.8)`.
     """
 
@@ -36,6 +37,12 @@ class KaiserBessel:
     def beta(self) -> float:
         """Shape, dimensionless."""
         return math.pi * math.sqrt((self.width / self.oversampling) ** 2 * (self.oversampling - 0.5) ** 2 - 0.8)
+
+    @property
+    def reach(self) -> float:
+        """Cells within which phi is not 0. A cell exactly at its end would else count on one side and, for rounding, not on
+        the other: rows that share a grid would leak into each other."""
+        return self.width / 2 - gridding_numba.EDGE
 
     def table(self) -> NDArray[np.float32]:
         """phi at the cells of a window, (PER_CELL + 2, width): row f, column j is f / PER_CELL + j - width / 2."""
@@ -59,10 +66,10 @@ def _table(kernel: KaiserBessel) -> NDArray[np.float32]:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Spokes:
-    """Where the samples of some angles go: computed once, used for every block of slices."""
+    """Where the samples of some angles go: computed once, used for every block of slices. On the device of the grids."""
 
     side: int
-    """Of the grid, cells."""
+    """Of the grids, cells."""
     cos: NDArray[np.float64]
     """(angle,), cells per sample along u."""
     sin: NDArray[np.float64]
@@ -75,15 +82,16 @@ class Spokes:
     """(angle, k, width), weights of the window's columns."""
     weight_v: NDArray[np.float32]
     """(angle, k, width), weights of its rows."""
-    tiles: NDArray[np.int64]
-    """(tile, 4), cells that a thread owns: first and one past the last along v, then along u."""
-    ranges: NDArray[np.int32]
-    """(tile, angle, 2), samples that may touch a tile, first and one past the last."""
-    parts: NDArray[np.int64]
-    """(thread + 1,), first tile of each thread, so that all have alike much to do."""
 
 
-def spokes(cos: NDArray[np.float64], sin: NDArray[np.float64], samples: int, side: int, kernel: KaiserBessel) -> Spokes:
+def spokes(
+    cos: NDArray[np.float64],
+    sin: NDArray[np.float64],
+    samples: int,
+    side: int,
+    kernel: KaiserBessel,
+    like: Any = None,
+) -> Spokes:
     """Find the cells and weights of spokes.
 
     Sample k of a spoke lies `k - (samples - 1) / 2` steps from the zero frequency; a step is (cos[a], sin[a]) cells along
@@ -92,13 +100,15 @@ def spokes(cos: NDArray[np.float64], sin: NDArray[np.float64], samples: int, sid
     Parameters
     ----------
     cos, sin
-        (angle,), cells per sample.
+        (angle,), cells per sample; in host memory.
     samples
-        Of a spoke, an odd number.
+        Of a spoke, an odd number, at least 3.
     side
         Of the grid, cells, odd; the zero frequency is in its middle, and it must hold the kernel at the spokes' ends.
     kernel
         Its width and shape.
+    like
+        An array of the device that the grids are on; None is the CPU.
 
     Raises
     ------
@@ -108,10 +118,10 @@ def spokes(cos: NDArray[np.float64], sin: NDArray[np.float64], samples: int, sid
     for name, axis in (("cos", cos), ("sin", sin)):
         if axis.dtype != np.float64 or axis.ndim != 1 or not np.isfinite(axis).all():
             raise ValueError(f"{name} is {axis.dtype} {axis.shape}: {axis}; expected finite float64 (angle,)")
-    if cos.shape != sin.shape or samples % 2 == 0 or side % 2 == 0:
+    if cos.shape != sin.shape or samples % 2 == 0 or samples < 3 or side % 2 == 0:
         raise ValueError(
             f"cos, sin are {cos.shape}, {sin.shape}, {samples} samples, {side} cells; expected as many of each, and odd "
-            "numbers of samples and cells"
+            "numbers of samples, 3 or more, and cells"
         )
     middle = (side - 1) // 2
     step = max(np.abs(cos).max(initial=0), np.abs(sin).max(initial=0))
@@ -121,11 +131,21 @@ def spokes(cos: NDArray[np.float64], sin: NDArray[np.float64], samples: int, sid
             f"the spokes reach {reach:.1f} cells from the middle of a grid with {middle} on each side; expected at most these"
         )
     cos, sin = np.ascontiguousarray(cos), np.ascontiguousarray(sin)
-    with LOCK:
-        first_u, weight_u = gridding_numba.taps(cos, samples, middle, kernel.width, kernel.table())
-        first_v, weight_v = gridding_numba.taps(sin, samples, middle, kernel.width, kernel.table())
-    tiles, ranges, parts = _deal(gridding_numba.tile_ranges(cos, sin, samples, side, kernel.width, TILE), side)
-    return Spokes(side, cos, sin, first_u, first_v, weight_u, weight_v, tiles, ranges, parts)
+    if on_device(like):
+        table = beside(like, kernel.table())
+        cos, sin = beside(like, cos), beside(like, sin)
+        sides = []
+        for axis in (cos, sin):
+            first = beside(like, np.empty((len(axis), samples), np.int32))
+            weight = beside(like, np.empty((len(axis), samples, kernel.width), np.float32))
+            gridding_cuda.spoke_taps(axis, table, kernel.width, middle, first, weight)
+            sides.append((first, weight))
+        (first_u, weight_u), (first_v, weight_v) = sides
+    else:
+        with LOCK:
+            first_u, weight_u = gridding_numba.taps(cos, samples, middle, kernel.width, kernel.table())
+            first_v, weight_v = gridding_numba.taps(sin, samples, middle, kernel.width, kernel.table())
+    return Spokes(side, cos, sin, first_u, first_v, weight_u, weight_v)
 
 
 def _deal(ranges: NDArray[np.int32], side: int) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int64]]:
@@ -158,7 +178,8 @@ def grid_spokes(
     grid
         (v, u, row pair), C-contiguous, with the zero frequency at cell (side - 1) / 2.
     spectra
-        (angle, n, row pair), as an FFT along n leaves them; fastest where row pairs lie side by side.
+        (angle, n, row pair), as an FFT along n leaves them, or (1, n, row pair) for the same at every angle; fastest where
+        row pairs lie side by side.
     factor
         (angle, n + 1), response of the filter, weight of the angle and phase of the axis.
     where
@@ -169,31 +190,41 @@ def grid_spokes(
     ValueError
         If the shapes do not fit.
     """
+    if on_device(grid):
+        taps = (where.first_u, where.first_v, where.weight_u, where.weight_v)
+        gridding_cuda.grid_spokes(grid, spectra, factor, where.cos, where.sin, *taps)
+        return
     if grid.ndim != 3 or spectra.ndim != 3 or grid.shape[2] != spectra.shape[2] or grid.shape[:2] != (where.side,) * 2:
         raise ValueError(
             f"grid is {grid.shape} and spectra {spectra.shape}; expected ({where.side}, {where.side}, pair) and (angle, n, "
             "pair)"
         )
-    if grid.dtype != np.complex64 or not grid.flags.c_contiguous or not grid.flags.writeable:
+    if grid.dtype != np.complex64 or not grid.flags.c_contiguous:
         raise ValueError(f"grid is {grid.dtype}, strides {grid.strides}; expected C-contiguous complex64")
+    require_writable("grid", grid)
     if spectra.dtype != np.complex64:
         raise ValueError(f"spectra is {spectra.dtype}; expected complex64")
     angles, count = where.first_u.shape
-    if factor.dtype != np.complex64 or factor.shape != (angles, count) or spectra.shape[:2] != (angles, count - 1):
+    fits = spectra.shape[0] in (1, angles) and spectra.shape[1] == count - 1
+    if factor.dtype != np.complex64 or factor.shape != (angles, count) or not fits:
         raise ValueError(
             f"factor is {factor.dtype} {factor.shape} and spectra {spectra.shape}; expected complex64 ({angles}, {count}) and "
             f"({angles}, {count - 1}, pair), as the spokes have"
         )
     if not (angles and grid.size):
         return
-    factor = np.ascontiguousarray(factor)
+    factor, spectra = np.ascontiguousarray(factor), np.broadcast_to(spectra, (angles, *spectra.shape[1:]))
     taps = (where.first_u, where.first_v, where.weight_u, where.weight_v)
+    width = where.weight_u.shape[2]
+    tiles, ranges, parts = _deal(
+        gridding_numba.tile_ranges(where.cos, where.sin, count, where.side, width, TILE), where.side
+    )
     with LOCK:
         if spectra.strides[2] == 8:
             gridding_vector.grid_spokes(
                 grid.ctypes.data, grid.strides[0], grid.strides[1],
                 spectra.ctypes.data, spectra.strides[0], spectra.strides[1], spectra.shape[1],
-                factor, *taps, where.tiles, where.ranges, where.parts,
+                factor, *taps, tiles, ranges, parts,
             )  # fmt: skip
         else:
             gridding_numba.grid_spokes(grid, spectra, factor, *taps, 4 * threads())

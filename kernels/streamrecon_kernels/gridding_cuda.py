@@ -15,11 +15,11 @@ from streamrecon_kernels.cuda import (
     require,
     require_grid,
 )
+from streamrecon_kernels.gridding_numba import EDGE, PER_CELL
 
 TILE = 16
 PAIRS = 16
 WIDEST = 12
-PER_CELL = 4096
 
 
 def spoke_taps(
@@ -32,7 +32,7 @@ def spoke_taps(
     step
         (angle,) float64, cells per sample along this axis.
     table
-        `KaiserBessel.table()`, float32, 4096 values a cell.
+        `KaiserBessel.table()`, (PER_CELL + 2, width) float32.
     width
         Cells of the kernel's window.
     middle
@@ -48,23 +48,21 @@ def spoke_taps(
         If the arrays do not fit together.
     """
     require("step", step, np.float64, (None,))
-    require("table", table, np.float32, (None,))
+    require("table", table, np.float32, (PER_CELL + 2, width))
     angles = len(step)
     require("first", first, np.int32, (angles, None))
     count = first.shape[1]
     require("weights", weights, np.float32, (angles, count, width))
     _require_width(width)
-    if count % 2 == 0 or len(table) < -(-width * PER_CELL // 2) + 3:
-        raise ValueError(
-            f"{count} samples, a table of {len(table)}; expected an odd number, and a table of the kernel of {width} cells"
-        )
+    if count % 2 == 0:
+        raise ValueError(f"there are {count} samples; expected an odd number")
     if not angles:
         return
     grid = (blocks(count, 256), angles, 1)
     require_grid(grid)
     (launcher or default_launcher()).launch(
         "gridding.cu", "spoke_taps", {"WIDTH": width}, grid, (256, 1, 1),
-        (step, table, first, weights, *map(np.int32, (count, middle, PER_CELL))),
+        (step, table, first, weights, *map(np.int32, (count, middle, PER_CELL)), np.float64(EDGE)),
     )  # fmt: skip
 
 
@@ -87,7 +85,8 @@ def grid_spokes(
     grid
         (v, u, pair) complex64, C-contiguous, its side odd, the zero frequency in the middle.
     spectra
-        (angle, n, pair) complex64, C-contiguous, n even, zero frequency first.
+        (angle, n, pair) complex64, n even, zero frequency first; C-contiguous but for the angles, or (1, n, pair) for
+        the same at every angle.
     factor
         (angle, n + 1) complex64 of the frequencies -n / 2 to n / 2.
     cos, sin
@@ -102,8 +101,10 @@ def grid_spokes(
     """
     require("grid", grid, np.complex64, (None, None, None))
     side, _, pairs = grid.shape
-    require("spectra", spectra, np.complex64, (None, None, pairs))
-    angles, n = spectra.shape[:2]
+    require("spectra", spectra, np.complex64, (None, None, pairs), 2)
+    angles, n = len(cos), spectra.shape[1]
+    if spectra.shape[0] not in (1, angles):
+        raise ValueError(f"spectra is {spectra.shape}; expected one for each of {angles} angles, or one for all")
     if grid.shape[1] != side or side % 2 == 0 or n < 2 or n % 2:
         raise ValueError(f"grid is {grid.shape}, spectra {spectra.shape}; expected an odd square and an even length")
     require("factor", factor, np.complex64, (angles, n + 1))
@@ -123,7 +124,7 @@ def grid_spokes(
         "gridding.cu", "grid_spokes", {"WIDTH": width}, tiles, (threads, 1, 1),
         (
             grid, spectra, factor, cos, sin, first_u, first_v, weights_u, weights_v,
-            *map(np.int32, (side, angles, n, pairs)),
+            *map(np.int32, (side, angles, n, pairs)), element_strides(spectra)[0] * np.int64(spectra.shape[0] > 1),
         ),
     )  # fmt: skip
 

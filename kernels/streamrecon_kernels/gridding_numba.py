@@ -7,8 +7,11 @@ import math
 import numpy as np
 from numba import njit, prange
 
+PER_CELL = 1024
+"""Fractions of a cell at which the kernel is tabulated; between them it is interpolated, to 1e-6 of its maximum."""
+
 EDGE = 1e-9
-"""Cells from an end of the kernel within which it is 0."""
+"""Cells from an end of the kernel within which it is 0; see `KaiserBessel.reach`."""
 
 FAST = {"nnan", "ninf", "nsz", "contract", "arcp"}
 
@@ -29,8 +32,6 @@ def taps(step, count, middle, width, table):  # type: ignore[no-untyped-def]
             share = np.float32(fraction - i)
             for j in range(width):
                 weights[a, k, j] = table[i, j] + share * (table[i + 1, j] - table[i, j])
-            # A cell exactly at an end of the kernel would be seen from one side and, for rounding, not from the other: rows
-            # would leak into each other.
             if fraction < EDGE * per_cell:
                 weights[a, k, 0] = 0
             if fraction > (1 - EDGE) * per_cell:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from streamrecon_kernels import normalize_numba
+from streamrecon_kernels import normalize_numba, packing_cuda
+from streamrecon_kernels.memory import on_device, require_writable
 from streamrecon_kernels.parallel import LOCK
 
 
@@ -36,6 +37,9 @@ def line_integrals(
     ValueError
         If the shapes do not fit.
     """
+    if on_device(out):
+        packing_cuda.line_integrals(raw, dark, term, floor, out)
+        return
     angles, *image = raw.shape
     if raw.ndim != 3 or list(dark.shape) != image or list(term.shape[1:]) != image or term.shape[0] not in (1, angles):
         raise ValueError(
@@ -49,11 +53,17 @@ def line_integrals(
             raise ValueError(f"{name} is {array.dtype}; expected float32")
     if out.shape != raw.shape or not out.flags.c_contiguous:
         raise ValueError(f"out is {out.shape}, strides {out.strides}; expected C-contiguous {raw.shape}")
+    require_writable("out", out)
     if not floor >= np.finfo(np.float32).tiny:
         raise ValueError(f"floor is {floor}; expected a number from {np.finfo(np.float32).tiny:.3g}")
     if not raw.size:
         return
-    if not raw.dtype.isnative or raw.dtype == np.float16:
+    if raw.dtype.itemsize > 2 and raw.dtype != np.float32:
+        # Wider counts than float32 holds: the difference is what matters.
+        with np.errstate(over="ignore", invalid="ignore"):
+            raw = np.subtract(raw, dark, dtype=np.float64).astype(np.float32)
+        dark = np.zeros_like(dark)
+    elif not raw.dtype.isnative or raw.dtype == np.float16:
         raw = raw.astype(np.float32)
     pixels = int(np.prod(image))
     with LOCK:

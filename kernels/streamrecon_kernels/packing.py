@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from streamrecon_kernels import packing_numba
-from streamrecon_kernels.memory import flat
+from streamrecon_kernels import packing_cuda, packing_numba
+from streamrecon_kernels.memory import flat, on_device, require_writable
 from streamrecon_kernels.parallel import LOCK
 
 
@@ -30,6 +30,9 @@ def pack_rows(rows: NDArray[np.float32], weight: NDArray[np.float32], out: NDArr
     ValueError
         If the shapes do not fit.
     """
+    if on_device(out):
+        packing_cuda.pack_rows(rows, weight, out)
+        return
     if rows.ndim != 3 or out.ndim != 3 or rows.dtype != np.float32 or weight.dtype != np.float32:
         raise ValueError(
             f"rows are {rows.dtype} {rows.shape}, weight {weight.dtype}; expected float32 (angle, row, column)"
@@ -45,10 +48,11 @@ def pack_rows(rows: NDArray[np.float32], weight: NDArray[np.float32], out: NDArr
             f"rows are {rows.shape}, weight {weight.shape}, out {out.shape}; expected ({columns},) weights, at least one "
             f"column and at most {2 * out.shape[2]} rows"
         )
+    require_writable("out", out)
     if not rows.size:
         out[:] = 0
         return
-    if min(rows.strides) < 0 or rows.strides[2] != 4:
+    if min(rows.strides) < 0 or any(stride % 4 for stride in rows.strides) or rows.strides[2] != 4:
         rows = np.ascontiguousarray(rows)
     by_angle, by_row = rows.strides[0] // 4, rows.strides[1] // 4
     weight = np.ascontiguousarray(weight)
@@ -74,6 +78,9 @@ def filter_spectra(spectra: NDArray[np.complex64], response: NDArray[np.float32]
     ValueError
         If the shapes do not fit.
     """
+    if on_device(out):
+        packing_cuda.filter_spectra(spectra, response, out)
+        return
     for name, array in (("spectra", spectra), ("out", out)):
         if array.ndim != 3 or array.dtype != np.complex64 or not array.flags.c_contiguous or array.shape[1] % 2:
             raise ValueError(
@@ -84,7 +91,9 @@ def filter_spectra(spectra: NDArray[np.complex64], response: NDArray[np.float32]
         raise ValueError(f"out is {out.shape}; expected ({angles}, at least {n}, {pairs})")
     if response.dtype != np.float32 or response.shape != (angles, n // 2 + 1):
         raise ValueError(f"response is {response.dtype} {response.shape}; expected float32 ({angles}, {n // 2 + 1})")
+    require_writable("out", out)
     if not spectra.size:
+        out[:] = 0
         return
     with LOCK:
         packing_numba.filter_spectra(spectra.view(np.float32), np.ascontiguousarray(response), out.view(np.float32))

@@ -85,7 +85,7 @@ def grid_spokes(
                 t = cells - middle - k * axis
                 inside = np.clip(1 - (2 * t / kernel.width) ** 2, 0, None)
                 weights.append(
-                    np.where(abs(t) < kernel.width / 2, np.i0(kernel.beta * np.sqrt(inside)) / np.i0(kernel.beta), 0)
+                    np.where(abs(t) < kernel.reach, np.i0(kernel.beta * np.sqrt(inside)) / np.i0(kernel.beta), 0)
                 )
             sample = times[k + n // 2] * spectrum[k % n]
             total += np.multiply.outer(np.multiply.outer(weights[0], weights[1]), sample)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from streamrecon_kernels import slices_numba, slices_vector
-from streamrecon_kernels.memory import flat
+from streamrecon_kernels import gridding_cuda, slices_cuda, slices_numba, slices_vector
+from streamrecon_kernels.memory import flat, on_device, require_writable
 from streamrecon_kernels.parallel import LOCK
 
 
@@ -42,6 +42,11 @@ def fold_grid(
         If the shapes do not fit.
     """
     length = len(factor_v)
+    if on_device(out):
+        if first or len(out) != length:
+            raise ValueError(f"{len(out)} rows from {first} are asked for; expected all {length} on a GPU")
+        gridding_cuda.fold_grid(grid, period, length, factor_v, factor_u, out)
+        return
     side = grid.shape[0]
     if grid.ndim != 3 or out.ndim != 3 or grid.shape[1] != side or side % 2 == 0 or period % 2 or length % 2:
         raise ValueError(
@@ -58,6 +63,7 @@ def fold_grid(
         )
     if not length <= period <= side <= 2 * period:
         raise ValueError(f"length {length}, period {period}, side {side}: expected in ascending order")
+    require_writable("out", out)
     if not out.size:
         return
     plain = bool((factor_v == 1).all() and (factor_u == 1).all())
@@ -84,6 +90,9 @@ def lay_columns(rows: NDArray[np.complex64], x: NDArray[np.intp], first: int, ou
     ValueError
         If the shapes do not fit.
     """
+    if on_device(out):
+        out[:, first : first + len(rows)] = rows[:, x].transpose(1, 0, 2)
+        return
     for name, array in (("rows", rows), ("out", out)):
         if array.ndim != 3 or array.dtype != np.complex64 or not array.flags.c_contiguous:
             raise ValueError(f"{name} is {array.dtype} {array.shape}; expected C-contiguous complex64 with three axes")
@@ -92,6 +101,7 @@ def lay_columns(rows: NDArray[np.complex64], x: NDArray[np.intp], first: int, ou
             f"rows are {rows.shape}, out {out.shape}, first {first}, {len(x)} columns; they do not fit together as expected"
         )
     _check_indices(x, rows.shape[1], rows.shape)
+    require_writable("out", out)
     with LOCK:
         slices_numba.lay_columns(rows, x, first, out)
 
@@ -128,6 +138,10 @@ def take_slices(
     ValueError
         If the shapes do not fit.
     """
+    if on_device(out):
+        values = values if values.strides[2] == 4 else values.copy()
+        slices_cuda.take_slices(values, y, x, factor_y, factor_x, out, radius)
+        return
     height, width = len(y), len(x)
     shapes_fit = out.shape[1:] == (height, width) and factor_y.shape == (height,) and factor_x.shape == (width,)
     if values.ndim != 3 or out.ndim != 3 or not shapes_fit or out.shape[0] > values.shape[2]:
@@ -135,10 +149,14 @@ def take_slices(
     for name, array in (("values", values), ("out", out)):
         if array.dtype != np.float32:
             raise ValueError(f"{name} is {array.dtype}; expected float32")
-    if not out.flags.c_contiguous or min(values.strides) < 0:
+    if not out.flags.c_contiguous or min(values.strides) < 0 or not radius >= 0:
         raise ValueError(
-            f"out has strides {out.strides}, values {values.strides}; expected C-contiguous, and none that is negative"
+            f"out has strides {out.strides}, values {values.strides}, radius is {radius}; expected C-contiguous, none that is "
+            "negative, and 0 or more"
         )
+    require_writable("out", out)
+    if any(stride % 4 for stride in values.strides):
+        values = np.ascontiguousarray(values)
     _check_indices(y, values.shape[0], values.shape)
     _check_indices(x, values.shape[1], values.shape)
     if not out.size:
@@ -185,12 +203,19 @@ def bin_pixels(volume: NDArray[np.float32], binning: int, cut: int, factor: floa
     ValueError
         If the shapes do not fit.
     """
+    binning, cut = int(binning), int(cut)
+    if on_device(out):
+        height, width, rows = out.shape
+        bins = volume[cut : cut + height * binning, cut : cut + width * binning]
+        out += np.float32(factor) * bins.reshape(height, binning, width, binning, rows).sum(axis=(1, 3))
+        return
     for name, array in (("volume", volume), ("out", out)):
         if array.ndim != 3 or array.dtype != np.float32 or not array.flags.c_contiguous:
             raise ValueError(f"{name} is {array.dtype} {array.shape}; expected C-contiguous float32 with three axes")
     fits = all(cut >= 0 and cut + binning * out.shape[axis] <= volume.shape[axis] for axis in (0, 1))
     if binning < 1 or not fits or out.shape[2] != volume.shape[2]:
         raise ValueError(f"volume {volume.shape}, binning {binning} from {cut}, out {out.shape} do not fit as expected")
+    require_writable("out", out)
     with LOCK:
         slices_numba.bin_pixels(volume, binning, cut, np.float32(factor), out)
 

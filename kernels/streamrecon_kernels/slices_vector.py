@@ -47,7 +47,10 @@ def _turn(
 ) -> None:
     square = [load(b, b.add(pixels, b.mul(x_bytes, I64(j))), 0, lanes) for j in range(lanes)]
     factor = load(b, factors, 0, lanes)
-    lines = [b.fmul(line, factor) for line in _transposed(b, square)]
+    zero = ir.Constant(ir.VectorType(F32, lanes), [0.0] * lanes)
+    # Not by multiplying: what is outside of the circle may be infinite.
+    outside = b.fcmp_ordered("==", factor, zero)
+    lines = [b.select(outside, zero, b.fmul(line, factor)) for line in _transposed(b, square)]
     pointer = ir.VectorType(F32, lanes).as_pointer()
     # Past the caches, where the machine can: what is written here is not read again soon.
     streaming = b.module.add_metadata([I32(1)])

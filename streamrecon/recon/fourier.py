@@ -116,7 +116,8 @@ class FourierAccumulator:
 
     def _spokes(self, theta: NDArray[np.float64]) -> Spokes:
         cells = self._period / self.shape.padded
-        return spokes(np.cos(theta) * cells, np.sin(theta) * cells, self.shape.padded + 1, self._grid, self._kernel)
+        steps = np.cos(theta) * cells, np.sin(theta) * cells
+        return spokes(*steps, self.shape.padded + 1, self._grid.shape[1], self._kernel, self._grid)
 
     def _factor(self, theta: NDArray[np.float64], weight: NDArray[np.float64]) -> NDArray[np.complex64]:
         """Filter, weight, and phase of the axis, (angle, k), at the frequencies of a spoke."""

@@ -279,7 +279,7 @@ def test_an_impulse_lands_where_the_geometry_says() -> None:
     np.testing.assert_allclose(volume[..., 0], expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("radius", [-math.inf, -1.0, 0.0, 0.4, 0.5, 1.0, 2.0, 5.0, math.sqrt(50), 100.0, math.inf])
+@pytest.mark.parametrize("radius", [0.0, 0.4, 0.5, 1.0, 2.0, 5.0, math.sqrt(50), 100.0, math.inf])
 @pytest.mark.parametrize("side", [10, 11, 70])
 @pytest.mark.parametrize("laid", ["plain", "every_second"])
 def test_pixels_outside_the_radius_are_left_alone(side: int, radius: float, laid: str) -> None:
@@ -393,12 +393,6 @@ def test_whatever_is_not_refused_stays_within_its_arrays(
     assert volume.array.max(initial=0) <= len(angles) + 1e-5
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="above some 1e5 columns a float32 column rounds by more than the hundredth that the check allows for: one column "
-    "past the end is read",
-)
 @pytest.mark.parametrize("columns", [300_001, 3_000_001])
 def test_very_long_rows_are_not_read_beyond_their_end(columns: int) -> None:
     memory = np.full(columns + 9, np.nan, np.float32)
@@ -408,7 +402,10 @@ def test_very_long_rows_are_not_read_beyond_their_end(columns: int) -> None:
         step = np.full(1, 2 * share * ulp, np.float32)
         offset = np.full(1, columns - 1 - 2 * ulp, np.float32)
         volume = np.zeros((2, 2, 1), np.float32)
-        backproject(volume, memory[:columns].reshape(1, columns, 1), step, step, offset)
+        # What float32 positions may round to is refused, rather than read.
+        with pytest.raises(ValueError, match="longer tails"):
+            backproject(volume, memory[:columns].reshape(1, columns, 1), step, step, offset)
+        backproject(volume, memory[:columns].reshape(1, columns, 1), step, step, offset - 16 * ulp)
         assert np.isfinite(volume).all()
 
 

@@ -49,11 +49,6 @@ def test_packed_rows_equal_the_reference(problem: dict[str, Any], laid: str, out
     rows.check_unchanged()
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="rows that are not a whole number of floats apart: the strides are divided by 4 and rounded down",
-)
 def test_rows_may_lie_any_number_of_bytes_apart() -> None:
     rng = np.random.default_rng(0)
     rows = hold(floats(rng, 3, 4, 9), "odd_strides")
