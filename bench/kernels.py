@@ -122,9 +122,8 @@ def gridding(columns: int, rounds: int) -> tuple[list[Verdict], list[Figures]]:
     grid = aligned_zeros((side, side, ROWS // 2), np.complex64)
     samples = np.ones((1, ANGLES, columns, ROWS), np.float32)
     lead_grid = np.zeros((1, side, side, ROWS), np.float32)
-    some = [np.ascontiguousarray(each[:, ::2][:, :columns]) for each in (where.first_u, where.first_v)]
-    u, v = (each.astype(np.int64) for each in some)
-    wu, wv = (np.ascontiguousarray(each[:, ::2][:, :columns]) for each in (where.weight_u, where.weight_v))
+    u, v = (np.ascontiguousarray(each[:, :columns]).astype(np.int64) for each in (where.first_u, where.first_v))
+    wu, wv = (np.ascontiguousarray(each[:, :columns, 0, :5]) for each in (where.weight_u, where.weight_v))
     times = by_turns(
         {
             "ours": lambda: grid_spokes(grid, spectra, factor, where),

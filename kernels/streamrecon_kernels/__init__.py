@@ -1,11 +1,11 @@
 """The kernels: the inner loops that streamrecon exists for. They know arrays and nothing of scans."""
 
+from streamrecon_kernels.parallel import threads  # isort: skip - before numba loads libgomp
 from streamrecon_kernels.backproject import backproject
 from streamrecon_kernels.gridding import KaiserBessel, Spokes, grid_spokes, spokes
 from streamrecon_kernels.memory import aligned_empty, aligned_zeros
 from streamrecon_kernels.normalize import line_integrals
 from streamrecon_kernels.packing import filter_spectra, pack_rows
-from streamrecon_kernels.parallel import threads
 from streamrecon_kernels.slices import bin_pixels, fold_grid, lay_columns, take_slices
 
 __all__ = [

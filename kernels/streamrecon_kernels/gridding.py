@@ -75,13 +75,18 @@ class Spokes:
     sin: NDArray[np.float64]
     """(angle,), cells per sample along v."""
     first_u: NDArray[np.int32]
-    """(angle, k), first cell of a sample's window along u."""
+    """(angle, group), first cell along u of the window that the samples of a group share: a group is one sample, or on a
+    CPU two neighbours, whose cells are then loaded and stored once."""
     first_v: NDArray[np.int32]
-    """(angle, k), along v."""
+    """(angle, group), along v."""
+    end_u: NDArray[np.int32] | None
+    """(angle, group), one past the last cell; None where a group is one sample."""
+    end_v: NDArray[np.int32] | None
+    """(angle, group), along v."""
     weight_u: NDArray[np.float32]
-    """(angle, k, width), weights of the window's columns."""
+    """(angle, group, sample, cell), weights of the window's columns, 0 where a sample does not reach."""
     weight_v: NDArray[np.float32]
-    """(angle, k, width), weights of its rows."""
+    """(angle, group, sample, cell), weights of its rows."""
 
 
 def spokes(
@@ -139,13 +144,16 @@ def spokes(
             first = beside(like, np.empty((len(axis), samples), np.int32))
             weight = beside(like, np.empty((len(axis), samples, kernel.width), np.float32))
             gridding_cuda.spoke_taps(axis, table, kernel.width, middle, first, weight)
-            sides.append((first, weight))
-        (first_u, weight_u), (first_v, weight_v) = sides
+            sides.append((first, None, weight.reshape(len(axis), samples, 1, kernel.width)))
     else:
+        together = 2 if step <= 1 else 1
         with LOCK:
-            first_u, weight_u = gridding_numba.taps(cos, samples, middle, kernel.width, kernel.table())
-            first_v, weight_v = gridding_numba.taps(sin, samples, middle, kernel.width, kernel.table())
-    return Spokes(side, cos, sin, first_u, first_v, weight_u, weight_v)
+            sides = [
+                gridding_numba.taps(axis, samples, middle, kernel.width, kernel.table(), together)
+                for axis in (cos, sin)
+            ]
+    (first_u, end_u, weight_u), (first_v, end_v, weight_v) = sides
+    return Spokes(side, cos, sin, first_u, first_v, end_u, end_v, weight_u, weight_v)
 
 
 def _deal(ranges: NDArray[np.int32], side: int) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int64]]:
@@ -191,8 +199,10 @@ def grid_spokes(
         If the shapes do not fit.
     """
     if on_device(grid):
-        taps = (where.first_u, where.first_v, where.weight_u, where.weight_v)
-        gridding_cuda.grid_spokes(grid, spectra, factor, where.cos, where.sin, *taps)
+        weight_u, weight_v = where.weight_u[:, :, 0], where.weight_v[:, :, 0]
+        gridding_cuda.grid_spokes(
+            grid, spectra, factor, where.cos, where.sin, where.first_u, where.first_v, weight_u, weight_v
+        )
         return
     if grid.ndim != 3 or spectra.ndim != 3 or grid.shape[2] != spectra.shape[2] or grid.shape[:2] != (where.side,) * 2:
         raise ValueError(
@@ -204,18 +214,20 @@ def grid_spokes(
     require_writable("grid", grid)
     if spectra.dtype != np.complex64:
         raise ValueError(f"spectra is {spectra.dtype}; expected complex64")
-    angles, count = where.first_u.shape
-    fits = spectra.shape[0] in (1, angles) and spectra.shape[1] == count - 1
+    angles, groups, together, window = where.weight_u.shape
+    count = spectra.shape[1] + 1
+    fits = spectra.shape[0] in (1, angles) and -(-count // together) == groups and count % 2 == 1
     if factor.dtype != np.complex64 or factor.shape != (angles, count) or not fits:
         raise ValueError(
-            f"factor is {factor.dtype} {factor.shape} and spectra {spectra.shape}; expected complex64 ({angles}, {count}) and "
-            f"({angles}, {count - 1}, pair), as the spokes have"
+            f"factor is {factor.dtype} {factor.shape} and spectra {spectra.shape}; expected complex64 (angle, n + 1) and (angle, "
+            f"n, pair), n even, of as many angles and samples as the spokes have: {angles}, {groups} groups of {together}"
         )
     if not (angles and grid.size):
         return
     factor, spectra = np.ascontiguousarray(factor), np.broadcast_to(spectra, (angles, *spectra.shape[1:]))
-    taps = (where.first_u, where.first_v, where.weight_u, where.weight_v)
-    width = where.weight_u.shape[2]
+    taps = (where.first_u, where.first_v, where.end_u, where.end_v, where.weight_u, where.weight_v)
+    # One cell more than the window of each sample: a range may begin with the second sample of a group.
+    width = window + together - 1
     tiles, ranges, parts = _deal(
         gridding_numba.tile_ranges(where.cos, where.sin, count, where.side, width, TILE), where.side
     )

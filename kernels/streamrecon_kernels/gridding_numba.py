@@ -17,26 +17,36 @@ FAST = {"nnan", "ninf", "nsz", "contract", "arcp"}
 
 
 @njit(parallel=True, nogil=True, error_model="numpy", cache=True)
-def taps(step, count, middle, width, table):  # type: ignore[no-untyped-def]
-    """First cell (angle, k) int32 and weights (angle, k, width) float32 along one axis of the grid."""
-    first = np.empty((step.size, count), np.int32)
-    weights = np.empty((step.size, count, width), np.float32)
+def taps(step, count, middle, width, table, together):  # type: ignore[no-untyped-def]
+    """Cells and weights along one axis of the grid, of groups of neighbouring samples: see `gridding.Spokes`."""
+    groups = (count + together - 1) // together
+    first = np.empty((step.size, groups), np.int32)
+    end = np.empty((step.size, groups), np.int32)
+    weights = np.zeros((step.size, groups, together, width + together - 1), np.float32)
     per_cell = table.shape[0] - 2
     for a in prange(step.size):
-        for k in range(count):
-            position = (k - (count - 1) // 2) * step[a] - width / 2
-            cell = math.ceil(position)
-            first[a, k] = int(cell) + middle
-            fraction = (cell - position) * per_cell
-            i = int(fraction)
-            share = np.float32(fraction - i)
-            for j in range(width):
-                weights[a, k, j] = table[i, j] + share * (table[i + 1, j] - table[i, j])
-            if fraction < EDGE * per_cell:
-                weights[a, k, 0] = 0
-            if fraction > (1 - EDGE) * per_cell:
-                weights[a, k, width - 1] = 0
-    return first, weights
+        for g in range(groups):
+            positions = min(together, count - g * together)
+            low = middle + width
+            high = -low
+            for t in range(positions):
+                cell = math.ceil((g * together + t - (count - 1) // 2) * step[a] - width / 2)
+                low, high = min(low, cell), max(high, cell + width)
+            first[a, g], end[a, g] = int(low) + middle, int(high) + middle
+            for t in range(positions):
+                position = (g * together + t - (count - 1) // 2) * step[a] - width / 2
+                cell = math.ceil(position)
+                fraction = (cell - position) * per_cell
+                i = int(fraction)
+                share = np.float32(fraction - i)
+                start = int(cell - low)
+                for j in range(width):
+                    weights[a, g, t, start + j] = table[i, j] + share * (table[i + 1, j] - table[i, j])
+                if fraction < EDGE * per_cell:
+                    weights[a, g, t, start] = 0
+                if fraction > (1 - EDGE) * per_cell:
+                    weights[a, g, t, start + width - 1] = 0
+    return first, end, weights
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
@@ -65,19 +75,21 @@ def tile_ranges(cos, sin, count, side, width, tile):  # type: ignore[no-untyped-
 
 
 @njit(parallel=True, fastmath=FAST, nogil=True, error_model="numpy", cache=True)
-def grid_spokes(grid, spectra, factor, first_u, first_v, weight_u, weight_v, stripes):  # type: ignore[no-untyped-def]
+def grid_spokes(  # type: ignore[no-untyped-def]
+    grid, spectra, factor, first_u, first_v, end_u, end_v, weight_u, weight_v, stripes
+):
     """grid (v, u, pair) += samples of spectra (angle, n, pair); a stripe of grid rows belongs to one thread."""
-    side, pairs = grid.shape[0], grid.shape[2]
-    angles, count, width = weight_u.shape
-    n = count - 1
+    side, pairs, n = grid.shape[0], grid.shape[2], spectra.shape[1]
+    angles, _, together, _ = weight_u.shape
     for stripe in prange(stripes):
         low, high = stripe * side // stripes, (stripe + 1) * side // stripes
         for a in range(angles):
-            for k in range(count):
-                v, u = first_v[a, k], first_u[a, k]
+            for k in range(n + 1):
+                g, t = k // together, k % together
+                v, u = first_v[a, g], first_u[a, g]
                 source = k - n // 2 if k >= n // 2 else k + n - n // 2
-                for row in range(max(v, low), min(v + width, high)):
-                    for j in range(width):
-                        weight = weight_v[a, k, row - v] * weight_u[a, k, j]
+                for row in range(max(v, low), min(end_v[a, g], high)):
+                    for column in range(u, end_u[a, g]):
+                        weight = weight_v[a, g, t, row - v] * weight_u[a, g, t, column - u]
                         for pair in range(pairs):
-                            grid[row, u + j, pair] += weight * (factor[a, k] * spectra[a, source, pair])
+                            grid[row, column, pair] += weight * (factor[a, k] * spectra[a, source, pair])

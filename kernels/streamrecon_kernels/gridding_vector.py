@@ -24,38 +24,51 @@ from streamrecon_kernels.vector import (
     store,
 )
 
-UNROLLED = 5
-"""Width of the default kernel, whose windows are unrolled."""
+UNROLLED = (5, 6)
+"""Columns of a window that the default kernel has, of one sample and of two; these are unrolled."""
 
 EVEN_GROUPS = tuple(group for group in GROUPS if group > 1)
 """Floats that are handled together: whole row pairs."""
 
 
 def window_adder(longest: int) -> Any:
-    """Make the intrinsic that adds one sample to a window of cells, with vectors of at most `longest` floats."""
+    """Make the intrinsic that adds one or two samples to a window of cells, with vectors of at most `longest` floats."""
 
     @intrinsic
-    def add_window(typing, floats, cells, row_bytes, cell_bytes, rows, taps, sample, real, imag, wu, wv):  # type: ignore[no-untyped-def]
-        """cells[i, j, :floats] += wv[i] wu[j] (real + i imag) sample[:floats], for `rows` times `taps` cells.
+    def add_window(  # type: ignore[no-untyped-def]
+        typing,
+        floats,
+        samples,
+        cells,
+        row_bytes,
+        cell_bytes,
+        rows,
+        taps,
+        first,
+        factor,
+        second,
+        other,
+        wu,
+        wv,
+        next_weights,
+    ):
+        """cells[i, j, :floats] += wu[j] (wv[i] factor first[:floats]), for `rows` times `taps` cells.
 
-        `floats` is one of EVEN_GROUPS; `cells`, `sample`, `wu` and `wv` are addresses.
+        Where `samples` is 2, then also += wu'[j] (wv'[i] other second[:floats]); its weights lie `next_weights` bytes
+        further. `floats` is one of EVEN_GROUPS; `cells`, `first`, `second`, `wu`, `wv` are addresses, the factors complex64.
         """
+        address, integer, factors = types.uintp, types.intp, types.complex64
         signature = types.void(
-            types.intp,
-            types.uintp,
-            *(types.intp,) * 4,
-            types.uintp,
-            types.float32,
-            types.float32,
-            types.uintp,
-            types.uintp,
+            integer, integer, address, *(integer,) * 4, address, factors, address, factors, address, address, integer
         )
 
         def codegen(context, b, _signature, arguments):  # type: ignore[no-untyped-def]
-            floats, *rest = arguments
+            floats, samples, *rest = arguments
             for group in EVEN_GROUPS:
-                with b.if_then(b.icmp_signed("==", floats, I64(group))):
-                    _add(b, group, min(longest, group), *rest)
+                for count in (1, 2):
+                    this = b.and_(b.icmp_signed("==", floats, I64(group)), b.icmp_signed("==", samples, I64(count)))
+                    with b.if_then(this):
+                        _add(b, group, count, min(longest, group), *rest)
             return context.get_dummy_value()
 
         return signature, codegen
@@ -64,36 +77,64 @@ def window_adder(longest: int) -> Any:
 
 
 def _add(
-    b: Any, floats: int, lanes: int, cells: Any, row_bytes: Any, cell_bytes: Any, rows: Any, taps: Any, sample: Any,
-    real: Any, imag: Any, wu: Any, wv: Any,
+    b: Any, floats: int, samples: int, lanes: int, cells: Any, row_bytes: Any, cell_bytes: Any, rows: Any, taps: Any,
+    first: Any, factor: Any, second: Any, other: Any, wu: Any, wv: Any, next_weights: Any,
 ) -> None:  # fmt: skip
-    vectors = floats // lanes
+    values = [_times(b, first, factor, floats, lanes)]
+    tables = [(wu, wv)]
+    if samples == 2:
+        values.append(_times(b, second, other, floats, lanes))
+        tables.append((b.add(wu, next_weights), b.add(wv, next_weights)))
+
+    def weigh(row: Any) -> tuple[Any, list[list[Any]]]:
+        line = b.add(cells, b.mul(row, row_bytes))
+        weights = [splat(b, load_scalar(b, column, row), lanes) for _, column in tables]
+        return line, [[b.fmul(w, v, flags=FLAGS) for v in value] for w, value in zip(weights, values, strict=True)]
+
+    def column_weights(j: Any) -> list[Any]:
+        return [splat(b, load_scalar(b, line, j), lanes) for line, _ in tables]
+
+    def add_tap(line: Any, weighted: list[list[Any]], weights: list[Any], j: Any) -> None:
+        cell = b.add(line, b.mul(j, cell_bytes))
+        for k in range(floats // lanes):
+            total = load(b, cell, k, lanes)
+            for weight, value in zip(weights, weighted, strict=True):
+                total = multiply_add(b, weight, value[k], total)
+            store(b, total, cell, k, lanes)
+
+    def unrolled(left: tuple[int, ...]) -> None:
+        if not left:
+            with cgutils.for_range(b, rows) as loop:
+                line, weighted = weigh(loop.index)
+                with cgutils.for_range(b, taps) as inner:
+                    add_tap(line, weighted, column_weights(inner.index), inner.index)
+            return
+        with b.if_else(b.icmp_signed("==", taps, I64(left[0]))) as (usual, otherwise):
+            with usual:
+                weights = [column_weights(I64(j)) for j in range(left[0])]
+                with cgutils.for_range(b, rows) as loop:
+                    line, weighted = weigh(loop.index)
+                    for j, each in enumerate(weights):
+                        add_tap(line, weighted, each, I64(j))
+            with otherwise:
+                unrolled(left[1:])
+
+    unrolled(UNROLLED)
+
+
+def _times(b: Any, sample: Any, factor: Any, floats: int, lanes: int) -> list[Any]:
+    """The vectors of a sample's row pairs, times a complex factor."""
     vector = ir.VectorType(F32, lanes)
     swapped = ir.Constant(ir.VectorType(I32, lanes), [lane ^ 1 for lane in range(lanes)])
     signs = ir.Constant(vector, [-1.0, 1.0] * (lanes // 2))
-    real = splat(b, real, lanes)
-    imag = b.fmul(splat(b, imag, lanes), signs, flags=FLAGS)
-    values = []
-    for k in range(vectors):
+    real = splat(b, b.extract_value(factor, 0), lanes)
+    imag = b.fmul(splat(b, b.extract_value(factor, 1), lanes), signs, flags=FLAGS)
+    products = []
+    for k in range(floats // lanes):
         value = load(b, sample, k, lanes)
-        other = b.shuffle_vector(value, ir.Constant(vector, ir.Undefined), swapped)
-        values.append(multiply_add(b, value, real, b.fmul(other, imag, flags=FLAGS)))
-
-    def add_tap(line: Any, j: Any, row_weight: Any) -> None:
-        weight = splat(b, b.fmul(row_weight, load_scalar(b, wu, j), flags=FLAGS), lanes)
-        cell = b.add(line, b.mul(j, cell_bytes))
-        for k, value in enumerate(values):
-            store(b, multiply_add(b, weight, value, load(b, cell, k, lanes)), cell, k, lanes)
-
-    with cgutils.for_range(b, rows) as loop:
-        line = b.add(cells, b.mul(loop.index, row_bytes))
-        row_weight = load_scalar(b, wv, loop.index)
-        with b.if_else(b.icmp_signed("==", taps, I64(UNROLLED))) as (usual, other_widths):
-            with usual:
-                for j in range(UNROLLED):
-                    add_tap(line, I64(j), row_weight)
-            with other_widths, cgutils.for_range(b, taps) as inner:
-                add_tap(line, inner.index, row_weight)
+        turned = b.shuffle_vector(value, ir.Constant(vector, ir.Undefined), swapped)
+        products.append(multiply_add(b, value, real, b.fmul(turned, imag, flags=FLAGS)))
+    return products
 
 
 add_window = window_adder(host_lanes())
@@ -101,34 +142,41 @@ add_window = window_adder(host_lanes())
 
 @njit(parallel=True, fastmath=set(FLAGS), nogil=True, error_model="numpy", cache=True)
 def grid_spokes(  # type: ignore[no-untyped-def]
-    grid, row_bytes, cell_bytes, spectra, angle_bytes, k_bytes, n, factor, first_u, first_v, weight_u, weight_v, tiles,
-    ranges, parts,
+    grid, row_bytes, cell_bytes, spectra, angle_bytes, k_bytes, n, factor, first_u, first_v, end_u, end_v, weight_u,
+    weight_v, tiles, ranges, parts,
 ):  # fmt: skip
     """See `streamrecon_kernels.gridding.grid_spokes`; addresses, and strides in bytes; the tiles of each part."""
-    angles, count, width = weight_u.shape
+    angles, groups, together, window = weight_u.shape
     floats = cell_bytes // 4
     for part in prange(parts.size - 1):
         for t in range(parts[part], parts[part + 1]):
             top, bottom, left, right = tiles[t, 0], tiles[t, 1], tiles[t, 2], tiles[t, 3]
             for a in range(angles):
-                for k in range(ranges[t, a, 0], ranges[t, a, 1]):
-                    v, u = first_v[a, k], first_u[a, k]
-                    low, high = max(v, top), min(v + width, bottom)
-                    begin, end = max(u, left), min(u + width, right)
+                begin_k, end_k = ranges[t, a, 0], ranges[t, a, 1]
+                for g in range(begin_k // together, (end_k + together - 1) // together):
+                    v, u = first_v[a, g], first_u[a, g]
+                    low, high = max(v, top), min(end_v[a, g], bottom)
+                    begin, end = max(u, left), min(end_u[a, g], right)
                     if low >= high or begin >= end:
                         continue
-                    # Sample k is frequency k - n / 2, which the FFT has left at that index modulo n.
-                    source = k - n // 2 if k >= n // 2 else k + n - n // 2
+                    # Sample k is frequency k - n / 2, which the FFT has left at that index modulo n. The last group may
+                    # lack its second sample: its weights are 0.
+                    k = g * together
+                    after = min(k + 1, n)
+                    here = k - n // 2 if k >= n // 2 else k + n - n // 2
+                    there = after - n // 2 if after >= n // 2 else after + n - n // 2
                     cells = grid + low * row_bytes + begin * cell_bytes
-                    sample = spectra + a * angle_bytes + source * k_bytes
-                    wu = weight_u.ctypes.data + ((a * count + k) * width + begin - u) * 4
-                    wv = weight_v.ctypes.data + ((a * count + k) * width + low - v) * 4
-                    times = factor[a, k]
+                    spectrum = spectra + a * angle_bytes
+                    at = (a * groups + g) * together * window
+                    wu = weight_u.ctypes.data + (at + begin - u) * 4
+                    wv = weight_v.ctypes.data + (at + low - v) * 4
                     done = 0
                     for group in EVEN_GROUPS:
                         while floats - done >= group:
                             add_window(
-                                group, np.uintp(cells + done * 4), row_bytes, cell_bytes, high - low, end - begin,
-                                np.uintp(sample + done * 4), times.real, times.imag, np.uintp(wu), np.uintp(wv),
+                                group, together, np.uintp(cells + done * 4), row_bytes, cell_bytes, high - low, end - begin,
+                                np.uintp(spectrum + here * k_bytes + done * 4), factor[a, k],
+                                np.uintp(spectrum + there * k_bytes + done * 4), factor[a, after],
+                                np.uintp(wu), np.uintp(wv), window * 4,
                             )  # fmt: skip
                             done += group

@@ -172,7 +172,9 @@ class Accumulator(Protocol):
         """Forget all projections."""
 
 
-def snapshot(accumulator: Accumulator, gain: float = 1.0, binning: int = 1) -> NDArray[np.float32]:
+def snapshot(
+    accumulator: Accumulator, gain: float = 1.0, binning: int = 1, out: NDArray[np.float32] | None = None
+) -> NDArray[np.float32]:
     """The whole volume, (slice, y, x), 1/m where the pixel size is known, else per pixel.
 
     Parameters
@@ -183,14 +185,20 @@ def snapshot(accumulator: Accumulator, gain: float = 1.0, binning: int = 1) -> N
         Factor that makes up for angles not yet measured.
     binning
         1, or b for the means of b x b x b voxels; voxels that do not fill a bin are left out.
+    out
+        Memory of `snapshot_shape(accumulator.shape, binning)` to use: touching new pages takes about as long as a snapshot.
     """
     shape = accumulator.shape
-    side = max(1, shape.side // binning)
-    places = shape.slices(binning)
-    volume = np.empty((places[-1].stop, side, side), np.float32)
-    for index, place in enumerate(places):
+    volume = np.empty(snapshot_shape(shape, binning), np.float32) if out is None else out
+    for index, place in enumerate(shape.slices(binning)):
         accumulator.snapshot_block(index, volume[place], gain, binning)
     return bin_slices(volume, binning // shape.row_binning(binning))
+
+
+def snapshot_shape(shape: Shape, binning: int) -> tuple[int, int, int]:
+    """(slice, y, x) that the blocks of a snapshot have together, before slices are binned that lie across blocks."""
+    side = max(1, shape.side // binning)
+    return shape.slices(binning)[-1].stop, side, side
 
 
 def bin_slices(volume: NDArray[np.float32], binning: int) -> NDArray[np.float32]:

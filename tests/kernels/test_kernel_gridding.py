@@ -226,21 +226,26 @@ def test_bits_do_not_depend_on_the_number_of_threads(laid: str) -> None:
 def test_every_window_lies_in_the_grid_and_is_the_mirror_of_its_opposite(problem: Problem) -> None:
     where, width = where_of(problem), problem["kernel"].width
     middle = (where.side - 1) // 2
-    count = where.first_u.shape[1]
-    for first, weight, axis in (
-        (where.first_u, where.weight_u, problem["cos"]),
-        (where.first_v, where.weight_v, problem["sin"]),
+    count = problem["factor"].shape[1]
+    for first, end, weight, axis in (
+        (where.first_u, where.end_u, where.weight_u, problem["cos"]),
+        (where.first_v, where.end_v, where.weight_v, problem["sin"]),
     ):
+        assert end is not None
+        together = weight.shape[2]
         assert first.min(initial=0) >= 0
-        assert first.max(initial=0) + width <= where.side
+        assert end.max(initial=0) <= where.side
+        assert ((end - first >= width) & (end - first < width + together)).all()
         assert weight.min(initial=0) >= 0
         assert weight.max(initial=0) <= 1
         # By what it gives to every cell: at an end of the kernel the window may begin one cell earlier or later.
-        given_ = np.zeros((*first.shape, where.side))
-        a, k, j = np.indices(weight.shape, sparse=True)
-        given_[a, k, first[..., None] + j] = weight
+        given_ = np.zeros((len(axis), weight.shape[1] * together, where.side + together))
+        for a, g, t, j in np.ndindex(weight.shape):
+            given_[a, g * together + t, first[a, g] + j] = weight[a, g, t, j]
+        assert not given_[:, count:].any()
+        assert not given_[..., where.side :].any()
+        given_ = given_[:, :count, : where.side]
         np.testing.assert_allclose(given_, given_[:, ::-1, ::-1], atol=1e-6)
-        np.testing.assert_allclose(weight.sum(axis=2), weight.sum(axis=2)[:, ::-1], atol=2e-6)
         t = np.arange(where.side) - middle - (np.multiply.outer(axis, np.arange(count) - count // 2))[..., None]
         assert not given_[abs(t) > width / 2 + 1e-6].any()
 
@@ -477,7 +482,7 @@ def test_whatever_is_not_refused_stays_within_its_arrays(
     grid_spokes(grid.array, spectra.array, factor, where)
     grid.check()
     # Every sample gives the product of the sums of its weights, and none is lost.
-    expected = (where.weight_u.sum(axis=2, dtype=float) * where.weight_v.sum(axis=2, dtype=float)).sum()
+    expected = (where.weight_u.sum(axis=3, dtype=float) * where.weight_v.sum(axis=3, dtype=float)).sum()
     np.testing.assert_allclose(grid.array.astype(np.complex128).sum(axis=(0, 1)), expected, rtol=1e-5)
 
 
