@@ -87,6 +87,8 @@ class Spokes:
     """(angle, group, sample, cell), weights of the window's columns, 0 where a sample does not reach."""
     weight_v: NDArray[np.float32]
     """(angle, group, sample, cell), weights of its rows."""
+    arrays: Any = None
+    """The memory of the six above, where it can be used again."""
 
 
 def spokes(
@@ -96,6 +98,7 @@ def spokes(
     side: int,
     kernel: KaiserBessel,
     like: Any = None,
+    into: Spokes | None = None,
 ) -> Spokes:
     """Find the cells and weights of spokes.
 
@@ -114,6 +117,8 @@ def spokes(
         Its width and shape.
     like
         An array of the device that the grids are on; None is the CPU.
+    into
+        Spokes that are no longer needed, whose memory is used again: touching new pages takes as long as filling them.
 
     Raises
     ------
@@ -136,6 +141,7 @@ def spokes(
             f"the spokes reach {reach:.1f} cells from the middle of a grid with {middle} on each side; expected at most these"
         )
     cos, sin = np.ascontiguousarray(cos), np.ascontiguousarray(sin)
+    arrays: Any = None
     if on_device(like):
         table = beside(like, kernel.table())
         cos, sin = beside(like, cos), beside(like, sin)
@@ -147,13 +153,16 @@ def spokes(
             sides.append((first, None, weight.reshape(len(axis), samples, 1, kernel.width)))
     else:
         together = 2 if step <= 1 else 1
+        shape = 2, len(cos), -(-samples // together)
+        weights_shape = (*shape, together, kernel.width + together - 1)
+        arrays = None if into is None else into.arrays
+        if arrays is None or arrays[2].shape != weights_shape:
+            arrays = np.empty(shape, np.int32), np.empty(shape, np.int32), np.empty(weights_shape, np.float32)
         with LOCK:
-            sides = [
-                gridding_numba.taps(axis, samples, middle, kernel.width, kernel.table(), together)
-                for axis in (cos, sin)
-            ]
+            gridding_numba.taps(np.stack([cos, sin]), samples, middle, kernel.width, kernel.table(), *arrays)
+        sides = list(zip(*arrays, strict=True))
     (first_u, end_u, weight_u), (first_v, end_v, weight_v) = sides
-    return Spokes(side, cos, sin, first_u, first_v, end_u, end_v, weight_u, weight_v)
+    return Spokes(side, cos, sin, first_u, first_v, end_u, end_v, weight_u, weight_v, arrays)
 
 
 def _deal(ranges: NDArray[np.int32], side: int) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int64]]:

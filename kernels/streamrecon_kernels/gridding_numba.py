@@ -17,36 +17,47 @@ FAST = {"nnan", "ninf", "nsz", "contract", "arcp"}
 
 
 @njit(parallel=True, nogil=True, error_model="numpy", cache=True)
-def taps(step, count, middle, width, table, together):  # type: ignore[no-untyped-def]
-    """Cells and weights along one axis of the grid, of groups of neighbouring samples: see `gridding.Spokes`."""
-    groups = (count + together - 1) // together
-    first = np.empty((step.size, groups), np.int32)
-    end = np.empty((step.size, groups), np.int32)
-    weights = np.zeros((step.size, groups, together, width + together - 1), np.float32)
-    per_cell = table.shape[0] - 2
-    for a in prange(step.size):
+def taps(steps, count, middle, width, table, first, end, weights):  # type: ignore[no-untyped-def]
+    """Write cells and weights along both axes of the grid, of groups of neighbouring samples: see `gridding.Spokes`.
+
+    `steps` is (axis, angle); first and end (axis, angle, group), weights (axis, angle, group, sample, cell).
+    """
+    axes, angles, groups, together, window = weights.shape
+    half, scale = width / 2, table.shape[0] - 2
+    values = table.reshape(-1)
+    for i in prange(axes * angles):
+        axis, a = i // angles, i % angles
+        step = steps[axis, a]
+        begins, ends, lines = first[axis, a], end[axis, a], weights[axis, a].reshape(-1)
         for g in range(groups):
-            positions = min(together, count - g * together)
-            low = middle + width
-            high = -low
-            for t in range(positions):
-                cell = math.ceil((g * together + t - (count - 1) // 2) * step[a] - width / 2)
-                low, high = min(low, cell), max(high, cell + width)
-            first[a, g], end[a, g] = int(low) + middle, int(high) + middle
-            for t in range(positions):
-                position = (g * together + t - (count - 1) // 2) * step[a] - width / 2
+            k = g * together - (count - 1) // 2
+            # The last group may lack its second sample.
+            last = min(together, count - g * together) - 1
+            low = math.ceil(min(k * step, (k + last) * step) - half)
+            high = math.ceil(max(k * step, (k + last) * step) - half)
+            begins[g], ends[g] = low + middle, high + width + middle
+            for t in range(together):
+                # Unsigned indices: numba then does not look whether they count from the end.
+                at = np.uint64((g * together + t) * window)
+                for j in range(window):
+                    lines[at + np.uint64(j)] = 0
+                if t > last:
+                    continue
+                position = (k + t) * step - half
                 cell = math.ceil(position)
-                fraction = (cell - position) * per_cell
-                i = int(fraction)
-                share = np.float32(fraction - i)
-                start = int(cell - low)
+                fraction = (cell - position) * scale
+                index = int(fraction)
+                share = np.float32(fraction - index)
+                start = at + np.uint64(cell - low)
+                here = np.uint64(index * width)
+                there = here + np.uint64(width)
                 for j in range(width):
-                    weights[a, g, t, start + j] = table[i, j] + share * (table[i + 1, j] - table[i, j])
-                if fraction < EDGE * per_cell:
-                    weights[a, g, t, start] = 0
-                if fraction > (1 - EDGE) * per_cell:
-                    weights[a, g, t, start + width - 1] = 0
-    return first, end, weights
+                    value = values[here + np.uint64(j)]
+                    lines[start + np.uint64(j)] = value + share * (values[there + np.uint64(j)] - value)
+                if fraction < EDGE * scale:
+                    lines[start] = 0
+                if fraction > (1 - EDGE) * scale:
+                    lines[start + np.uint64(width - 1)] = 0
 
 
 @njit(nogil=True, error_model="numpy", cache=True)

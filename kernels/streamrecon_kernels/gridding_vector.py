@@ -10,6 +10,7 @@ from numba import njit, prange, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from streamrecon_kernels.memory import LINE
 from streamrecon_kernels.vector import (
     F32,
     FLAGS,
@@ -20,12 +21,16 @@ from streamrecon_kernels.vector import (
     load,
     load_scalar,
     multiply_add,
+    prefetch,
     splat,
     store,
 )
 
 UNROLLED = (5, 6)
 """Columns of a window that the default kernel has, of one sample and of two; these are unrolled."""
+
+AHEAD = 8
+"""Groups of samples between a cell's being asked for and its being added to: about what memory takes to answer."""
 
 EVEN_GROUPS = tuple(group for group in GROUPS if group > 1)
 """Floats that are handled together: whole row pairs."""
@@ -152,8 +157,21 @@ def grid_spokes(  # type: ignore[no-untyped-def]
         for t in range(parts[part], parts[part + 1]):
             top, bottom, left, right = tiles[t, 0], tiles[t, 1], tiles[t, 2], tiles[t, 3]
             for a in range(angles):
-                begin_k, end_k = ranges[t, a, 0], ranges[t, a, 1]
-                for g in range(begin_k // together, (end_k + together - 1) // together):
+                stop = (ranges[t, a, 1] + together - 1) // together
+                rightwards = first_u[a, groups - 1] >= first_u[a, 0]
+                downwards = first_v[a, groups - 1] >= first_v[a, 0]
+                for g in range(ranges[t, a, 0] // together, stop):
+                    if g + AHEAD < stop:
+                        # The row and the column of cells that the window moves on to. Others it has had before.
+                        v, last_v = first_v[a, g + AHEAD], end_v[a, g + AHEAD]
+                        u, last_u = first_u[a, g + AHEAD], end_u[a, g + AHEAD]
+                        row = grid + (last_v - 1 if downwards else v) * row_bytes
+                        for at in range(u * cell_bytes, last_u * cell_bytes, LINE):
+                            prefetch(np.uintp(row + at))  # type: ignore[call-arg]
+                        column = grid + (last_u - 1 if rightwards else u) * cell_bytes
+                        for cell in range(v, last_v):
+                            for at in range(0, cell_bytes, LINE):
+                                prefetch(np.uintp(column + cell * row_bytes + at))  # type: ignore[call-arg]
                     v, u = first_v[a, g], first_u[a, g]
                     low, high = max(v, top), min(end_v[a, g], bottom)
                     begin, end = max(u, left), min(end_u[a, g], right)

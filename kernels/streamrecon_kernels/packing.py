@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from streamrecon_kernels import packing_cuda, packing_numba
+from streamrecon_kernels import packing_cuda, packing_numba, packing_vector
 from streamrecon_kernels.memory import flat, on_device, require_writable
 from streamrecon_kernels.parallel import LOCK
+from streamrecon_kernels.slices_vector import LONGEST, SIDES
 
 
 def pack_rows(rows: NDArray[np.float32], weight: NDArray[np.float32], out: NDArray[np.complex64]) -> None:
@@ -55,6 +56,11 @@ def pack_rows(rows: NDArray[np.float32], weight: NDArray[np.float32], out: NDArr
     if min(rows.strides) < 0 or any(stride % 4 for stride in rows.strides) or rows.strides[2] != 4:
         rows = np.ascontiguousarray(rows)
     by_angle, by_row = rows.strides[0] // 4, rows.strides[1] // 4
+    fitting = [side for side in SIDES if side <= LONGEST and count % side == 0]
+    if fitting and bool((weight == 1).all()):
+        with LOCK:
+            packing_vector.pack_rows(flat(rows), by_angle, by_row, rows.shape, out.view(np.float32), fitting[0])
+        return
     weight = np.ascontiguousarray(weight)
     with LOCK:
         packing_numba.pack_rows(flat(rows), by_angle, by_row, rows.shape, weight, out.view(np.float32))

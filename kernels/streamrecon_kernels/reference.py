@@ -98,8 +98,12 @@ def fold_grid(
     length: int,
     factor_v: NDArray[np.complexfloating],
     factor_u: NDArray[np.complexfloating],
+    sums: int = 1,
 ) -> NDArray[np.complex128]:
-    """Return what `streamrecon_kernels.fold_grid` writes for all rows of the grid, in complex128: (v, u, pair)."""
+    """Return what `streamrecon_kernels.fold_grid` writes for all rows of the grid, in complex128: (v, u, pair).
+
+    `sums` is how many neighbouring pairs are summed.
+    """
     middle = (grid.shape[0] - 1) // 2
     out = np.zeros((length, length, grid.shape[2]), np.complex128)
     for v in range(grid.shape[0]):
@@ -108,7 +112,7 @@ def fold_grid(
             fv, fu = ((cell - middle + period // 2) % period - period // 2 for cell in (v, u))
             if all(-(length // 2) <= f < length // 2 for f in (fv, fu)):
                 out[fv % length, fu % length] += factor_v[fv % length] * factor_u[fu % length] * grid[v, u]
-    return out
+    return np.asarray(out.reshape(length, length, -1, sums).sum(axis=-1))
 
 
 def take_slices(

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamrecon_kernels import gridding_cuda, slices_cuda, slices_numba, slices_vector
-from streamrecon_kernels.memory import flat, on_device, require_writable
+from streamrecon_kernels.memory import beside, flat, on_device, require_writable
 from streamrecon_kernels.parallel import LOCK
 
 
@@ -20,8 +20,8 @@ def fold_grid(
 ) -> None:
     """Copy some rows of a grid as an inverse FFT takes them: the zero frequency first, the margins folded in.
 
-    Cells that are a period apart are the same frequency. A preview takes the central cells alone. Each is multiplied by
-    `factor_v[v] factor_u[u]`.
+    Cells that are a period apart are the same frequency. A preview takes the central cells alone, and may sum neighbouring
+    pairs. Each is multiplied by `factor_v[v] factor_u[u]`.
 
     Parameters
     ----------
@@ -34,7 +34,7 @@ def fold_grid(
     factor_v, factor_u
         (length,), by index of the FFT's input; length is even and at most the period.
     out
-        (row, length, row pair), C-contiguous.
+        (row, length, row pair), C-contiguous; with fewer pairs than the grid has, each is the sum of as many neighbours.
 
     Raises
     ------
@@ -45,7 +45,12 @@ def fold_grid(
     if on_device(out):
         if first or len(out) != length:
             raise ValueError(f"{len(out)} rows from {first} are asked for; expected all {length} on a GPU")
-        gridding_cuda.fold_grid(grid, period, length, factor_v, factor_u, out)
+        whole = (
+            out if out.shape[2] == grid.shape[2] else beside(out, np.empty((length, length, grid.shape[2]), out.dtype))
+        )
+        gridding_cuda.fold_grid(grid, period, length, factor_v, factor_u, whole)
+        if whole is not out:
+            out[:] = whole.reshape(*out.shape, -1).sum(axis=-1)
         return
     side = grid.shape[0]
     if grid.ndim != 3 or out.ndim != 3 or grid.shape[1] != side or side % 2 == 0 or period % 2 or length % 2:
@@ -56,7 +61,8 @@ def fold_grid(
     for name, array in (("grid", grid), ("out", out)):
         if array.dtype != np.complex64 or not array.flags.c_contiguous:
             raise ValueError(f"{name} is {array.dtype}, strides {array.strides}; expected C-contiguous complex64")
-    if out.shape[1:] != (length, grid.shape[2]) or factor_u.shape != (length,) or not 0 <= first <= length - len(out):
+    divides = out.ndim == 3 and out.shape[2] > 0 and grid.shape[2] % out.shape[2] == 0
+    if not divides or out.shape[1] != length or factor_u.shape != (length,) or not 0 <= first <= length - len(out):
         raise ValueError(
             f"out is {out.shape}, factors {factor_v.shape}, {factor_u.shape}, first {first}; expected (rows from {first} to at "
             f"most {length}, {length}, {grid.shape[2]})"
@@ -68,7 +74,10 @@ def fold_grid(
         return
     plain = bool((factor_v == 1).all() and (factor_u == 1).all())
     with LOCK:
-        slices_numba.fold_grid(grid, period, first, factor_v, factor_u, plain, out)
+        if plain and out.shape[2] == grid.shape[2]:
+            slices_numba.copy_cells(grid, period, first, out)
+        else:
+            slices_numba.fold_grid(grid, period, first, factor_v, factor_u, out)
 
 
 def lay_columns(rows: NDArray[np.complex64], x: NDArray[np.intp], first: int, out: NDArray[np.complex64]) -> None:
@@ -114,10 +123,11 @@ def take_slices(
     factor_x: NDArray[np.float32],
     out: NDArray[np.float32],
     radius: float = np.inf,
+    first: int = 0,
 ) -> None:
     """Pick pixels of a block, multiply them, and lay them out slice by slice.
 
-    `out[r, i, j] = values[y[i], x[j], r] factor_y[i] factor_x[j]`, and 0 where the pixel (i, j) is farther from the middle
+    `out[r, i, first + j] = values[y[i], x[j], r] factor_y[i] factor_x[j]`, and 0 where that pixel is farther from the middle
     of the slice than `radius`.
 
     Parameters
@@ -125,13 +135,15 @@ def take_slices(
     values
         (y, x, row), with any strides that are not negative.
     y, x
-        (height,) and (width,) indices of the pixels wanted.
+        (height,) and (columns,) indices of the pixels wanted.
     factor_y, factor_x
-        (height,) and (width,).
+        (height,) and (columns,).
     out
         (slice, height, width), C-contiguous, with at most as many slices as there are rows.
     radius
         Pixels of `out`.
+    first
+        Column of `out` that the first one goes to; on a GPU all columns are taken at once.
 
     Raises
     ------
@@ -139,13 +151,18 @@ def take_slices(
         If the shapes do not fit.
     """
     if on_device(out):
+        if first:
+            raise ValueError(f"columns from {first} are asked for; expected all of them on a GPU")
         values = values if values.strides[2] == 4 else values.copy()
         slices_cuda.take_slices(values, y, x, factor_y, factor_x, out, radius)
         return
     height, width = len(y), len(x)
-    shapes_fit = out.shape[1:] == (height, width) and factor_y.shape == (height,) and factor_x.shape == (width,)
+    shapes_fit = factor_y.shape == (height,) and factor_x.shape == (width,) and out.ndim == 3 and out.shape[1] == height
+    shapes_fit = shapes_fit and 0 <= first <= out.shape[2] - width
     if values.ndim != 3 or out.ndim != 3 or not shapes_fit or out.shape[0] > values.shape[2]:
-        raise ValueError(f"values {values.shape}, y {y.shape}, x {x.shape}, out {out.shape} do not fit together")
+        raise ValueError(
+            f"values {values.shape}, y {y.shape}, x {x.shape}, out {out.shape} from column {first} do not fit together"
+        )
     for name, array in (("values", values), ("out", out)):
         if array.dtype != np.float32:
             raise ValueError(f"{name} is {array.dtype}; expected float32")
@@ -159,7 +176,7 @@ def take_slices(
         values = np.ascontiguousarray(values)
     _check_indices(y, values.shape[0], values.shape)
     _check_indices(x, values.shape[1], values.shape)
-    if not out.size:
+    if not (out.size and width):
         return
     y, x = y % values.shape[0], x % values.shape[1]
     slices = out.shape[0]
@@ -169,12 +186,13 @@ def take_slices(
     # The vectors take most rows and columns; what does not fill a square is left for the plain loop.
     lanes = fitting[0] if fitting and neighbours and values.strides[2] == 4 else 0
     rows, columns = (slices // lanes * lanes, width // lanes * lanes) if lanes else (0, 0)
-    rest = (flat(values), tuple(stride // 4 for stride in values.strides), y, x, factor_y, factor_x, out, limit)
+    steps = tuple(stride // 4 for stride in values.strides)
+    rest = (flat(values), steps, y, x, factor_y, factor_x, out, first, limit)
     with LOCK:
         if lanes:
             slices_vector.take_slices(
                 values.ctypes.data, values.strides[0], values.strides[1], y, int(x[0]), factor_y, factor_x,
-                out.ctypes.data, (*out.shape, rows, columns), limit, lanes,
+                out.ctypes.data, (*out.shape, rows, columns), first, limit, lanes,
             )  # fmt: skip
         if columns < width and rows:
             slices_numba.take_slices(*rest, (0, rows), (columns, width))

@@ -9,8 +9,8 @@ TILE = 16
 
 
 @njit(parallel=True, nogil=True, error_model="numpy", cache=True)
-def fold_grid(grid, period, first, factor_v, factor_u, plain, out):  # type: ignore[no-untyped-def]
-    """See `streamrecon_kernels.slices.fold_grid`."""
+def copy_cells(grid, period, first, out):  # type: ignore[no-untyped-def]
+    """See `streamrecon_kernels.slices.fold_grid`, where all factors are 1 and no pairs are summed."""
     side, pairs = grid.shape[0], grid.shape[2]
     count, length = out.shape[0], out.shape[1]
     half, middle = length // 2, (side - 1) // 2
@@ -33,11 +33,34 @@ def fold_grid(grid, period, first, factor_v, factor_u, plain, out):  # type: ign
                     cell, sum_ = grid[row, u + turn_u * period + middle], target[u + length if u < 0 else u]
                     for p in range(pairs):
                         sum_[p] += cell[p]
-        if not plain:
-            for u in range(length):
-                factor = factor_v[first + i] * factor_u[u]
-                for p in range(pairs):
-                    target[u, p] *= factor
+
+
+@njit(parallel=True, nogil=True, error_model="numpy", cache=True)
+def fold_grid(grid, period, first, factor_v, factor_u, out):  # type: ignore[no-untyped-def]
+    """See `streamrecon_kernels.slices.fold_grid`."""
+    side = grid.shape[0]
+    count, length, bins = out.shape
+    each = grid.shape[2] // bins
+    half, middle = length // 2, (side - 1) // 2
+    for i in prange(count):
+        target = out[i]
+        target[:] = 0
+        v = first + i
+        v = v - length if v >= half else v
+        for turn_v in range(-1, 2):
+            row = v + turn_v * period + middle
+            if row < 0 or row >= side:
+                continue
+            for turn_u in range(-1, 2):
+                for u in range(max(-half, -middle - turn_u * period), min(half, middle + 1 - turn_u * period)):
+                    cell, at = grid[row, u + turn_u * period + middle], u + length if u < 0 else u
+                    sums = target[at]
+                    factor = factor_v[first + i] * factor_u[at]
+                    for bin_ in range(bins):
+                        total = np.complex64(0)
+                        for p in range(bin_ * each, (bin_ + 1) * each):
+                            total += cell[p]
+                        sums[bin_] += factor * total
 
 
 @njit(parallel=True, nogil=True, error_model="numpy", cache=True)
@@ -54,7 +77,7 @@ def lay_columns(rows, x, first, out):  # type: ignore[no-untyped-def]
 
 @njit(parallel=True, nogil=True, error_model="numpy", cache=True)
 def take_slices(  # type: ignore[no-untyped-def]
-    values, steps, y, x, factor_y, factor_x, out, radius, rows, columns
+    values, steps, y, x, factor_y, factor_x, out, place, radius, rows, columns
 ):
     """See `streamrecon_kernels.slices.take_slices`; `values` as one line, ranges (first, end) of rows and columns."""
     _, height, width = out.shape
@@ -64,10 +87,10 @@ def take_slices(  # type: ignore[no-untyped-def]
         for start in range(columns[0], columns[1], TILE):
             for r in range(rows[0], rows[1]):
                 for j in range(start, min(start + TILE, columns[1])):
-                    dx = np.float32(j) - np.float32((width - 1) / 2)
+                    dx = np.float32(place + j) - np.float32((width - 1) / 2)
                     inside = dx * dx + dy * dy <= radius * radius
                     value = values[y[i] * by_y + x[j] * by_x + r * by_row] * (factor_y[i] * factor_x[j])
-                    out[r, i, j] = value if inside else np.float32(0)
+                    out[r, i, place + j] = value if inside else np.float32(0)
 
 
 @njit(parallel=True, nogil=True, error_model="numpy", cache=True)

@@ -83,21 +83,21 @@ turn_square = square_turner(LONGEST)
 
 @njit(parallel=True, nogil=True, error_model="numpy", cache=True)
 def take_slices(  # type: ignore[no-untyped-def]
-    values, y_bytes, x_bytes, y, x_first, factor_y, factor_x, out, shape, radius, lanes
+    values, y_bytes, x_bytes, y, x_first, factor_y, factor_x, out, shape, place, radius, lanes
 ):
     """Slices of a block whose rows lie side by side; pixels from x_first on; a multiple of `lanes` rows and columns.
 
-    `values` and `out` are addresses, `shape` that of `out`, whose first rows and columns are written.
+    `values` and `out` are addresses, `shape` that of `out` and how many rows and columns are written, from column `place`.
     """
     _, height, width, rows, columns = shape
-    aligned = width % lanes == 0 and out % (4 * lanes) == 0
+    aligned = width % lanes == 0 and (out + 4 * place) % (4 * lanes) == 0
     for band in prange((height + BAND - 1) // BAND):
         first, end = band * BAND, min(band * BAND + BAND, height)
         factors = np.empty((BAND, columns), np.float32)
         for i in range(first, end):
             dy = np.float32(i) - np.float32((height - 1) / 2)
             for j in range(columns):
-                dx = np.float32(j) - np.float32((width - 1) / 2)
+                dx = np.float32(place + j) - np.float32((width - 1) / 2)
                 inside = dx * dx + dy * dy <= radius * radius
                 factors[i - first, j] = factor_y[i] * factor_x[j] if inside else np.float32(0)
         for j in range(0, columns, lanes):
@@ -106,5 +106,5 @@ def take_slices(  # type: ignore[no-untyped-def]
                     turn_square(
                         lanes, np.uintp(values + y[i] * y_bytes + (x_first + j) * x_bytes + r * 4), x_bytes,
                         np.uintp(factors.ctypes.data + ((i - first) * columns + j) * 4),
-                        np.uintp(out + ((r * height + i) * width + j) * 4), height * width * 4, aligned,
+                        np.uintp(out + ((r * height + i) * width + place + j) * 4), height * width * 4, aligned,
                     )  # fmt: skip

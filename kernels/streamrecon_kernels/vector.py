@@ -10,7 +10,8 @@ from typing import Any
 
 import llvmlite.binding
 from llvmlite import ir
-from numba import config
+from numba import config, types
+from numba.extending import intrinsic
 
 FLAGS = ("nnan", "ninf", "nsz", "contract", "arcp")
 """Fast arithmetic, without reassoc: sums keep their order, so that bits depend neither on batches nor on threads."""
@@ -30,6 +31,20 @@ def host_lanes() -> int:
 
 
 F32, I8, I32, I64 = ir.FloatType(), ir.IntType(8), ir.IntType(32), ir.IntType(64)
+
+
+@intrinsic
+def prefetch(typing, address):  # type: ignore[no-untyped-def]
+    """Have a cache line brought that will soon be written to."""
+
+    def codegen(context, b, _signature, arguments):  # type: ignore[no-untyped-def]
+        pointer = I8.as_pointer()
+        kind = ir.FunctionType(ir.VoidType(), [pointer, I32, I32, I32])
+        fetch = b.module.declare_intrinsic("llvm.prefetch", [pointer], kind)
+        b.call(fetch, [b.inttoptr(arguments[0], pointer), I32(1), I32(2), I32(1)])
+        return context.get_dummy_value()
+
+    return types.void(types.uintp), codegen
 
 
 def splat(b: Any, scalar: Any, lanes: int) -> Any:

@@ -30,6 +30,9 @@ BINNINGS = (1, 2, 4, 8, 16)
 STEP = 2 * max(BINNINGS)
 """The grid's period is a multiple of this many cells, so that every preview is a central crop of even size."""
 
+TRANSFORMED = 16 << 20
+"""Bytes of rows that are transformed at once at most, so that they are still in the last cache when they are gridded."""
+
 
 class FourierAccumulator:
     """The spectrum as the state: O(n) an angle and slice, and a snapshot costs an inverse FFT.
@@ -62,6 +65,7 @@ class FourierAccumulator:
         self._period = self.period(shape, options)
         side = self._side(shape, options)
         self._grid = zeros(device, (shape.blocks, side, side, shape.block_rows // 2), np.complex64)
+        self._where: Spokes | None = None
         self._spectra, self._rows, self._columns = (Workspace(device) for _ in range(3))
 
     @staticmethod
@@ -81,7 +85,8 @@ class FourierAccumulator:
     @classmethod
     def batch_bytes(cls, shape: Shape, options: ReconConfig, angles: int) -> int:
         """Bytes that `add` uses for a batch: spectra of one block, and cells and weights of the samples."""
-        return angles * shape.padded * (shape.block_rows * 4 + 2 * (4 + 4 * options.width) + 5 * 8)
+        blocks = cls._blocks_at_once(shape, angles)
+        return angles * shape.padded * (blocks * shape.block_rows * 4 + 2 * (4 + 4 * options.width) + 5 * 8)
 
     @classmethod
     def snapshot_bytes(cls, shape: Shape, options: ReconConfig, device: Device = CPU) -> int:
@@ -104,20 +109,34 @@ class FourierAccumulator:
     def _add(self, projections: Array, theta: NDArray[np.float64], weight: NDArray[np.float64]) -> None:
         """Add projections, one for each angle or one for all."""
         shape = self.shape
+        if not len(theta):
+            return
         where, factor = self._spokes(theta), self._device.put(self._factor(theta, weight))
+        angles, pairs = len(projections), shape.block_rows // 2
+        step = self._blocks_at_once(shape, angles)
         with self._device.transforms():
-            for block in range(shape.blocks):
+            for first in range(0, shape.blocks, step):
                 began = time.perf_counter()
-                spectra = self._spectra((len(projections), shape.padded, shape.block_rows // 2), np.complex64)
-                pack_rows(projections[:, shape.block(block)], self._column_weight, spectra)
+                blocks = range(first, min(first + step, shape.blocks))
+                spectra = self._spectra((len(blocks) * angles, shape.padded, pairs), np.complex64)
+                places = [slice(i * angles, (i + 1) * angles) for i in range(len(blocks))]
+                for block, place in zip(blocks, places, strict=True):
+                    pack_rows(projections[:, shape.block(block)], self._column_weight, spectra[place])
                 transformed = fft.fft(spectra, axis=1, overwrite_x=True)
                 self.filter_seconds += time.perf_counter() - began
-                grid_spokes(self._grid[block], transformed, factor, where)
+                for block, place in zip(blocks, places, strict=True):
+                    grid_spokes(self._grid[block], transformed[place], factor, where)
+
+    @staticmethod
+    def _blocks_at_once(shape: Shape, angles: int) -> int:
+        """Blocks whose rows are transformed at once: a transform of more rows keeps its threads busy longer."""
+        return max(1, min(shape.blocks, TRANSFORMED // (angles * shape.padded * shape.block_rows * 4)))
 
     def _spokes(self, theta: NDArray[np.float64]) -> Spokes:
         cells = self._period / self.shape.padded
         steps = np.cos(theta) * cells, np.sin(theta) * cells
-        return spokes(*steps, self.shape.padded + 1, self._grid.shape[1], self._kernel, self._grid)
+        self._where = spokes(*steps, self.shape.padded + 1, self._grid.shape[1], self._kernel, self._grid, self._where)
+        return self._where
 
     def _factor(self, theta: NDArray[np.float64], weight: NDArray[np.float64]) -> NDArray[np.complex64]:
         """Filter, weight, and phase of the axis, (angle, k), at the frequencies of a spoke."""
@@ -149,40 +168,39 @@ class FourierAccumulator:
         pixel = np.arange(side) - side // 2
         correction = np.asarray(1 / self._kernel.transform((pixel * binning + shift) / self._period), np.float32)
         put, target = self._device.put, self._device.target(out)
+        factor_y, factor_x = put(correction), put(correction * np.float32(gain * shape.scale))
+        rows = shape.row_binning(binning)
+        # The real part of (1 - i)(a + i b) is a + b: both rows of a pair.
+        sums = (1.0 if rows == 1 else (1 - 1j) / rows) * np.ones(period)
+        factors = put((sums * mean).astype(np.complex64)), put(mean.astype(np.complex64))
+        y, column = put(pixel), put(np.arange(side))
         with self._device.transforms():
-            image = self._image(index, put(mean.astype(np.complex64)), put(pixel), shape.row_binning(binning))
-        take_slices(
-            image, put(pixel), put(np.arange(side)), put(correction), put(correction * np.float32(gain * shape.scale)),
-            target, shape.radius / binning,
-        )  # fmt: skip
+            columns = self._columns_of_pixels(index, *factors, y, rows)
+            step = self._device.rows_at_once or side
+            for first in range(0, side, step):
+                some = slice(first, min(first + step, side))
+                image = _inverse(columns[some]).view(np.float32).transpose(1, 0, 2)
+                # Real and imaginary parts lie side by side in memory, as rows 2 j and 2 j + 1.
+                image = image if rows == 1 else image[..., ::2]
+                here = column[: some.stop - first]
+                take_slices(image, y, here, factor_y, factor_x[some], target, shape.radius / binning, first)
         self._device.fetch(target, out)
 
-    def _image(self, index: int, factor: Array, x: Array, row_binning: int) -> Array:
-        """Inverse transform of a block, times `factor` along both axes: (y, x, row), only at the columns x.
+    def _columns_of_pixels(self, index: int, factor_v: Array, factor_u: Array, x: Array, row_binning: int) -> Array:
+        """A block transformed along u, times the factors, and only at the columns x: (x, v, row pair).
 
-        One axis after the other, and each by parts that fit the cache: what is read and written on the way is little more
-        than the grid once.
+        By parts that fit the cache, as what follows: what is read and written on the way is little more than the grid once.
         """
-        grid, period = self._grid[index], len(factor)
+        grid, period = self._grid[index], len(factor_v)
         pairs = grid.shape[2] if row_binning == 1 else grid.shape[2] * 2 // row_binning
-        step = self._device.rows_at_once or period
+        step = min(self._device.rows_at_once or period, period)
         columns = self._columns((len(x), period, pairs), np.complex64)
-        rows = self._rows((min(step, period), period, grid.shape[2]), np.complex64)
+        rows = self._rows((step, period, pairs), np.complex64)
         for first in range(0, period, step):
             chunk = rows[: min(step, period - first)]
-            fold_grid(grid, self._period, first, factor, factor, chunk)
-            if row_binning > 1:
-                # The real part of (1 - i)(a + i b) is a + b: both rows of a pair.
-                chunk = chunk.reshape(*chunk.shape[:2], pairs, -1).sum(axis=-1) * np.complex64((1 - 1j) / row_binning)
+            fold_grid(grid, self._period, first, factor_v, factor_u, chunk)
             lay_columns(_inverse(chunk), x, first, columns)
-        for first in range(0, len(x), step):
-            chunk = columns[first : first + step]
-            transformed = _inverse(chunk)
-            if not self._device.same(transformed, chunk):
-                chunk[:] = transformed
-        # Real and imaginary parts lie side by side in memory, as rows 2 j and 2 j + 1.
-        image = columns.view(np.float32).transpose(1, 0, 2)
-        return image if row_binning == 1 else image[..., ::2]
+        return columns
 
     def merge(self, other: Accumulator) -> None:
         if not isinstance(other, FourierAccumulator) or (other.shape, other._options) != (self.shape, self._options):

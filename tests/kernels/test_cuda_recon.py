@@ -60,9 +60,6 @@ class Emulated:
     def fetch(self, target: There, host: np.ndarray) -> None:
         host[...] = target
 
-    def same(self, one: There, other: There) -> bool:
-        return bool(one.ctypes.data == other.ctypes.data)
-
     def transforms(self) -> Any:
         return fft.set_backend(Transforms, only=True)
 

@@ -144,7 +144,8 @@ def folding(**changed: Any) -> Problem:
         {"out": np.full((8, 8, 2), 7, np.complex64)},
         {"out": np.full((5, 8), 7, np.complex64)},
         {"out": np.full((5, 7, 2), 7, np.complex64)},
-        {"out": np.full((5, 8, 1), 7, np.complex64)},
+        {"out": np.full((5, 8, 3), 7, np.complex64)},
+        {"out": np.full((5, 8, 0), 7, np.complex64)},
         {"out": np.full((5, 8, 2), 7, np.complex128)},
         {"out": np.full((5, 8, 4), 7, np.complex64)[..., ::2]},
         {"out": np.full((5, 8, 2), 7, np.complex64)[::-1]},
@@ -318,10 +319,46 @@ def test_the_plain_kernel_gives_what_the_vectors_give(problem: Problem) -> None:
     steps = tuple(stride // 4 for stride in values.strides)
     limit = np.float32(min(problem["radius"], 1e9))
     slices_numba.take_slices(
-        values.reshape(-1), steps, y, x, problem["factor_y"], problem["factor_x"], plain, limit,
+        values.reshape(-1), steps, y, x, problem["factor_y"], problem["factor_x"], plain, 0, limit,
         (0, problem["slices"]), (0, len(x)),
     )  # fmt: skip
     np.testing.assert_array_equal(take(problem), plain)
+
+
+@pytest.mark.parametrize("radius", [math.inf, 6.3])
+@pytest.mark.parametrize("cuts", [[0, 21], [0, 16, 21], [0, 1, 17, 20, 21]])
+def test_slices_may_be_filled_some_columns_at_a_time(cuts: list[int], radius: float) -> None:
+    problem = slab(17, 21, 21)
+    problem["radius"] = radius
+    expected, out = take(problem), np.full((17, 21, 21), np.nan, np.float32)
+    for first, end in itertools.pairwise(cuts):
+        part = slice(first, end)
+        take_slices(
+            problem["values"], problem["y"], problem["x"][part], problem["factor_y"], problem["factor_x"][part], out, radius,
+            first,
+        )  # fmt: skip
+    np.testing.assert_array_equal(out, expected)
+
+
+@pytest.mark.parametrize("first", [-1, 1, 99])
+def test_columns_that_slices_do_not_have_are_refused(first: int) -> None:
+    problem = slab(8, 9, 9)
+    out = np.full((8, 9, 9), 7, np.float32)
+    with pytest.raises(ValueError, match="fit together"):
+        take_slices(
+            problem["values"], problem["y"], problem["x"], problem["factor_y"], problem["factor_x"], out, first=first
+        )
+    assert (out == 7).all()
+
+
+@pytest.mark.parametrize("sums", [1, 2, 4])
+def test_neighbouring_pairs_are_summed(sums: int) -> None:
+    rng = np.random.default_rng(0)
+    grid = (rng.normal(size=(19, 19, 8)) + 1j * rng.normal(size=(19, 19, 8))).astype(np.complex64)
+    factor_v, factor_u = (np.exp(1j * rng.normal(size=8)).astype(np.complex64) for _ in range(2))
+    out = np.full((8, 8, 8 // sums), np.nan, np.complex64)
+    fold_grid(grid, 16, 0, factor_v, factor_u, out)
+    np.testing.assert_allclose(out, reference.fold_grid(grid, 16, 8, factor_v, factor_u, sums), atol=1e-5)
 
 
 def test_pixels_and_factors_may_be_strided_and_read_only() -> None:
