@@ -20,6 +20,7 @@ import numpy as np
 from streamrecon.config import Config, EmitConfig, ReconConfig, SimulatedConfig, SourceConfig
 from streamrecon.engine.rank import ACCUMULATORS
 from streamrecon.recon.accumulate import Shape, snapshot
+from streamrecon.recon.device import CPU
 from streamrecon.recon.weights import arc_weights
 from streamrecon.run import run_scan
 from streamrecon.scan import FrameKind, Geometry
@@ -113,7 +114,7 @@ def reference(method: str, simulated: SimulatedConfig) -> float:
     options = ReconConfig(method=method)  # type: ignore[arg-type]
     columns, count = simulated.columns, simulated.projections
     shape = Shape.of(Geometry(simulated.rows, columns), options, (columns - 1) / 2)
-    accumulator = ACCUMULATORS[method](shape, options)
+    accumulator = ACCUMULATORS[method](shape, options, CPU)
     theta = np.arange(count) * np.pi / count
     weight = arc_weights(theta)
     batch = np.random.default_rng(0).random((16, simulated.rows, columns), np.float32)

@@ -96,7 +96,7 @@ class ReconConfig:
     """The reconstruction: `[recon]`."""
 
     method: Method = "auto"
-    """direct, fourier, or auto: fourier where snapshots are at least 100 angles apart."""
+    """direct, fourier, or auto: the faster one of those that fit the memory, by the cost model that `streamrecon plan` shows."""
     filter: FilterName = "ramp"
     cutoff: float = 0.8
     """Of the butterworth window, as a fraction of the Nyquist frequency."""
@@ -152,6 +152,8 @@ class EngineConfig:
     """Endpoint to bind; None is an ipc socket in a private folder."""
     insecure: bool = False
     """Allow an endpoint that other machines can reach, without authentication."""
+    device: Literal["auto", "cpu", "gpu"] = "auto"
+    """Where accumulators live; auto is a GPU where cupy finds one."""
     batch: int = 16
     """Projections in a micro-batch."""
     batch_seconds: float = 0.1

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from streamrecon.config import ReconConfig
 from streamrecon.recon.accumulate import Shape
+from streamrecon.recon.device import CPU
 from streamrecon.recon.direct import DirectAccumulator
 from streamrecon.recon.fourier import FourierAccumulator
 
@@ -32,6 +33,11 @@ class Rates:
     """Bytes read or written, all cores together."""
 
 
+GPU = Rates(normalize=0.6e9, transform=2e12, grid=3e11, backproject=2e12, copy=2e12)
+"""Of a large GPU, by calculation from its memory and shared memory: not measured on a GPU yet. Counts are still normalized by
+the processor."""
+
+
 @dataclass(frozen=True, slots=True)
 class Work:
     """What is to be done."""
@@ -47,6 +53,8 @@ class Work:
     passes: int
     """How often each projection is accumulated: again where the center becomes known only during the scan."""
     cores: int
+    gpu: bool
+    """Whether the accumulator lives on a GPU."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +63,8 @@ class Estimate:
 
     memory: dict[str, int]
     """Bytes by purpose."""
+    gpu_memory: dict[str, int]
+    """Bytes on the GPU by purpose; none where the accumulator is not there."""
     seconds: dict[str, float]
     """By stage."""
 
@@ -69,7 +79,7 @@ class Estimate:
         return sum(self.seconds.values())
 
 
-def seconds(method: str, work: Work, rates: Rates) -> dict[str, float]:
+def seconds(method: str, work: Work) -> dict[str, float]:
     """Time of each stage.
 
     Parameters
@@ -78,9 +88,8 @@ def seconds(method: str, work: Work, rates: Rates) -> dict[str, float]:
         One of `METHODS`.
     work
         What is to be done.
-    rates
-        Of the machine.
     """
+    rates, cores = (GPU, 1) if work.gpu else (Rates(), work.cores)
     shape, options = work.shape, work.options
     rows = shape.blocks * shape.block_rows
     angles = work.angles * work.passes
@@ -93,10 +102,10 @@ def seconds(method: str, work: Work, rates: Rates) -> dict[str, float]:
         accumulate = (n + 1) * options.width**2 * rows * angles / rates.grid
     return {
         "normalize": shape.rows * shape.columns * angles / rates.normalize / work.cores,
-        "filter": transforms * rows / 2 * angles / rates.transform / work.cores,
-        "accumulate": accumulate / work.cores,
-        "partial volumes": work.versions * _snapshot(method, work, rates, work.binning),
-        "final volume": _snapshot(method, work, rates, 1),
+        "filter": transforms * rows / 2 * angles / rates.transform / cores,
+        "accumulate": accumulate / cores,
+        "partial volumes": work.versions * _snapshot(method, work, rates, cores, work.binning),
+        "final volume": _snapshot(method, work, rates, cores, 1),
     }
 
 
@@ -104,7 +113,7 @@ def _transform(n: int) -> float:
     return 5 * n * math.log2(n)
 
 
-def _snapshot(method: str, work: Work, rates: Rates, binning: int) -> float:
+def _snapshot(method: str, work: Work, rates: Rates, cores: int, binning: int) -> float:
     shape = work.shape
     rows = shape.blocks * shape.block_rows
     written = shape.rows * shape.side**2 * 4 / binning**3
@@ -114,11 +123,13 @@ def _snapshot(method: str, work: Work, rates: Rates, binning: int) -> float:
     side, images = shape.side // binning, rows / 2 if binning == 1 else rows / shape.row_binning(binning)
     # The cells, once; rows of pixels into columns and columns in place, each read and written; slices.
     moved = period**2 * rows * 4 + 4 * period * side * images * 8 + 2 * written
-    return moved / rates.copy + _transform(period) * (period + side) * images / rates.transform / work.cores
+    return moved / rates.copy + _transform(period) * (period + side) * images / rates.transform / cores
 
 
-def memory(method: str, work: Work, batch: int, itemsize: int, ring: int, rings: bool) -> dict[str, int]:
-    """Bytes for each purpose.
+def memory(
+    method: str, work: Work, batch: int, itemsize: int, ring: int, rings: bool
+) -> tuple[dict[str, int], dict[str, int]]:
+    """Bytes for each purpose, of the machine and of the GPU.
 
     Parameters
     ----------
@@ -141,14 +152,24 @@ def memory(method: str, work: Work, batch: int, itemsize: int, ring: int, rings:
     volume = shape.rows * shape.side**2 * 4
     # Images of 4 bytes a pixel; the stripes are a sum, its mean and the median of 8, and two rows.
     fields = 8 + (8 if rings else 0)
-    return {
+    # One version is made while the one before is being written.
+    versions = volume + min(work.versions, 1) * volume // work.binning**3
+    # A processor transforms images by parts that fit its cache, a GPU whole ones.
+    parts = None if work.gpu else CPU.rows_at_once
+    there = {
+        "state": accumulator.state_bytes(shape, options),
+        "batch": accumulator.batch_bytes(shape, options, batch),
+        "snapshot": accumulator.snapshot_bytes(shape, options, parts),
+    }
+    here = {
         "program": PROGRAM_BYTES,
         "ring": ring,
-        "state": accumulator.state_bytes(shape, options),
-        "batch": batch * frame * (itemsize + 4) + accumulator.batch_bytes(shape, options, batch),
+        "frames of a batch": batch * frame * (itemsize + 4),
         "flats and dark": fields * frame * 4,
-        # One version is made while the one before is being written.
-        "versions": volume
-        + min(work.versions, 1) * volume // work.binning**3
-        + accumulator.snapshot_bytes(shape, options),
+        "versions": versions,
     }
+    if not work.gpu:
+        return here | there, {}
+    # What is uploaded, twice, and the slices of one block before they are brought here.
+    uploaded = 2 * batch * frame * 4 + volume // shape.blocks
+    return here | {"uploads": 2 * batch * frame * 4}, there | {"uploads": uploaded}

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamrecon.config import Config, ReconConfig
+from streamrecon.engine.device import choose
 from streamrecon.engine.emit import EmitPolicy
 from streamrecon.engine.ingest import Accepted, Event, Ingest
 from streamrecon.engine.journal import Journal
@@ -28,6 +29,7 @@ from streamrecon.engine.story import Listener, Story
 from streamrecon.engine.writer import Job, Writer
 from streamrecon.errors import OutputError, PlanError, ScanAbortedError, StreamreconError
 from streamrecon.recon.accumulate import Shape, snapshot
+from streamrecon.recon.device import Device
 from streamrecon.scan import FrameKind, Geometry, ScanInfo
 from streamrecon.wire.messages import Range, Update
 from streamrecon.wire.outputs import Broken, Ended
@@ -100,7 +102,7 @@ class Engine:
         path = config.normalize.bad_pixels
         self._mask = None if path is None else Mask.read(path)
         self._bad: NDArray[np.bool_] | None = None
-        _compile()
+        _compile(choose(config.engine.device, 1 << 20))
         self._ingest = Ingest(config, self._prepare, self._counters)
         try:
             self._lock = FolderLock(self._out)
@@ -343,10 +345,10 @@ def _describe(info: ScanInfo) -> str:
     return f"{counts} of {info.geometry.rows} x {info.geometry.columns} {info.dtype}"
 
 
-def _compile() -> None:
+def _compile(device: Device) -> None:
     """Compile the kernels, or load them from their cache, before a sender is let in."""
     for accumulator in ACCUMULATORS.values():
         options = ReconConfig()
-        tiny = accumulator(Shape.of(Geometry(2, 8), options, 3.5), options)
+        tiny = accumulator(Shape.of(Geometry(2, 8), options, 3.5), options, device)
         tiny.add(np.zeros((1, 2, 8), np.float32), np.zeros(1), np.ones(1))
         snapshot(tiny)

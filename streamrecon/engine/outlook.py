@@ -107,7 +107,10 @@ def _table(plan: Plan, title: str) -> list[str]:
     lines = [f"{title:24}" + "".join(f"{method:>12} " for method in METHODS)]
     lines += [line(name, [size(e.memory[name]) for e in estimates]) for name in estimates[0].memory]
     lines += [line(f"of {size(plan.memory_limit)}", [size(e.total_memory) for e in estimates])]
-    lines += [f"computing, {plan.cores} threads"]
+    if plan.device == "gpu":
+        lines += ["memory of the GPU"]
+        lines += [line(name, [size(e.gpu_memory[name]) for e in estimates]) for name in estimates[0].gpu_memory]
+    lines += [f"computing, {plan.cores} threads" + (" and the GPU" if plan.device == "gpu" else "")]
     lines += [line(name, [duration(e.seconds[name]) for e in estimates]) for name in estimates[0].seconds]
     return [*lines, line("in all", [duration(e.total_seconds) for e in estimates])]
 

@@ -11,7 +11,8 @@ import psutil
 from streamrecon_kernels import threads
 
 from streamrecon.config import Config, ReconConfig
-from streamrecon.engine.cost import METHODS, Estimate, Rates, Work, memory, seconds
+from streamrecon.engine.cost import METHODS, Estimate, Work, memory, seconds
+from streamrecon.engine.device import free_bytes, uses_gpu
 from streamrecon.engine.mask import Mask
 from streamrecon.engine.output import most_kept
 from streamrecon.errors import ConfigError, GeometryError, OutputError, PlanError
@@ -49,6 +50,8 @@ class Plan:
     """Memory and time of each method."""
     cores: int
     """That the estimate counts on."""
+    device: str
+    """cpu or gpu."""
     disk: dict[str, int]
     """Bytes by purpose."""
     memory_limit: int
@@ -196,6 +199,8 @@ def fit(
         kept = min(kept, math.ceil(count / every))
     ring = slots * frame
     given = options.center is not None or info.geometry.center is not None
+    gpu = uses_gpu(config.engine.device)
+    limits = memory_limit, int(SHARE * free_bytes()) if gpu else 0
     work = Work(
         shape,
         options,
@@ -204,21 +209,22 @@ def fit(
         binning=1,
         passes=1 if given else 2,
         cores=threads(),
+        gpu=gpu,
     )
     smaller = min(config.emit.preview, 1 << (shape.side.bit_length() - 1))
     for binning in (1, smaller):  # full partial volumes, if memory and disk allow it
         some = replace(work, binning=binning)
         estimates = {
             method: Estimate(
-                memory(
+                *memory(
                     method, some, config.engine.batch, info.dtype.itemsize, ring, config.normalize.rings is not None
                 ),
-                seconds(method, some, Rates()),
+                seconds(method, some),
             )
             for method in METHODS
         }
-        method, why = _choose(options.method, config.emit.interval, estimates, memory_limit)
-        if estimates[method].total_memory <= memory_limit and frames * frame + (kept + 1) * volume <= disk_limit:
+        method, why = _choose(options.method, config.emit.interval, estimates, limits)
+        if _fits(estimates[method], limits) and frames * frame + (kept + 1) * volume <= disk_limit:
             break
     needed, refusals = estimates[method].memory, []
     if sum(needed.values()) > memory_limit:
@@ -233,6 +239,13 @@ def fit(
             f"raise the limit (engine.memory_bytes){wide if shape.offset_axis and not options.side else ''}"
         )
 
+    on_gpu = estimates[method].gpu_memory
+    if sum(on_gpu.values()) > limits[1]:
+        refusals.append(
+            f"the scan needs {size(sum(on_gpu.values()))} of the GPU's memory, {size(limits[1])} may be used: "
+            + ", ".join(f"{name} {size(n)}" for name, n in on_gpu.items())
+            + '. Reconstruct fewer rows (--rows A:B), a smaller side (recon.side), or say engine.device = "cpu"'
+        )
     known = all(n is not None for n in info.counts.values())
     disk = {
         "journal" if known else "journal, of the frames announced": frames * frame,
@@ -249,7 +262,19 @@ def fit(
     if refusals and refuse:
         raise PlanError(refusals[0])
     return Plan(
-        method, why, slots, binning, every, estimates, work.cores, disk, memory_limit, disk_limit, out, tuple(refusals)
+        method,
+        why,
+        slots,
+        binning,
+        every,
+        estimates,
+        work.cores,
+        "gpu" if gpu else "cpu",
+        disk,
+        memory_limit,
+        disk_limit,
+        out,
+        tuple(refusals),
     )
 
 
@@ -262,15 +287,23 @@ def _slots(config: Config, frame: int, every: int, frames: int | None) -> int:
     return max(2, min(slots, MOST_SLOTS if frames is None else frames))
 
 
-def _choose(asked: str, interval: float | None, estimates: dict[str, Estimate], memory_limit: int) -> tuple[str, str]:
+def _choose(
+    asked: str, interval: float | None, estimates: dict[str, Estimate], limits: tuple[int, int]
+) -> tuple[str, str]:
     """The method and the reason for it: the faster one of those that fit."""
     if asked != "auto":
         return asked, "as asked for"
     times = {name: _time(estimate, interval) for name, estimate in estimates.items()}
     method, other = sorted(times, key=lambda name: times[name])
-    if estimates[method].total_memory > memory_limit >= estimates[other].total_memory:
-        return other, f"{method} would be faster, but needs {size(estimates[method].total_memory)} of memory"
+    if not _fits(estimates[method], limits) and _fits(estimates[other], limits):
+        there = sum(estimates[method].gpu_memory.values())
+        needed = f"{size(there)} of the GPU's" if there > limits[1] else f"{size(estimates[method].total_memory)} of"
+        return other, f"{method} would be faster, but needs {needed} memory"
     return method, f"about {duration(times[method])} of computing, where {other} takes {duration(times[other])}"
+
+
+def _fits(estimate: Estimate, limits: tuple[int, int]) -> bool:
+    return estimate.total_memory <= limits[0] and sum(estimate.gpu_memory.values()) <= limits[1]
 
 
 def _time(estimate: Estimate, interval: float | None) -> float:

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from streamrecon.config import Config
+from streamrecon.config import Config, ReconConfig
 from streamrecon.engine.alignment import Alignment
+from streamrecon.engine.device import choose
 from streamrecon.engine.emit import EmitPolicy
 from streamrecon.engine.fields import Fields, positions
 from streamrecon.engine.ingest import Accepted, Arrival, Event
@@ -24,16 +25,18 @@ from streamrecon.engine.status import Counters
 from streamrecon.engine.story import Story
 from streamrecon.engine.writer import Job, Writer
 from streamrecon.recon.accumulate import Accumulator, Shape, bin_slices
+from streamrecon.recon.device import CPU, Device
 from streamrecon.recon.direct import DirectAccumulator
 from streamrecon.recon.fourier import FourierAccumulator
 from streamrecon.recon.normalize import Normalization, Normalizer
 from streamrecon.recon.offset import TURN
 from streamrecon.recon.rings import Stripes
 from streamrecon.recon.weights import arc_weights, covered_arc
+from streamrecon.recon.workspace import Workspace
 from streamrecon.scan import FrameKind, Geometry, VolumeUpdate
 from streamrecon.wire.outputs import Broken, Ended
 
-ACCUMULATORS: dict[str, Callable[[Shape, Any], Accumulator]] = {
+ACCUMULATORS: dict[str, Callable[[Shape, ReconConfig, Device], Accumulator]] = {
     "direct": DirectAccumulator,
     "fourier": FourierAccumulator,
 }
@@ -107,6 +110,8 @@ class Rank:
             given,
             self._fields.line_integrals,
         )
+        self._device = choose(config.engine.device, config.engine.batch * self._geometry.rows * size.columns * 4)
+        self._volumes = Workspace(CPU), Workspace(CPU)
         self._accumulator: Accumulator | None = None
         self._cursor = 0
         """Projections of the journal, in its order, that are in the accumulator."""
@@ -296,7 +301,7 @@ class Rank:
             text = f"opposed views of the full turn are joined: slices have a side of {shape.side} pixels"
             self._story.tell("offset_axis", text, side=shape.side)
         self._accumulator = None  # its memory is free before the next one is made
-        self._accumulator = ACCUMULATORS[self._plan.method](shape, self._config.recon)
+        self._accumulator = ACCUMULATORS[self._plan.method](shape, self._config.recon, self._device)
         self._counters.center, self._counters.phase = estimate.center, "accumulating"
         self._story.tell("center", estimate.note, center=estimate.center, sigma=estimate.sigma, method=estimate.method)
         if reason is not None:
@@ -463,7 +468,9 @@ class Rank:
         shape = self._accumulator.shape
         side = max(1, shape.side // binning)
         places = shape.slices(binning)
-        volume = np.empty((places[-1].stop, side, side), np.float32)
+        # One version is made while the one before is being written.
+        memory = self._volumes[self._version % 2]
+        volume: NDArray[np.float32] = memory((places[-1].stop, side, side), np.float32)
         for block, place in enumerate(places):
             with self._counters.stage("snapshot"):
                 self._accumulator.snapshot_block(block, volume[place], gain, binning)

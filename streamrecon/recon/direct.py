@@ -55,7 +55,7 @@ class DirectAccumulator:
         return lengths * angles * shape.padded * shape.block_rows * 4
 
     @staticmethod
-    def snapshot_bytes(shape: Shape, options: ReconConfig, device: Device = CPU) -> int:
+    def snapshot_bytes(shape: Shape, options: ReconConfig, rows_at_once: int | None) -> int:
         """Bytes that a snapshot uses besides the volume."""
         return 0
 

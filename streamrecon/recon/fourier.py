@@ -89,10 +89,10 @@ class FourierAccumulator:
         return angles * shape.padded * (blocks * shape.block_rows * 4 + 2 * (4 + 4 * options.width) + 5 * 8)
 
     @classmethod
-    def snapshot_bytes(cls, shape: Shape, options: ReconConfig, device: Device = CPU) -> int:
+    def snapshot_bytes(cls, shape: Shape, options: ReconConfig, rows_at_once: int | None) -> int:
         """Bytes that a snapshot uses besides the volume: one block, transformed, and what is being transformed."""
         period = cls.period(shape, options)
-        return (shape.side + 2 * min(device.rows_at_once or period, period)) * period * shape.block_rows * 4
+        return (shape.side + 2 * min(rows_at_once or period, period)) * period * shape.block_rows * 4
 
     @property
     def nbytes(self) -> int:
