@@ -1,6 +1,6 @@
 """The kernels: the inner loops that streamrecon exists for. They know arrays and nothing of scans."""
 
-from streamrecon_kernels.parallel import threads  # isort: skip - before numba loads libgomp
+from streamrecon_kernels.parallel import each, threads  # isort: skip - before numba loads libgomp
 from streamrecon_kernels.backproject import backproject
 from streamrecon_kernels.gridding import KaiserBessel, Spokes, grid_spokes, spokes
 from streamrecon_kernels.memory import aligned_empty, aligned_zeros
@@ -15,6 +15,7 @@ __all__ = [
     "aligned_zeros",
     "backproject",
     "bin_pixels",
+    "each",
     "filter_spectra",
     "fold_grid",
     "grid_spokes",

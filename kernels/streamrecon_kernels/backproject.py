@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from streamrecon_kernels import backproject_cuda, backproject_numba, backproject_vector
 from streamrecon_kernels.memory import beside, on_device, require_writable
-from streamrecon_kernels.parallel import LOCK, threads
+from streamrecon_kernels.parallel import threads
 
 
 def backproject(
@@ -79,12 +79,11 @@ def backproject(
         return
     limit = np.float32(min(radius, 1e9))
     cos, sin, offset = (np.ascontiguousarray(each) for each in (cos, sin, offset))
-    with LOCK:
-        if volume.strides[2] == filtered.strides[2] == 4 or volume.shape[2] == 1:
-            backproject_vector.backproject(
-                volume.ctypes.data, volume.strides[:2], volume.shape,
-                filtered.ctypes.data, filtered.strides[0], filtered.strides[1],
-                cos, sin, offset, limit, threads(),
-            )  # fmt: skip
-        else:
-            backproject_numba.backproject(volume, filtered, cos, sin, offset, limit)
+    if volume.strides[2] == filtered.strides[2] == 4 or volume.shape[2] == 1:
+        backproject_vector.backproject(
+            volume.ctypes.data, volume.strides[:2], volume.shape,
+            filtered.ctypes.data, filtered.strides[0], filtered.strides[1],
+            cos, sin, offset, limit, threads(),
+        )  # fmt: skip
+    else:
+        backproject_numba.backproject(volume, filtered, cos, sin, offset, limit)

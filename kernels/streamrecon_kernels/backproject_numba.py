@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit, prange
+from numba import prange
+
+from streamrecon_kernels.parallel import kernel
 
 # Without reassoc: the angles of a pixel keep their order, so a split batch gives the same bits.
 FAST = {"nnan", "ninf", "nsz", "contract", "arcp"}
 TILE = 32
 
 
-@njit(parallel=True, fastmath=FAST, nogil=True, error_model="numpy", cache=True)
+@kernel(fastmath=FAST)
 def backproject(volume, filtered, cos, sin, offset, radius):  # type: ignore[no-untyped-def]
     """See `streamrecon_kernels.backproject.backproject`."""
     height, width, rows = volume.shape

@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, prange, types
+from numba import prange, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from streamrecon_kernels.parallel import kernel
 from streamrecon_kernels.vector import (
     F32,
     FLAGS,
@@ -87,7 +88,7 @@ def _add(
 add_pixels = pixel_adder(host_lanes())
 
 
-@njit(parallel=True, fastmath=set(FLAGS), nogil=True, error_model="numpy", cache=True)
+@kernel(fastmath=set(FLAGS))
 def backproject(  # type: ignore[no-untyped-def]
     volume, strides, shape, filtered, angle_bytes, column_bytes, cos, sin, offset, radius, parts
 ):

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from streamrecon_kernels import gridding_cuda, gridding_numba, gridding_vector
 from streamrecon_kernels.gridding_numba import PER_CELL
 from streamrecon_kernels.memory import beside, on_device, require_writable
-from streamrecon_kernels.parallel import LOCK, threads
+from streamrecon_kernels.parallel import threads
 
 TILE = 64
 """Side of a tile of the grid, cells: what a batch of angles adds to it stays in the second-level cache."""
@@ -158,8 +158,7 @@ def spokes(
         arrays = None if into is None else into.arrays
         if arrays is None or arrays[2].shape != weights_shape:
             arrays = np.empty(shape, np.int32), np.empty(shape, np.int32), np.empty(weights_shape, np.float32)
-        with LOCK:
-            gridding_numba.taps(np.stack([cos, sin]), samples, middle, kernel.width, kernel.table(), *arrays)
+        gridding_numba.taps(np.stack([cos, sin]), samples, middle, kernel.width, kernel.table(), *arrays)
         sides = list(zip(*arrays, strict=True))
     (first_u, end_u, weight_u), (first_v, end_v, weight_v) = sides
     return Spokes(side, cos, sin, first_u, first_v, end_u, end_v, weight_u, weight_v, arrays)
@@ -240,12 +239,11 @@ def grid_spokes(
     tiles, ranges, parts = _deal(
         gridding_numba.tile_ranges(where.cos, where.sin, count, where.side, width, TILE), where.side
     )
-    with LOCK:
-        if spectra.strides[2] == 8:
-            gridding_vector.grid_spokes(
-                grid.ctypes.data, grid.strides[0], grid.strides[1],
-                spectra.ctypes.data, spectra.strides[0], spectra.strides[1], spectra.shape[1],
-                factor, *taps, tiles, ranges, parts,
-            )  # fmt: skip
-        else:
-            gridding_numba.grid_spokes(grid, spectra, factor, *taps, 4 * threads())
+    if spectra.strides[2] == 8:
+        gridding_vector.grid_spokes(
+            grid.ctypes.data, grid.strides[0], grid.strides[1],
+            spectra.ctypes.data, spectra.strides[0], spectra.strides[1], spectra.shape[1],
+            factor, *taps, tiles, ranges, parts,
+        )  # fmt: skip
+    else:
+        gridding_numba.grid_spokes(grid, spectra, factor, *taps, 4 * threads())

@@ -7,6 +7,8 @@ import math
 import numpy as np
 from numba import njit, prange
 
+from streamrecon_kernels.parallel import kernel
+
 PER_CELL = 1024
 """Fractions of a cell at which the kernel is tabulated; between them it is interpolated, to 1e-6 of its maximum."""
 
@@ -16,7 +18,7 @@ EDGE = 1e-9
 FAST = {"nnan", "ninf", "nsz", "contract", "arcp"}
 
 
-@njit(parallel=True, nogil=True, error_model="numpy", cache=True)
+@kernel()
 def taps(steps, count, middle, width, table, first, end, weights):  # type: ignore[no-untyped-def]
     """Write cells and weights along both axes of the grid, of groups of neighbouring samples: see `gridding.Spokes`.
 
@@ -85,7 +87,7 @@ def tile_ranges(cos, sin, count, side, width, tile):  # type: ignore[no-untyped-
     return ranges
 
 
-@njit(parallel=True, fastmath=FAST, nogil=True, error_model="numpy", cache=True)
+@kernel(fastmath=FAST)
 def grid_spokes(  # type: ignore[no-untyped-def]
     grid, spectra, factor, first_u, first_v, end_u, end_v, weight_u, weight_v, stripes
 ):

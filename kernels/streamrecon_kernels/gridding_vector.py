@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, prange, types
+from numba import prange, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
 from streamrecon_kernels.memory import LINE
+from streamrecon_kernels.parallel import kernel
 from streamrecon_kernels.vector import (
     F32,
     FLAGS,
@@ -145,7 +146,7 @@ def _times(b: Any, sample: Any, factor: Any, floats: int, lanes: int) -> list[An
 add_window = window_adder(host_lanes())
 
 
-@njit(parallel=True, fastmath=set(FLAGS), nogil=True, error_model="numpy", cache=True)
+@kernel(fastmath=set(FLAGS))
 def grid_spokes(  # type: ignore[no-untyped-def]
     grid, row_bytes, cell_bytes, spectra, angle_bytes, k_bytes, n, factor, first_u, first_v, end_u, end_v, weight_u,
     weight_v, tiles, ranges, parts,

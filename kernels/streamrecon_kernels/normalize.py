@@ -7,7 +7,6 @@ from numpy.typing import NDArray
 
 from streamrecon_kernels import normalize_numba, packing_cuda
 from streamrecon_kernels.memory import on_device, require_writable
-from streamrecon_kernels.parallel import LOCK
 
 
 def line_integrals(
@@ -66,11 +65,10 @@ def line_integrals(
     elif not raw.dtype.isnative or raw.dtype == np.float16:
         raw = raw.astype(np.float32)
     pixels = int(np.prod(image))
-    with LOCK:
-        normalize_numba.line_integrals(
-            np.ascontiguousarray(raw).reshape(angles, pixels),
-            np.ascontiguousarray(dark).reshape(pixels),
-            np.ascontiguousarray(term).reshape(term.shape[0], pixels),
-            np.float32(floor),
-            out.reshape(angles, pixels),
-        )
+    normalize_numba.line_integrals(
+        np.ascontiguousarray(raw).reshape(angles, pixels),
+        np.ascontiguousarray(dark).reshape(pixels),
+        np.ascontiguousarray(term).reshape(term.shape[0], pixels),
+        np.float32(floor),
+        out.reshape(angles, pixels),
+    )

@@ -6,8 +6,10 @@ import math
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, prange, types
+from numba import prange, types
 from numba.extending import intrinsic
+
+from streamrecon_kernels.parallel import kernel
 
 CHUNK = 1 << 13
 """Pixels that a thread takes at once."""
@@ -39,7 +41,7 @@ def log(typing, x):  # type: ignore[no-untyped-def]
     return types.float32(types.float32), codegen
 
 
-@njit(parallel=True, nogil=True, error_model="numpy", cache=True)
+@kernel()
 def line_integrals(raw, dark, term, floor, out):  # type: ignore[no-untyped-def]
     """See `streamrecon_kernels.normalize.line_integrals`; images as one line."""
     angles, pixels = raw.shape

@@ -7,7 +7,6 @@ from numpy.typing import NDArray
 
 from streamrecon_kernels import packing_cuda, packing_numba, packing_vector
 from streamrecon_kernels.memory import flat, on_device, require_writable
-from streamrecon_kernels.parallel import LOCK
 from streamrecon_kernels.slices_vector import LONGEST, SIDES
 
 
@@ -58,12 +57,10 @@ def pack_rows(rows: NDArray[np.float32], weight: NDArray[np.float32], out: NDArr
     by_angle, by_row = rows.strides[0] // 4, rows.strides[1] // 4
     fitting = [side for side in SIDES if side <= LONGEST and count % side == 0]
     if fitting and bool((weight == 1).all()):
-        with LOCK:
-            packing_vector.pack_rows(flat(rows), by_angle, by_row, rows.shape, out.view(np.float32), fitting[0])
+        packing_vector.pack_rows(flat(rows), by_angle, by_row, rows.shape, out.view(np.float32), fitting[0])
         return
     weight = np.ascontiguousarray(weight)
-    with LOCK:
-        packing_numba.pack_rows(flat(rows), by_angle, by_row, rows.shape, weight, out.view(np.float32))
+    packing_numba.pack_rows(flat(rows), by_angle, by_row, rows.shape, weight, out.view(np.float32))
 
 
 def filter_spectra(spectra: NDArray[np.complex64], response: NDArray[np.float32], out: NDArray[np.complex64]) -> None:
@@ -101,5 +98,4 @@ def filter_spectra(spectra: NDArray[np.complex64], response: NDArray[np.float32]
     if not spectra.size:
         out[:] = 0
         return
-    with LOCK:
-        packing_numba.filter_spectra(spectra.view(np.float32), np.ascontiguousarray(response), out.view(np.float32))
+    packing_numba.filter_spectra(spectra.view(np.float32), np.ascontiguousarray(response), out.view(np.float32))

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit, prange
+from numba import prange
+
+from streamrecon_kernels.parallel import kernel
 
 TILE = 64
 """Columns of all rows that are transposed at once: they fit the first cache."""
 
 
-@njit(parallel=True, nogil=True, error_model="numpy", cache=True)
+@kernel()
 def pack_rows(rows, by_angle, by_row, shape, weight, out):  # type: ignore[no-untyped-def]
     """See `streamrecon_kernels.packing.pack_rows`; `rows` as one line, `out` (angle, padded, row) real."""
     angles, count, columns = shape
@@ -38,7 +40,7 @@ def pack_rows(rows, by_angle, by_row, shape, weight, out):  # type: ignore[no-un
             spectrum[c] = edge
 
 
-@njit(parallel=True, nogil=True, error_model="numpy", cache=True)
+@kernel()
 def filter_spectra(spectra, response, out):  # type: ignore[no-untyped-def]
     """See `streamrecon_kernels.packing.filter_spectra`; (angle, n, row) real, a pair being two neighbours."""
     angles, n, _ = spectra.shape

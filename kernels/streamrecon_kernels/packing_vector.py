@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit, prange
+from numba import prange
 
+from streamrecon_kernels.parallel import kernel
 from streamrecon_kernels.slices_vector import turn_square
 
 
-@njit(parallel=True, nogil=True, error_model="numpy", cache=True)
+@kernel()
 def pack_rows(rows, by_angle, by_row, shape, out, lanes):  # type: ignore[no-untyped-def]
     """Do as `packing_numba.pack_rows` for a number of rows that `lanes` divides, and no weights."""
     angles, count, columns = shape

@@ -1,24 +1,98 @@
 """The threads of the kernels.
 
-One parallel kernel at a time: numba's simplest threading layer ends the process when two threads launch one together. And
-threads that have nothing to do sleep: libgomp's would spin for a while after every kernel, on the cores that the FFTs between
-the kernels and the other threads and processes of a scan need (seen: FFTs twice as slow). That has to be said before libgomp
-is loaded; who has said otherwise is left alone.
+A kernel runs on all cores, one at a time: numba's simplest threading layer ends the process when two threads launch one
+together. Or there are several pieces of work, one for each core, and every kernel within runs on one: cores then wait for each
+other once for all of it and not after every kernel, which takes as long as a small kernel.
 """
 
 from __future__ import annotations
 
 import os
 import threading
+import types
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from typing import Any, TypeVar
+
+# Idle threads sleep: libgomp's would spin for a while after every kernel, on the cores that FFTs between the kernels and other
+# threads and processes of a scan need (seen: FFTs twice as slow). It has to be said before libgomp is loaded; who has said
+# otherwise is left alone.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import numba
 
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-
 LOCK = threading.Lock()
-"""Held by every face while its parallel kernel runs."""
+"""Held while a kernel runs on all cores."""
+
+_worker = threading.local()
+
+Item = TypeVar("Item")
 
 
 def threads() -> int:
-    """Threads that a kernel uses, and other parallel code beside it should."""
-    return int(numba.get_num_threads())
+    """Threads that a kernel uses here, and other parallel code beside it should: 1 within `each`."""
+    return 1 if getattr(_worker, "alone", False) else int(numba.get_num_threads())
+
+
+class Kernel:
+    """A compiled loop, for all cores and for one.
+
+    Parameters
+    ----------
+    function
+        Its text, with `numba.prange` for the loop that cores share.
+    options
+        Of `numba.njit`.
+    """
+
+    def __init__(self, function: Callable[..., Any], options: dict[str, Any]) -> None:
+        self.py_func, self.targetoptions = function, options
+        self._together = numba.njit(parallel=True, **options)(function)
+        # Of another name, or numba's cache would take one for the other.
+        name = f"{function.__name__}_alone"
+        alone = types.FunctionType(function.__code__, function.__globals__, name)
+        alone.__module__, alone.__qualname__ = function.__module__, name
+        self._alone = numba.njit(**options)(alone)
+
+    def __call__(self, *arguments: Any) -> Any:
+        if getattr(_worker, "alone", False):
+            return self._alone(*arguments)
+        with LOCK:
+            return self._together(*arguments)
+
+
+def kernel(**options: Any) -> Callable[[Callable[..., Any]], Kernel]:
+    """Make a `Kernel` of a function; `options` of `numba.njit` besides those that all have."""
+    common = {"nogil": True, "error_model": "numpy", "cache": True}
+    return lambda function: Kernel(function, common | options)
+
+
+def each(task: Callable[[Item], object], items: Iterable[Item]) -> None:
+    """Call a task for each item, on as many threads as kernels have, and every kernel within on one.
+
+    Raises
+    ------
+    Exception
+        The first one that a task raises; tasks that have not begun by then are left.
+    """
+    pieces, workers = list(items), threads()
+    if workers == 1 or len(pieces) < 2:
+        for piece in pieces:
+            task(piece)
+        return
+    futures = [_pool(workers).submit(task, piece) for piece in pieces]
+    try:
+        for future in futures:
+            future.result()
+    finally:
+        for future in futures:
+            future.cancel()
+        for future in futures:
+            if not future.cancelled():
+                future.exception()
+
+
+@cache
+def _pool(workers: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(workers, "streamrecon-kernels", lambda: setattr(_worker, "alone", True))

@@ -7,7 +7,6 @@ from numpy.typing import NDArray
 
 from streamrecon_kernels import gridding_cuda, slices_cuda, slices_numba, slices_vector
 from streamrecon_kernels.memory import beside, flat, on_device, require_writable
-from streamrecon_kernels.parallel import LOCK
 
 
 def fold_grid(
@@ -73,11 +72,10 @@ def fold_grid(
     if not out.size:
         return
     plain = bool((factor_v == 1).all() and (factor_u == 1).all())
-    with LOCK:
-        if plain and out.shape[2] == grid.shape[2]:
-            slices_numba.copy_cells(grid, period, first, out)
-        else:
-            slices_numba.fold_grid(grid, period, first, factor_v, factor_u, out)
+    if plain and out.shape[2] == grid.shape[2]:
+        slices_numba.copy_cells(grid, period, first, out)
+    else:
+        slices_numba.fold_grid(grid, period, first, factor_v, factor_u, out)
 
 
 def lay_columns(rows: NDArray[np.complex64], x: NDArray[np.intp], first: int, out: NDArray[np.complex64]) -> None:
@@ -111,8 +109,7 @@ def lay_columns(rows: NDArray[np.complex64], x: NDArray[np.intp], first: int, ou
         )
     _check_indices(x, rows.shape[1], rows.shape)
     require_writable("out", out)
-    with LOCK:
-        slices_numba.lay_columns(rows, x, first, out)
+    slices_numba.lay_columns(rows, x, first, out)
 
 
 def take_slices(
@@ -188,16 +185,15 @@ def take_slices(
     rows, columns = (slices // lanes * lanes, width // lanes * lanes) if lanes else (0, 0)
     steps = tuple(stride // 4 for stride in values.strides)
     rest = (flat(values), steps, y, x, factor_y, factor_x, out, first, limit)
-    with LOCK:
-        if lanes:
-            slices_vector.take_slices(
-                values.ctypes.data, values.strides[0], values.strides[1], y, int(x[0]), factor_y, factor_x,
-                out.ctypes.data, (*out.shape, rows, columns), first, limit, lanes,
-            )  # fmt: skip
-        if columns < width and rows:
-            slices_numba.take_slices(*rest, (0, rows), (columns, width))
-        if rows < slices:
-            slices_numba.take_slices(*rest, (rows, slices), (0, width))
+    if lanes:
+        slices_vector.take_slices(
+            values.ctypes.data, values.strides[0], values.strides[1], y, int(x[0]), factor_y, factor_x,
+            out.ctypes.data, (*out.shape, rows, columns), first, limit, lanes,
+        )  # fmt: skip
+    if columns < width and rows:
+        slices_numba.take_slices(*rest, (0, rows), (columns, width))
+    if rows < slices:
+        slices_numba.take_slices(*rest, (rows, slices), (0, width))
 
 
 def bin_pixels(volume: NDArray[np.float32], binning: int, cut: int, factor: float, out: NDArray[np.float32]) -> None:
@@ -234,8 +230,7 @@ def bin_pixels(volume: NDArray[np.float32], binning: int, cut: int, factor: floa
     if binning < 1 or not fits or out.shape[2] != volume.shape[2]:
         raise ValueError(f"volume {volume.shape}, binning {binning} from {cut}, out {out.shape} do not fit as expected")
     require_writable("out", out)
-    with LOCK:
-        slices_numba.bin_pixels(volume, binning, cut, np.float32(factor), out)
+    slices_numba.bin_pixels(volume, binning, cut, np.float32(factor), out)
 
 
 def _check_indices(indices: NDArray[np.intp], size: int, shape: tuple[int, ...]) -> None:

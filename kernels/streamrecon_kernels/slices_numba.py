@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit, prange
+from numba import prange
+
+from streamrecon_kernels.parallel import kernel
 
 TILE = 16
 
 
-@njit(parallel=True, nogil=True, error_model="numpy", cache=True)
+@kernel()
 def copy_cells(grid, period, first, out):  # type: ignore[no-untyped-def]
     """See `streamrecon_kernels.slices.fold_grid`, where all factors are 1 and no pairs are summed."""
     side, pairs = grid.shape[0], grid.shape[2]
@@ -35,7 +37,7 @@ def copy_cells(grid, period, first, out):  # type: ignore[no-untyped-def]
                         sum_[p] += cell[p]
 
 
-@njit(parallel=True, nogil=True, error_model="numpy", cache=True)
+@kernel()
 def fold_grid(grid, period, first, factor_v, factor_u, out):  # type: ignore[no-untyped-def]
     """See `streamrecon_kernels.slices.fold_grid`."""
     side = grid.shape[0]
@@ -63,7 +65,7 @@ def fold_grid(grid, period, first, factor_v, factor_u, out):  # type: ignore[no-
                         sums[bin_] += factor * total
 
 
-@njit(parallel=True, nogil=True, error_model="numpy", cache=True)
+@kernel()
 def lay_columns(rows, x, first, out):  # type: ignore[no-untyped-def]
     """See `streamrecon_kernels.slices.lay_columns`."""
     count, pairs = rows.shape[0], rows.shape[2]
@@ -75,7 +77,7 @@ def lay_columns(rows, x, first, out):  # type: ignore[no-untyped-def]
                 target[p] = source[p]
 
 
-@njit(parallel=True, nogil=True, error_model="numpy", cache=True)
+@kernel()
 def take_slices(  # type: ignore[no-untyped-def]
     values, steps, y, x, factor_y, factor_x, out, place, radius, rows, columns
 ):
@@ -93,7 +95,7 @@ def take_slices(  # type: ignore[no-untyped-def]
                     out[r, i, place + j] = value if inside else np.float32(0)
 
 
-@njit(parallel=True, nogil=True, error_model="numpy", cache=True)
+@kernel()
 def bin_pixels(volume, binning, cut, factor, out):  # type: ignore[no-untyped-def]
     """See `streamrecon_kernels.slices.bin_pixels`."""
     height, width, rows = out.shape

@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, prange, types
+from numba import prange, types
 from numba.extending import intrinsic
 
+from streamrecon_kernels.parallel import kernel
 from streamrecon_kernels.vector import F32, I32, I64, host_lanes, load
 
 SIDES = (16, 8, 4)
@@ -81,7 +82,7 @@ LONGEST = host_lanes()
 turn_square = square_turner(LONGEST)
 
 
-@njit(parallel=True, nogil=True, error_model="numpy", cache=True)
+@kernel()
 def take_slices(  # type: ignore[no-untyped-def]
     values, y_bytes, x_bytes, y, x_first, factor_y, factor_x, out, shape, place, radius, lanes
 ):

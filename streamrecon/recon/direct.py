@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import fft
-from streamrecon_kernels import backproject, bin_pixels, filter_spectra, pack_rows, take_slices
+from streamrecon_kernels import backproject, bin_pixels, filter_spectra, pack_rows, take_slices, threads
 
 from streamrecon.config import ReconConfig
 from streamrecon.errors import GeometryError
 from streamrecon.recon.accumulate import Accumulator, Shape, check_batch
 from streamrecon.recon.device import CPU, Array, Device, zeros
 from streamrecon.recon.filters import response
-from streamrecon.recon.workspace import Workspace
+from streamrecon.recon.workspace import Desks
 
 CONSTANT = 16
 """Angles that a constant row is spread over at once."""
@@ -41,7 +43,8 @@ class DirectAccumulator:
         self._column_weight = device.put(shape.column_weight)
         self._response = response(options.filter, shape.padded, options.cutoff, options.filter_order)
         self._volume = zeros(device, (shape.blocks, shape.side, shape.side, shape.block_rows), np.float32)
-        self._spectra, self._upsampled = Workspace(device), Workspace(device)
+        self._spectra, self._upsampled = Desks(device), Desks(device)
+        self._cores, self._filtering = threads(), list[float]()
 
     @staticmethod
     def state_bytes(shape: Shape, options: ReconConfig) -> int:
@@ -52,7 +55,7 @@ class DirectAccumulator:
     def batch_bytes(shape: Shape, options: ReconConfig, angles: int) -> int:
         """Bytes that `add` uses for a batch: spectra of one block, and the rows that become of them."""
         lengths = 1 + (options.upsampling if options.upsampling > 1 else 0)
-        return lengths * angles * shape.padded * shape.block_rows * 4
+        return min(shape.blocks, threads()) * lengths * angles * shape.padded * shape.block_rows * 4
 
     @staticmethod
     def snapshot_bytes(shape: Shape, options: ReconConfig, rows_at_once: int | None) -> int:
@@ -67,36 +70,51 @@ class DirectAccumulator:
         check_batch(self.shape, projections, theta, weight)
         shape, there = self.shape, self._device.put(projections)
         factor = np.asarray(weight[:, None] * self._response / shape.padded, np.float32)
-        for block in range(shape.blocks):
-            self._backproject(block, self._filtered(there[:, shape.block(block)], factor), theta)
+
+        def add_block(block: int) -> None:
+            with self._filtered(there[:, shape.block(block)], factor) as rows:
+                self._backproject(block, rows, theta)
+
+        self._device.each(add_block, range(shape.blocks))
+        self._count_filtering()
 
     def add_constant(self, row: NDArray[np.float32], theta: NDArray[np.float64], weight: NDArray[np.float64]) -> None:
         check_batch(self.shape, np.broadcast_to(row, (len(theta), *row.shape)), theta, weight)
         shape, there = self.shape, self._device.put(row[None])
         factor = np.asarray(self._response[None] / shape.padded, np.float32)
-        for block in range(shape.blocks):
-            rows = self._filtered(there[:, shape.block(block)], factor)
-            for first in range(0, len(theta), CONSTANT):
-                some = slice(first, first + CONSTANT)
-                weights = self._device.put(np.asarray(weight[some], np.float32)[:, None, None])
-                self._backproject(block, rows * weights, theta[some])
 
-    def _filtered(self, projections: Array, factor: NDArray[np.float32]) -> Array:
+        def add_block(block: int) -> None:
+            with self._filtered(there[:, shape.block(block)], factor) as rows:
+                for first in range(0, len(theta), CONSTANT):
+                    some = slice(first, first + CONSTANT)
+                    weights = self._device.put(np.asarray(weight[some], np.float32)[:, None, None])
+                    self._backproject(block, rows * weights, theta[some])
+
+        self._device.each(add_block, range(shape.blocks))
+        self._count_filtering()
+
+    def _count_filtering(self) -> None:
+        self.filter_seconds += sum(self._filtering)
+        self._filtering.clear()
+
+    @contextlib.contextmanager
+    def _filtered(self, projections: Array, factor: NDArray[np.float32]) -> Iterator[Array]:
         """Rows of one block, filtered, upsampled and with their tails: (angle, column, row)."""
         began = time.perf_counter()
         shape, angles, pairs = self.shape, len(projections), self.shape.block_rows // 2
-        spectra = self._spectra((angles, shape.padded, pairs), np.complex64)
-        pack_rows(projections, self._column_weight, spectra)
-        with self._device.transforms():
+        length = shape.padded * self._upsampling
+        with (
+            self._spectra((angles, shape.padded, pairs), np.complex64) as spectra,
+            self._upsampled((angles, length if self._upsampling > 1 else 0, pairs), np.complex64) as longer,
+        ):
+            pack_rows(projections, self._column_weight, spectra)
             transformed = fft.fft(spectra, axis=1, overwrite_x=True)
-            upsampled = transformed
-            if self._upsampling > 1:
-                upsampled = self._upsampled((angles, shape.padded * self._upsampling, pairs), np.complex64)
+            upsampled = longer if self._upsampling > 1 else transformed
             filter_spectra(transformed, self._device.put(factor), upsampled)
             filtered = fft.ifft(upsampled, axis=1, norm="forward", overwrite_x=True)
-        self.filter_seconds += time.perf_counter() - began
-        # Real and imaginary parts lie side by side in memory, as rows 2 j and 2 j + 1.
-        return filtered.view(np.float32)
+            self._filtering.append((time.perf_counter() - began) / (1 if threads() > 1 else self._cores))
+            # Real and imaginary parts lie side by side in memory, as rows 2 j and 2 j + 1.
+            yield filtered.view(np.float32)
 
     def _backproject(self, block: int, rows: Array, theta: NDArray[np.float64]) -> None:
         shape, up = self.shape, self._upsampling

@@ -17,6 +17,7 @@ from streamrecon_kernels import (
     pack_rows,
     spokes,
     take_slices,
+    threads,
 )
 
 from streamrecon.config import ReconConfig
@@ -24,14 +25,11 @@ from streamrecon.errors import GeometryError
 from streamrecon.recon.accumulate import Accumulator, Shape, check_batch
 from streamrecon.recon.device import CPU, Array, Device, zeros
 from streamrecon.recon.filters import response
-from streamrecon.recon.workspace import Workspace
+from streamrecon.recon.workspace import Desks, Workspace
 
 BINNINGS = (1, 2, 4, 8, 16)
 STEP = 2 * max(BINNINGS)
 """The grid's period is a multiple of this many cells, so that every preview is a central crop of even size."""
-
-TRANSFORMED = 16 << 20
-"""Bytes of rows that are transformed at once at most, so that they are still in the last cache when they are gridded."""
 
 
 class FourierAccumulator:
@@ -66,7 +64,8 @@ class FourierAccumulator:
         side = self._side(shape, options)
         self._grid = zeros(device, (shape.blocks, side, side, shape.block_rows // 2), np.complex64)
         self._where: Spokes | None = None
-        self._spectra, self._rows, self._columns = (Workspace(device) for _ in range(3))
+        self._spectra, self._rows, self._columns = Desks(device), Desks(device), Workspace(device)
+        self._cores = threads()
 
     @staticmethod
     def period(shape: Shape, options: ReconConfig) -> int:
@@ -85,7 +84,7 @@ class FourierAccumulator:
     @classmethod
     def batch_bytes(cls, shape: Shape, options: ReconConfig, angles: int) -> int:
         """Bytes that `add` uses for a batch: spectra of one block, and cells and weights of the samples."""
-        blocks = cls._blocks_at_once(shape, angles)
+        blocks = min(shape.blocks, threads())
         return angles * shape.padded * (blocks * shape.block_rows * 4 + 2 * (4 + 4 * options.width) + 5 * 8)
 
     @classmethod
@@ -113,24 +112,18 @@ class FourierAccumulator:
             return
         where, factor = self._spokes(theta), self._device.put(self._factor(theta, weight))
         angles, pairs = len(projections), shape.block_rows // 2
-        step = self._blocks_at_once(shape, angles)
-        with self._device.transforms():
-            for first in range(0, shape.blocks, step):
-                began = time.perf_counter()
-                blocks = range(first, min(first + step, shape.blocks))
-                spectra = self._spectra((len(blocks) * angles, shape.padded, pairs), np.complex64)
-                places = [slice(i * angles, (i + 1) * angles) for i in range(len(blocks))]
-                for block, place in zip(blocks, places, strict=True):
-                    pack_rows(projections[:, shape.block(block)], self._column_weight, spectra[place])
-                transformed = fft.fft(spectra, axis=1, overwrite_x=True)
-                self.filter_seconds += time.perf_counter() - began
-                for block, place in zip(blocks, places, strict=True):
-                    grid_spokes(self._grid[block], transformed[place], factor, where)
 
-    @staticmethod
-    def _blocks_at_once(shape: Shape, angles: int) -> int:
-        """Blocks whose rows are transformed at once: a transform of more rows keeps its threads busy longer."""
-        return max(1, min(shape.blocks, TRANSFORMED // (angles * shape.padded * shape.block_rows * 4)))
+        def add_block(block: int) -> None:
+            with self._spectra((angles, shape.padded, pairs), np.complex64) as spectra:
+                began = time.perf_counter()
+                pack_rows(projections[:, shape.block(block)], self._column_weight, spectra)
+                transformed = fft.fft(spectra, axis=1, overwrite_x=True)
+                filtering.append((time.perf_counter() - began) / (1 if threads() > 1 else self._cores))
+                grid_spokes(self._grid[block], transformed, factor, where)
+
+        filtering: list[float] = []
+        self._device.each(add_block, range(shape.blocks))
+        self.filter_seconds += sum(filtering)
 
     def _spokes(self, theta: NDArray[np.float64]) -> Spokes:
         cells = self._period / self.shape.padded
@@ -174,16 +167,18 @@ class FourierAccumulator:
         sums = (1.0 if rows == 1 else (1 - 1j) / rows) * np.ones(period)
         factors = put((sums * mean).astype(np.complex64)), put(mean.astype(np.complex64))
         y, column = put(pixel), put(np.arange(side))
-        with self._device.transforms():
-            columns = self._columns_of_pixels(index, *factors, y, rows)
-            step = self._device.rows_at_once or side
-            for first in range(0, side, step):
-                some = slice(first, min(first + step, side))
-                image = _inverse(columns[some]).view(np.float32).transpose(1, 0, 2)
-                # Real and imaginary parts lie side by side in memory, as rows 2 j and 2 j + 1.
-                image = image if rows == 1 else image[..., ::2]
-                here = column[: some.stop - first]
-                take_slices(image, y, here, factor_y, factor_x[some], target, shape.radius / binning, first)
+        columns = self._columns_of_pixels(index, *factors, y, rows)
+        step = self._device.rows_at_once or side
+
+        def take(first: int) -> None:
+            some = slice(first, min(first + step, side))
+            image = _inverse(columns[some]).view(np.float32).transpose(1, 0, 2)
+            # Real and imaginary parts lie side by side in memory, as rows 2 j and 2 j + 1.
+            image = image if rows == 1 else image[..., ::2]
+            here = column[: some.stop - first]
+            take_slices(image, y, here, factor_y, factor_x[some], target, shape.radius / binning, first)
+
+        self._device.each(take, range(0, side, step))
         self._device.fetch(target, out)
 
     def _columns_of_pixels(self, index: int, factor_v: Array, factor_u: Array, x: Array, row_binning: int) -> Array:
@@ -195,11 +190,13 @@ class FourierAccumulator:
         pairs = grid.shape[2] if row_binning == 1 else grid.shape[2] * 2 // row_binning
         step = min(self._device.rows_at_once or period, period)
         columns = self._columns((len(x), period, pairs), np.complex64)
-        rows = self._rows((step, period, pairs), np.complex64)
-        for first in range(0, period, step):
-            chunk = rows[: min(step, period - first)]
-            fold_grid(grid, self._period, first, factor_v, factor_u, chunk)
-            lay_columns(_inverse(chunk), x, first, columns)
+
+        def transform(first: int) -> None:
+            with self._rows((min(step, period - first), period, pairs), np.complex64) as chunk:
+                fold_grid(grid, self._period, first, factor_v, factor_u, chunk)
+                lay_columns(_inverse(chunk), x, first, columns)
+
+        self._device.each(transform, range(0, period, step))
         return columns
 
     def merge(self, other: Accumulator) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import queue
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -30,3 +33,29 @@ class Workspace:
             self._memory = self._device.empty((0,), np.uint8)  # the old one is free before the new one is made
             self._memory = self._device.empty((nbytes,), np.uint8)
         return self._memory[:nbytes].view(dtype).reshape(shape)
+
+
+class Desks:
+    """As many workspaces as pieces of work are done at once.
+
+    Parameters
+    ----------
+    device
+        Where they are.
+    """
+
+    def __init__(self, device: Device) -> None:
+        self._device = device
+        self._free: queue.SimpleQueue[Workspace] = queue.SimpleQueue()
+
+    @contextlib.contextmanager
+    def __call__(self, shape: tuple[int, ...], dtype: DTypeLike) -> Iterator[Array]:
+        """An array that nobody else has until it is given back."""
+        try:
+            desk = self._free.get_nowait()
+        except queue.Empty:
+            desk = Workspace(self._device)
+        try:
+            yield desk(shape, dtype)
+        finally:
+            self._free.put(desk)

@@ -63,6 +63,11 @@ class Emulated:
     def transforms(self) -> Any:
         return fft.set_backend(Transforms, only=True)
 
+    def each(self, task: Any, items: Any) -> None:
+        with self.transforms():
+            for item in items:
+                task(item)
+
 
 @pytest.fixture
 def device(target: Target, monkeypatch: pytest.MonkeyPatch) -> Any:
