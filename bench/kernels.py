@@ -56,7 +56,7 @@ def main() -> None:
             verdicts, kernels = measure(size, rounds)
             for verdict in verdicts:
                 print(verdict.line(), flush=True)
-                figures["verdicts"].append({"what": verdict.what, "value": verdict.value, "limit": verdict.limit})
+                figures["verdicts"].append(verdict.figures())
             for kernel in kernels:
                 print("           " + ", ".join(f"{key} {_short(value)}" for key, value in kernel.items()), flush=True)
             figures["kernels"] += kernels

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -64,6 +65,10 @@ class Verdict:
     def holds(self) -> bool:
         """Whether the figure is good."""
         return self.value >= self.limit if self.at_least else self.value <= self.limit
+
+    def figures(self) -> dict[str, object]:
+        """For JSON."""
+        return dataclasses.asdict(self) | {"holds": self.holds}
 
     def line(self) -> str:
         """For people."""

@@ -63,7 +63,7 @@ def main() -> None:
     if not options.quick:
         figures["others"] = others(512, 360)
         _tell([], figures["others"])
-    figures["verdicts"] = [{"what": v.what, "value": v.value, "limit": v.limit} for v in verdicts]
+    figures["verdicts"] = [verdict.figures() for verdict in verdicts]
     if options.json:
         options.json.write_text(json.dumps(figures, indent=1))
 

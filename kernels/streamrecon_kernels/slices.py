@@ -19,8 +19,9 @@ def fold_grid(
 ) -> None:
     """Copy some rows of a grid as an inverse FFT takes them: the zero frequency first, the margins folded in.
 
-    Cells that are a period apart are the same frequency. A preview takes the central cells alone, and may sum neighbouring
-    pairs. Each is multiplied by `factor_v[v] factor_u[u]`.
+    Cells that are a period apart are the same frequency. A preview has fewer frequencies: cells that are its length apart are
+    one to it, and cells beyond the factors' span are left out. It may also sum neighbouring pairs. Each cell is multiplied by
+    `factor_v[v] factor_u[u]`.
 
     Parameters
     ----------
@@ -31,48 +32,52 @@ def fold_grid(
     first
         Row of the FFT's input that the first row of `out` is.
     factor_v, factor_u
-        (length,), by index of the FFT's input; length is even and at most the period.
+        (span,), in the order of an FFT; span is even and at most the period.
     out
-        (row, length, row pair), C-contiguous; with fewer pairs than the grid has, each is the sum of as many neighbours.
+        (row, length, row pair), C-contiguous; length is even and divides the span. With fewer pairs than the grid has, each is
+        the sum of as many neighbours.
 
     Raises
     ------
     ValueError
         If the shapes do not fit.
     """
-    length = len(factor_v)
+    span = len(factor_v)
+    if grid.ndim != 3 or out.ndim != 3 or out.shape[1] < 2 or span % out.shape[1] or out.shape[1] % 2:
+        raise ValueError(
+            f"grid is {grid.shape}, out {out.shape}, {span} factors; expected (v, u, pair), (row, length, pair) with an even "
+            "length that divides the number of factors"
+        )
+    length = out.shape[1]
     if on_device(out):
         if first or len(out) != length:
             raise ValueError(f"{len(out)} rows from {first} are asked for; expected all {length} on a GPU")
-        whole = (
-            out if out.shape[2] == grid.shape[2] else beside(out, np.empty((length, length, grid.shape[2]), out.dtype))
-        )
-        gridding_cuda.fold_grid(grid, period, length, factor_v, factor_u, whole)
-        if whole is not out:
-            out[:] = whole.reshape(*out.shape, -1).sum(axis=-1)
+        same = (length, grid.shape[2]) == (span, out.shape[2])
+        whole = out if same else beside(out, np.empty((span, span, grid.shape[2]), out.dtype))
+        gridding_cuda.fold_grid(grid, period, span, factor_v, factor_u, whole)
+        if not same:
+            parts = whole.reshape(span // length, length, span // length, length, out.shape[2], -1)
+            out[:] = parts.sum(axis=(0, 2, 5))
         return
     side = grid.shape[0]
-    if grid.ndim != 3 or out.ndim != 3 or grid.shape[1] != side or side % 2 == 0 or period % 2 or length % 2:
-        raise ValueError(
-            f"grid is {grid.shape}, period {period}, length {length}; expected (v, u, pair) with odd equal sides, and even "
-            "numbers"
-        )
+    if grid.shape[1] != side or side % 2 == 0 or period % 2 or span % 2:
+        raise ValueError(f"grid is {grid.shape}, period {period}; expected odd equal sides, and an even period")
     for name, array in (("grid", grid), ("out", out)):
         if array.dtype != np.complex64 or not array.flags.c_contiguous:
             raise ValueError(f"{name} is {array.dtype}, strides {array.strides}; expected C-contiguous complex64")
-    divides = out.ndim == 3 and out.shape[2] > 0 and grid.shape[2] % out.shape[2] == 0
-    if not divides or out.shape[1] != length or factor_u.shape != (length,) or not 0 <= first <= length - len(out):
+    divides = out.shape[2] > 0 and grid.shape[2] % out.shape[2] == 0
+    if not divides or factor_u.shape != (span,) or not 0 <= first <= length - len(out):
         raise ValueError(
             f"out is {out.shape}, factors {factor_v.shape}, {factor_u.shape}, first {first}; expected (rows from {first} to at "
-            f"most {length}, {length}, {grid.shape[2]})"
+            f"most {length}, {length}, a divisor of {grid.shape[2]})"
         )
-    if not length <= period <= side <= 2 * period:
-        raise ValueError(f"length {length}, period {period}, side {side}: expected in ascending order")
+    if not span <= period <= side <= 2 * period:
+        raise ValueError(f"span {span}, period {period}, side {side}: expected in ascending order")
     require_writable("out", out)
     if not out.size:
         return
     plain = bool((factor_v == 1).all() and (factor_u == 1).all())
-    if plain and out.shape[2] == grid.shape[2]:
+    if plain and out.shape[1:] == (span, grid.shape[2]):
         slices_numba.copy_cells(grid, period, first, out)
     else:
         slices_numba.fold_grid(grid, period, first, factor_v, factor_u, out)

@@ -156,7 +156,10 @@ class FourierAccumulator:
         # Where pixel 0 of the FFT lies: the grid already holds the full volume's, a bin's center may be elsewhere.
         here = 0.0 if shape.side % 2 else 0.5
         shift = (0.0 if side % 2 else 0.5 * binning) - here if binning > 1 else 0.0
-        nu = fft.fftfreq(period, self._period / period)
+        # What a bin's mean takes from frequencies beyond those of the preview's pixels comes to be among them: the next ones on
+        # either side are most of it.
+        span = period * min(binning, 2)
+        nu = fft.fftfreq(span, self._period / span)
         mean = np.sinc(nu * binning) / np.sinc(nu) * np.exp(2j * math.pi * nu * shift)
         pixel = np.arange(side) - side // 2
         correction = np.asarray(1 / self._kernel.transform((pixel * binning + shift) / self._period), np.float32)
@@ -164,10 +167,10 @@ class FourierAccumulator:
         factor_y, factor_x = put(correction), put(correction * np.float32(gain * shape.scale))
         rows = shape.row_binning(binning)
         # The real part of (1 - i)(a + i b) is a + b: both rows of a pair.
-        sums = (1.0 if rows == 1 else (1 - 1j) / rows) * np.ones(period)
+        sums = (1.0 if rows == 1 else (1 - 1j) / rows) * np.ones(span)
         factors = put((sums * mean).astype(np.complex64)), put(mean.astype(np.complex64))
         y, column = put(pixel), put(np.arange(side))
-        columns = self._columns_of_pixels(index, *factors, y, rows)
+        columns = self._columns_of_pixels(index, period, *factors, y, rows)
         step = self._device.rows_at_once or side
 
         def take(first: int) -> None:
@@ -181,12 +184,14 @@ class FourierAccumulator:
         self._device.each(take, range(0, side, step))
         self._device.fetch(target, out)
 
-    def _columns_of_pixels(self, index: int, factor_v: Array, factor_u: Array, x: Array, row_binning: int) -> Array:
+    def _columns_of_pixels(
+        self, index: int, period: int, factor_v: Array, factor_u: Array, x: Array, row_binning: int
+    ) -> Array:
         """A block transformed along u, times the factors, and only at the columns x: (x, v, row pair).
 
         By parts that fit the cache, as what follows: what is read and written on the way is little more than the grid once.
         """
-        grid, period = self._grid[index], len(factor_v)
+        grid = self._grid[index]
         pairs = grid.shape[2] if row_binning == 1 else grid.shape[2] * 2 // row_binning
         step = min(self._device.rows_at_once or period, period)
         columns = self._columns((len(x), period, pairs), np.complex64)
