@@ -283,7 +283,14 @@ def _rows(text: str) -> tuple[int, int]:
 
 
 def _rows_or_count(text: str) -> tuple[int, int] | int:
-    return _rows(text) if ":" in text else int(text)
+    if ":" in text:
+        return _rows(text)
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is neither a number of rows nor FIRST:END, such as 100:130"
+        ) from None
 
 
 def _air(text: str) -> tuple[int, int]:

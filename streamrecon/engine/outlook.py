@@ -13,6 +13,8 @@ from streamrecon.engine.plan import Plan, duration, make_plan, size
 from streamrecon.errors import ConfigError
 from streamrecon.scan import FrameKind, Geometry, ScanInfo
 
+MOST_ANGLES = 10_000_000
+
 
 def imagined_scan(columns: int, rows: int, angles: int, dtype: str = "uint16") -> ScanInfo:
     """A half turn that nobody has measured yet.
@@ -31,11 +33,11 @@ def imagined_scan(columns: int, rows: int, angles: int, dtype: str = "uint16") -
     ConfigError
         If there is no such dtype, or no angle.
     """
-    if angles < 1:
-        raise ConfigError(f"--angles is {angles}; expected 1 or more")
+    if not 1 <= angles <= MOST_ANGLES:
+        raise ConfigError(f"--angles is {angles}; expected 1 to {MOST_ANGLES}")
     try:
         kind = np.dtype(dtype)
-    except TypeError:
+    except (TypeError, ValueError, SyntaxError):
         raise ConfigError(f"--dtype is {dtype!r}; expected uint8, uint16, uint32, int16, int32, float32...") from None
     theta = np.arange(angles, dtype=np.float64) * (math.pi / angles)
     counts = {FrameKind.PROJECTION: angles, FrameKind.FLAT: 0, FrameKind.DARK: 0}
@@ -69,6 +71,8 @@ def outlook(info: ScanInfo, config: Config, out: Path, ranks: int = 1) -> tuple[
         If options and scan do not fit together.
     """
     first, end = config.recon.rows or (0, info.geometry.rows)
+    if end > info.geometry.rows:
+        raise ConfigError(f"rows {first}:{end} were asked for (--rows), but the detector has {info.geometry.rows}")
     if not 1 <= ranks <= end - first:
         raise ConfigError(f"--ranks is {ranks}; expected 1 to {end - first}, the rows to reconstruct")
     slab = math.ceil((end - first) / ranks)
@@ -120,6 +124,6 @@ def _pace(plan: Plan, count: int | None) -> str:
         return "the number of projections is unknown; seconds are those of one version"
     estimate = plan.estimates[plan.method]
     return (
-        f"about {count / estimate.total_seconds:.3g} projections/s; the final volume "
+        f"about {float(f'{count / estimate.total_seconds:.3g}'):,.12g} projections/s; the final volume "
         f"{duration(estimate.seconds['final volume'])} after the last one, by the rates of a usual core"
     )

@@ -307,25 +307,24 @@ def _fits(estimate: Estimate, limits: tuple[int, int]) -> bool:
 
 
 def _time(estimate: Estimate, interval: float | None) -> float:
-    """Seconds for the scan. Where versions are due by time, each takes its share of all the time there is."""
+    """Seconds for the scan. Versions that are due by time, besides those due by number, take their share of all the time."""
     if interval is None:
         return estimate.total_seconds
-    snapshot = estimate.seconds["final volume"]
-    rest = estimate.total_seconds - estimate.seconds["partial volumes"]
-    return rest / max(0.05, 1 - snapshot / interval)
+    return estimate.total_seconds / max(0.05, 1 - estimate.seconds["final volume"] / interval)
 
 
 def duration(time: float) -> str:
     """Seconds for people, 2 digits."""
-    if time < 100:
-        return f"{time * 1000:.2g} ms" if time < 0.0995 else f"{time:.2g} s"
-    return f"{time / 60:.2g} min" if time < 6000 else f"{time / 3600:.2g} h"
+    units = ((0.0995, 1e-3, "ms"), (99.5, 1.0, "s"), (5970.0, 60.0, "min"), (math.inf, 3600.0, "h"))
+    _, scale, unit = next(each for each in units if time < each[0])
+    value = time / scale
+    return f"{value:.2g} {unit}" if value < 99.5 else f"{value:.0f} {unit}"
 
 
 def size(nbytes: float) -> str:
     """Bytes for people, 3 digits."""
     for unit in ("B", "kB", "MB", "GB"):
-        if nbytes < 1000:
+        if nbytes < 999.5:
             return f"{nbytes:.3g} {unit}"
         nbytes /= 1000
     return f"{nbytes:.3g} TB"

@@ -187,6 +187,7 @@ def snapshot(
         1, or b for the means of b x b x b voxels; voxels that do not fill a bin are left out.
     out
         Memory of `snapshot_shape(accumulator.shape, binning)` to use: touching new pages takes about as long as a snapshot.
+        What is returned is other memory where slices are left to be binned.
     """
     shape = accumulator.shape
     volume = np.empty(snapshot_shape(shape, binning), np.float32) if out is None else out

@@ -129,6 +129,8 @@ class DirectAccumulator:
     def snapshot_block(self, index: int, out: NDArray[np.float32], gain: float = 1.0, binning: int = 1) -> None:
         shape = self.shape
         values = self._volume[index]
+        if not len(out):  # the last block may have fewer rows than a bin
+            return
         if binning > 1:
             rows = len(out) * shape.row_binning(binning)
             values = self._bin(values, min(binning, shape.side))[..., :rows]

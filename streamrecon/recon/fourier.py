@@ -89,9 +89,11 @@ class FourierAccumulator:
 
     @classmethod
     def snapshot_bytes(cls, shape: Shape, options: ReconConfig, rows_at_once: int | None) -> int:
-        """Bytes that a snapshot uses besides the volume: one block, transformed, and what is being transformed."""
+        """Bytes that a snapshot uses besides the volume: one block, transformed, and the parts that are being transformed."""
         period = cls.period(shape, options)
-        return (shape.side + 2 * min(rows_at_once or period, period)) * period * shape.block_rows * 4
+        step = min(rows_at_once or period, period)
+        desks = min(threads(), -(-period // step)) if rows_at_once else 1
+        return (shape.side + desks * step) * period * shape.block_rows * 4
 
     @property
     def nbytes(self) -> int:
@@ -152,6 +154,8 @@ class FourierAccumulator:
         shape = self.shape
         if binning not in BINNINGS:
             raise GeometryError(f"binning is {binning}; the Fourier method has previews of {BINNINGS}")
+        if not len(out):  # the last block may have fewer rows than a bin
+            return
         period, side = self._period // binning, max(1, shape.side // binning)
         # Where pixel 0 of the FFT lies: the grid already holds the full volume's, a bin's center may be elsewhere.
         here = 0.0 if shape.side % 2 else 0.5
