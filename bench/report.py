@@ -97,18 +97,19 @@ def plots(kernels: dict[str, Any], reconstruct: dict[str, Any]) -> None:
 
     pyplot.rcParams["svg.hashsalt"] = "streamrecon"
     measured = [kernel for kernel in kernels["kernels"] if "updates/s" in kernel]
-    figure, axes = pyplot.subplots(figsize=(6, 4), layout="constrained")
+    figure, axes = pyplot.subplots(figsize=(6, 4.5), layout="constrained")
     for name in dict.fromkeys(kernel["kernel"] for kernel in measured):
         some = [kernel for kernel in measured if kernel["kernel"] == name]
         axes.plot([k["columns"] for k in some], [k["updates/s"] / 1e9 for k in some], "o-", label=name)
     axes.set(xlabel="columns", ylabel="1e9 updates/s", ylim=(0, None), title="Rate over size")
     axes.set_xscale("log", base=2)
-    axes.legend(fontsize=7)
+    figure.legend(loc="outside lower center", ncols=2, fontsize=7)
     _save(figure, "rate")
 
     errors = reconstruct["errors"][0]
-    figure, axes = pyplot.subplots(figsize=(6, 4), layout="constrained")
-    for name in (key.removesuffix(": error %") for key in errors if key.endswith(": error %")):
+    figure, axes = pyplot.subplots(figsize=(6, 4.5), layout="constrained")
+    names = [key.removesuffix(": error %") for key in errors if key.endswith(": error %")]
+    for i, name in enumerate(names):
         error, time = errors[f"{name}: error %"], errors[f"{name}: relative time"]
         axes.plot(
             time, error, "s" if name.startswith("direct") else "o", color="C1" if name.startswith("direct") else "C0"
@@ -117,7 +118,7 @@ def plots(kernels: dict[str, Any], reconstruct: dict[str, Any]) -> None:
             name.replace("fourier ", "").replace("oversampling ", ""),
             (time, error),
             fontsize=7,
-            xytext=(4, 3),
+            xytext=(4, -10 + 11 * (i % 4)),
             textcoords="offset points",
         )
     axes.set(
@@ -130,7 +131,7 @@ def plots(kernels: dict[str, Any], reconstruct: dict[str, Any]) -> None:
 
     ceilings = next(kernel for kernel in kernels["kernels"] if kernel["kernel"] == "ceilings")
     flops, bandwidth = ceilings["GFlop/s of sgemm"], ceilings["GB/s of a copy"]
-    figure, axes = pyplot.subplots(figsize=(6, 4), layout="constrained")
+    figure, axes = pyplot.subplots(figsize=(6, 4.5), layout="constrained")
     intensity = [2**e for e in range(-2, 9)]
     axes.plot(intensity, [min(flops, bandwidth * i) for i in intensity], "k-", label="sgemm, copy (NumPy)")
     for name in dict.fromkeys(kernel["kernel"] for kernel in measured):
@@ -141,7 +142,7 @@ def plots(kernels: dict[str, Any], reconstruct: dict[str, Any]) -> None:
     axes.set(xlabel="operations per byte of memory", ylabel="GFlop/s", title="Roofline, at the largest size")
     axes.set_xscale("log", base=2)
     axes.set_yscale("log", base=2)
-    axes.legend(fontsize=7)
+    figure.legend(loc="outside lower center", ncols=2, fontsize=7)
     _save(figure, "roofline")
 
 
