@@ -112,7 +112,7 @@ def fold_grid(
             fv, fu = ((cell - middle + period // 2) % period - period // 2 for cell in (v, u))
             if all(-(length // 2) <= f < length // 2 for f in (fv, fu)):
                 out[fv % length, fu % length] += factor_v[fv % length] * factor_u[fu % length] * grid[v, u]
-    return np.asarray(out.reshape(length, length, -1, sums).sum(axis=-1))
+    return np.asarray(out.reshape(length, length, out.shape[2] // sums, sums).sum(axis=-1))
 
 
 def take_slices(
