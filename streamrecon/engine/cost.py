@@ -19,7 +19,8 @@ PROGRAM_BYTES = 260 << 20
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """What a machine does in a second. `python -m bench.rates` measures them; they need not be exact to tell methods apart."""
+    """What a machine does in a second: round figures of what `python -m bench.kernels` measures, exact enough to tell the
+    methods apart."""
 
     normalize: float = 0.6e9
     """Pixels from counts to line integrals, a core."""
@@ -127,7 +128,7 @@ def _snapshot(method: str, work: Work, rates: Rates, cores: int, binning: int) -
 
 
 def memory(
-    method: str, work: Work, batch: int, itemsize: int, ring: int, rings: bool
+    method: str, work: Work, batch: int, itemsize: int, ring: int, rings: bool, combined: int = 0
 ) -> tuple[dict[str, int], dict[str, int]]:
     """Bytes for each purpose, of the machine and of the GPU.
 
@@ -145,6 +146,8 @@ def memory(
         Bytes of the ring.
     rings
         Whether ring correction is on.
+    combined
+        Bytes that combining flats takes.
     """
     shape, options = work.shape, work.options
     accumulator = DirectAccumulator if method == "direct" else FourierAccumulator
@@ -165,7 +168,7 @@ def memory(
         "program": PROGRAM_BYTES,
         "ring": ring,
         "frames of a batch": batch * frame * (itemsize + 4),
-        "flats and dark": fields * frame * 4,
+        "flats and dark": fields * frame * 4 + combined,
         "versions": versions,
     }
     if not work.gpu:

@@ -87,7 +87,7 @@ def outlook(info: ScanInfo, config: Config, out: Path, ranks: int = 1) -> tuple[
         "",
         *_table(plan, "memory of a rank" if ranks > 1 else "memory"),
         "",
-        f"disk      {size(sum(plan.disk.values()))} of {size(plan.disk_limit)}: "
+        f"disk      {'of a rank: ' if ranks > 1 else ''}{size(sum(plan.disk.values()))} of {size(plan.disk_limit)}: "
         + ", ".join(f"{name} {size(n)}" for name, n in plan.disk.items()),
         f"pace      {_pace(plan, count)}",
         *plan.warnings,

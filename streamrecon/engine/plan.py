@@ -13,6 +13,7 @@ from streamrecon_kernels import threads
 from streamrecon.config import Config, ReconConfig
 from streamrecon.engine.cost import METHODS, Estimate, Work, memory, seconds
 from streamrecon.engine.device import free_bytes, uses_gpu
+from streamrecon.engine.fields import COMBINED_BYTES
 from streamrecon.engine.mask import Mask
 from streamrecon.engine.output import most_kept
 from streamrecon.errors import ConfigError, GeometryError, OutputError, PlanError
@@ -212,20 +213,27 @@ def fit(
         gpu=gpu,
     )
     smaller = min(config.emit.preview, 1 << (shape.side.bit_length() - 1))
-    for binning in (1, smaller):  # full partial volumes, if memory and disk allow it
+    batch = config.engine.batch if count is None else max(1, min(config.engine.batch, count))
+    flats = max((n or 0 for kind, n in info.counts.items() if kind is not FrameKind.PROJECTION), default=0)
+    # A median of flats takes a copy to sort and its result in double precision.
+    combined = 3 * min(COMBINED_BYTES, flats * frame)
+    choices = []
+    for binning in (1, smaller):
         some = replace(work, binning=binning)
         estimates = {
             method: Estimate(
-                *memory(
-                    method, some, config.engine.batch, info.dtype.itemsize, ring, config.normalize.rings is not None
-                ),
+                *memory(method, some, batch, info.dtype.itemsize, ring, config.normalize.rings is not None, combined),
                 seconds(method, some),
             )
             for method in METHODS
         }
         method, why = _choose(options.method, config.emit.interval, estimates, limits)
-        if _fits(estimates[method], limits) and frames * frame + (kept + 1) * volume <= disk_limit:
-            break
+        choices.append((binning, estimates, method, why))
+    full, small = choices
+    fit_full = _fits(full[1][full[2]], limits) and frames * frame + (kept + 1) * volume <= disk_limit
+    # Full partial volumes, if memory and disk allow it, and not at the price of a method that is twice as slow.
+    slower = full[1][full[2]].seconds["accumulate"] > 2 * small[1][small[2]].total_seconds
+    binning, estimates, method, why = full if fit_full and not slower else small
     needed, refusals = estimates[method].memory, []
     if sum(needed.values()) > memory_limit:
         wide = (

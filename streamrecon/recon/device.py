@@ -34,6 +34,9 @@ class Device(Protocol):
     def put(self, host: NDArray[Any]) -> Array:
         """The array there; it need not be a copy."""
 
+    def upload(self, projections: NDArray[np.float32]) -> Array:
+        """The projections there, until the next ones are uploaded; it need not be a copy."""
+
     def target(self, host: NDArray[Any]) -> Array:
         """Where to write what shall come to be in `host`; see `fetch`."""
 
@@ -60,6 +63,10 @@ class Cpu:
     def put(self, host: NDArray[Any]) -> Array:
         """See `Device.put`."""
         return host
+
+    def upload(self, projections: NDArray[np.float32]) -> Array:
+        """See `Device.upload`."""
+        return projections
 
     def target(self, host: NDArray[Any]) -> Array:
         """See `Device.target`."""
@@ -99,7 +106,7 @@ class Gpu:
     index
         Of the device.
     largest
-        Bytes of the largest array that `put` will be given, for its pinned buffers.
+        Bytes of the largest array that `upload` will be given, for its pinned buffers.
     """
 
     name = "gpu"
@@ -113,17 +120,18 @@ class Gpu:
         cupy.cuda.Device(index).use()
         self._cupy, self._backend = cupy, cupyx.scipy.fft
         self._uploader = Uploader(largest, cupy)
-        self._largest = largest
 
     def empty(self, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
         """See `Device.empty`."""
         return self._cupy.empty(shape, dtype)
 
     def put(self, host: NDArray[Any]) -> Array:
-        """See `Device.put`: large arrays go through pinned buffers, beside the kernels of the one before."""
-        if UPLOADED <= host.nbytes <= self._largest:
-            return self._uploader.upload(host)
+        """See `Device.put`."""
         return self._cupy.asarray(host)
+
+    def upload(self, projections: NDArray[np.float32]) -> Array:
+        """See `Device.upload`: through pinned buffers, beside the kernels that work on the projections before."""
+        return self._uploader.upload(projections)
 
     def target(self, host: NDArray[Any]) -> Array:
         """See `Device.target`."""
@@ -144,9 +152,6 @@ class Gpu:
             for item in items:
                 task(item)
 
-
-UPLOADED = 1 << 20
-"""Bytes from which on an array is worth the pinned buffers; only projections are so large."""
 
 CPU = Cpu()
 

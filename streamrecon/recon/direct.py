@@ -68,8 +68,8 @@ class DirectAccumulator:
 
     def add(self, projections: NDArray[np.float32], theta: NDArray[np.float64], weight: NDArray[np.float64]) -> None:
         check_batch(self.shape, projections, theta, weight)
-        shape, there = self.shape, self._device.put(projections)
-        factor = np.asarray(weight[:, None] * self._response / shape.padded, np.float32)
+        shape, there = self.shape, self._device.upload(projections)
+        factor = self._device.put(np.asarray(weight[:, None] * self._response / shape.padded, np.float32))
 
         def add_block(block: int) -> None:
             with self._filtered(there[:, shape.block(block)], factor) as rows:
@@ -80,8 +80,8 @@ class DirectAccumulator:
 
     def add_constant(self, row: NDArray[np.float32], theta: NDArray[np.float64], weight: NDArray[np.float64]) -> None:
         check_batch(self.shape, np.broadcast_to(row, (len(theta), *row.shape)), theta, weight)
-        shape, there = self.shape, self._device.put(row[None])
-        factor = np.asarray(self._response[None] / shape.padded, np.float32)
+        shape, there = self.shape, self._device.upload(row[None])
+        factor = self._device.put(np.asarray(self._response[None] / shape.padded, np.float32))
 
         def add_block(block: int) -> None:
             with self._filtered(there[:, shape.block(block)], factor) as rows:
@@ -98,7 +98,7 @@ class DirectAccumulator:
         self._filtering.clear()
 
     @contextlib.contextmanager
-    def _filtered(self, projections: Array, factor: NDArray[np.float32]) -> Iterator[Array]:
+    def _filtered(self, projections: Array, factor: Array) -> Iterator[Array]:
         """Rows of one block, filtered, upsampled and with their tails: (angle, column, row)."""
         began = time.perf_counter()
         shape, angles, pairs = self.shape, len(projections), self.shape.block_rows // 2
@@ -110,7 +110,7 @@ class DirectAccumulator:
             pack_rows(projections, self._column_weight, spectra)
             transformed = fft.fft(spectra, axis=1, overwrite_x=True)
             upsampled = longer if self._upsampling > 1 else transformed
-            filter_spectra(transformed, self._device.put(factor), upsampled)
+            filter_spectra(transformed, factor, upsampled)
             filtered = fft.ifft(upsampled, axis=1, norm="forward", overwrite_x=True)
             self._filtering.append((time.perf_counter() - began) / (1 if threads() > 1 else self._cores))
             # Real and imaginary parts lie side by side in memory, as rows 2 j and 2 j + 1.

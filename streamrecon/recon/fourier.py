@@ -101,11 +101,11 @@ class FourierAccumulator:
 
     def add(self, projections: NDArray[np.float32], theta: NDArray[np.float64], weight: NDArray[np.float64]) -> None:
         check_batch(self.shape, projections, theta, weight)
-        self._add(self._device.put(projections), theta, weight)
+        self._add(self._device.upload(projections), theta, weight)
 
     def add_constant(self, row: NDArray[np.float32], theta: NDArray[np.float64], weight: NDArray[np.float64]) -> None:
         check_batch(self.shape, np.broadcast_to(row, (len(theta), *row.shape)), theta, weight)
-        self._add(self._device.put(row[None]), theta, weight)
+        self._add(self._device.upload(row[None]), theta, weight)
 
     def _add(self, projections: Array, theta: NDArray[np.float64], weight: NDArray[np.float64]) -> None:
         """Add projections, one for each angle or one for all."""
@@ -162,7 +162,7 @@ class FourierAccumulator:
         shift = (0.0 if side % 2 else 0.5 * binning) - here if binning > 1 else 0.0
         # What a bin's mean takes from frequencies beyond those of the preview's pixels comes to be among them: the next ones on
         # either side are most of it.
-        span = period * min(binning, 2)
+        span = period * min(binning, 2 if binning <= 4 else 4)
         nu = fft.fftfreq(span, self._period / span)
         mean = np.sinc(nu * binning) / np.sinc(nu) * np.exp(2j * math.pi * nu * shift)
         pixel = np.arange(side) - side // 2

@@ -21,7 +21,7 @@ BUILDS: list[tuple[str, dict[str, str | int]]] = [
     *(("packing.cu", {"RAW": kind}) for kind in PACKED.values()),
     *(("backproject.cu", {"COLUMNS": columns, "HALF": 0}) for columns in (64, 96)),
     *(("backproject.cu", {"COLUMNS": columns, "HALF": 1}) for columns in (32, 64)),
-    *(("gridding.cu", {"WIDTH": width}) for width in (4, 5, 8, 12)),
+    *(("gridding.cu", {"WIDTH": width}) for width in range(2, 13)),
     ("folding.cu", {}),
     ("slices.cu", {}),
 ]
