@@ -139,7 +139,7 @@ class EmitConfig:
     keep_seconds: float = 600.0
     """A version younger than this is spared, so that who has it open can go on reading, up to twice `keep` versions."""
     preview: int = 4
-    """Binning of partial volumes where full ones do not fit the disk plan."""
+    """Binning of partial volumes where full ones do not fit the disk, or leave no memory for the faster method."""
     publish: str | None = None
     """Endpoint at which updates are offered to viewers; None publishes nothing."""
 

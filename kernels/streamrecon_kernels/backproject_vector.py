@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from streamrecon_kernels.vector import (
     GROUPS,
     I32,
     I64,
+    by_case,
     host_lanes,
     load,
     load_scalar,
@@ -43,11 +45,11 @@ def pixel_adder(longest: int) -> Any:
 
         def codegen(_context, b, _signature, arguments):  # type: ignore[no-untyped-def]
             rows, pixels, *rest = arguments
-            for group in GROUPS:
-                for count in (1, 2):
-                    this = b.and_(b.icmp_signed("==", rows, I64(group)), b.icmp_signed("==", pixels, I64(count)))
-                    with b.if_then(this):
-                        _add(b, group, count, min(longest, group), *rest)
+
+            def emit(group: int, count: int) -> None:
+                _add(b, group, count, min(longest, group), *rest)
+
+            by_case(b, (rows, pixels), itertools.product(GROUPS, (1, 2)), emit)
             return _context.get_dummy_value()
 
         return signature, codegen

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from streamrecon_kernels.vector import (
     GROUPS,
     I32,
     I64,
+    by_case,
     host_lanes,
     load,
     load_scalar,
@@ -70,11 +72,11 @@ def window_adder(longest: int) -> Any:
 
         def codegen(context, b, _signature, arguments):  # type: ignore[no-untyped-def]
             floats, samples, *rest = arguments
-            for group in EVEN_GROUPS:
-                for count in (1, 2):
-                    this = b.and_(b.icmp_signed("==", floats, I64(group)), b.icmp_signed("==", samples, I64(count)))
-                    with b.if_then(this):
-                        _add(b, group, count, min(longest, group), *rest)
+
+            def emit(group: int, count: int) -> None:
+                _add(b, group, count, min(longest, group), *rest)
+
+            by_case(b, (floats, samples), itertools.product(EVEN_GROUPS, (1, 2)), emit)
             return context.get_dummy_value()
 
         return signature, codegen

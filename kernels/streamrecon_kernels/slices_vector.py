@@ -10,7 +10,7 @@ from numba import prange, types
 from numba.extending import intrinsic
 
 from streamrecon_kernels.parallel import kernel
-from streamrecon_kernels.vector import F32, I32, I64, host_lanes, load
+from streamrecon_kernels.vector import F32, I32, I64, by_case, host_lanes, load
 
 SIDES = (16, 8, 4)
 """Of the squares that are turned: a vector's lanes."""
@@ -32,10 +32,7 @@ def square_turner(longest: int) -> Any:
 
         def codegen(context, b, _signature, arguments):  # type: ignore[no-untyped-def]
             lanes, *rest = arguments
-            for side in SIDES:
-                if side <= longest:
-                    with b.if_then(b.icmp_signed("==", lanes, I64(side))):
-                        _turn(b, side, *rest)
+            by_case(b, (lanes,), ((side,) for side in SIDES if side <= longest), lambda side: _turn(b, side, *rest))
             return context.get_dummy_value()
 
         return signature, codegen

@@ -6,6 +6,8 @@ cannot tell that a pixel's sum may stay in registers. So the inner loop is given
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import llvmlite.binding
@@ -28,6 +30,14 @@ def host_lanes() -> int:
     else:
         features = {name[1:] for name in given.split(",") if name.startswith("+")}
     return 16 if "avx512f" in features else 8 if "avx" in features else 4
+
+
+def by_case(b: Any, values: Sequence[Any], cases: Iterable[tuple[int, ...]], emit: Callable[..., None]) -> None:
+    """Emit code for each case, `emit(*case)`, that runs where the values (i64) are those of the case."""
+    for case in cases:
+        matches = [b.icmp_signed("==", value, I64(wanted)) for value, wanted in zip(values, case, strict=True)]
+        with b.if_then(functools.reduce(b.and_, matches)):
+            emit(*case)
 
 
 F32, I8, I32, I64 = ir.FloatType(), ir.IntType(8), ir.IntType(32), ir.IntType(64)

@@ -231,9 +231,10 @@ def fit(
         choices.append((binning, estimates, method, why))
     full, small = choices
     fit_full = _fits(full[1][full[2]], limits) and frames * frame + (kept + 1) * volume <= disk_limit
-    # Full partial volumes, if memory and disk allow it, and not at the price of a method that is twice as slow.
-    slower = full[1][full[2]].seconds["accumulate"] > 2 * small[1][small[2]].total_seconds
-    binning, estimates, method, why = full if fit_full and not slower else small
+    # Full partial volumes, if memory and disk allow it; but not where they leave memory for the slower method only.
+    fastest = min(METHODS, key=lambda name: _time(full[1][name], config.emit.interval))
+    forced = options.method == "auto" and full[2] != fastest and small[2] == fastest
+    binning, estimates, method, why = full if fit_full and not forced else small
     needed, refusals = estimates[method].memory, []
     if sum(needed.values()) > memory_limit:
         wide = (

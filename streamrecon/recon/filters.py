@@ -77,30 +77,3 @@ def padded_length(columns: int, reach: float) -> int:
     """
     half = fft.next_fast_len(columns + max(0, math.ceil(reach)), real=True)
     return 2 * int(half)
-
-
-def pad(rows: NDArray[np.float32], padded: int) -> tuple[NDArray[np.float32], int]:
-    """Extend rows on both sides by their edge pixels.
-
-    Padding with zeros costs 4.6 % where the object is truncated, and is no better elsewhere.
-
-    Parameters
-    ----------
-    rows
-        (..., column).
-    padded
-        New length.
-
-    Returns
-    -------
-    rows
-        (..., padded).
-    first
-        Index at which the first column now is.
-    """
-    first = (padded - rows.shape[-1]) // 2
-    out = np.empty((*rows.shape[:-1], padded), rows.dtype)
-    out[..., first : first + rows.shape[-1]] = rows
-    out[..., :first] = rows[..., :1]
-    out[..., first + rows.shape[-1] :] = rows[..., -1:]
-    return out, first

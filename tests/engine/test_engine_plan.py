@@ -30,6 +30,17 @@ ACCUMULATORS = {"direct": DirectAccumulator, "fourier": FourierAccumulator}
 Planner = Callable[..., Plan]
 
 
+def test_full_partial_volumes_are_not_paid_for_with_a_slower_method(plan: Planner) -> None:
+    """Between what both methods need for full versions there is memory for the faster one with previews."""
+    free = plan(2560, 270, 1500)
+    full = {name: each.total_memory for name, each in free.estimates.items()}
+    assert (free.method, free.binning) == ("fourier", 1)
+    between = plan(2560, 270, 1500, memory_bytes=(full["direct"] + full["fourier"]) // 2)
+    assert (between.method, between.binning > 1) == ("fourier", True)
+    asked = plan(2560, 270, 1500, memory_bytes=(full["direct"] + full["fourier"]) // 2, method="direct")
+    assert (asked.method, asked.binning) == ("direct", 1)
+
+
 @pytest.fixture
 def plan(tmp_path: Path) -> Planner:
     """Plans an imagined scan; memory and disk have no end unless said otherwise."""

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamrecon.config import FilterName
-from streamrecon.recon.filters import FILTERS, pad, padded_length, response
+from streamrecon.recon.filters import FILTERS, padded_length, response
 
 DEFINITIONS = {  # as TomoPy has them, over cycles per pixel
     "ramp": lambda nu: nu,
@@ -86,14 +86,3 @@ def test_the_padded_length_is_even_and_long_enough(columns: int, reach: float) -
     # What is read beyond an edge is on this side of the middle between two repetitions.
     assert (padded - columns) // 2 >= max(0, math.ceil(reach))
     assert padded < 2.3 * (columns + max(0.0, reach)) + 20
-
-
-@pytest.mark.parametrize(("columns", "padded"), [(1, 2), (1, 9), (5, 10), (6, 13), (8, 8)])
-@pytest.mark.parametrize("dtype", [np.float32, np.complex64])
-def test_rows_are_padded_with_their_edge_pixels(columns: int, padded: int, dtype: type) -> None:
-    rows = np.random.default_rng(0).normal(size=(2, 3, columns)).astype(dtype)
-    out, first = pad(rows, padded)
-    after = padded - columns - first
-    assert first == (padded - columns) // 2
-    assert out.dtype == dtype
-    np.testing.assert_array_equal(out, np.pad(rows, ((0, 0), (0, 0), (first, after)), mode="edge"))
