@@ -89,7 +89,7 @@ def against_ffts(columns: int, angles: int, rows: int, rounds: int) -> tuple[lis
     partial = {round(angles * (k + 0.5) / 10): 4 for k in range(9)} | {angles // 2: 1}
 
     # Memory is touched once at the start and used again, as an engine does.
-    volumes = {b: np.zeros(snapshot_shape(shape, b), np.float32) for b in (1, 4)}
+    volumes = {b: aligned_zeros(snapshot_shape(shape, b), np.float32) for b in (1, 4)}
 
     def scan(partials: bool) -> None:
         for first in range(0, angles, BATCH):

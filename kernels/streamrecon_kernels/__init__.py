@@ -2,19 +2,25 @@
 
 from streamrecon_kernels.parallel import each, threads  # isort: skip - before numba loads libgomp
 from streamrecon_kernels.backproject import backproject
-from streamrecon_kernels.gridding import KaiserBessel, Spokes, grid_spokes, spokes
+from streamrecon_kernels.gridding import grid_spokes
+from streamrecon_kernels.kaiser_bessel import KaiserBessel
 from streamrecon_kernels.memory import aligned_empty, aligned_zeros
 from streamrecon_kernels.normalize import line_integrals
 from streamrecon_kernels.packing import filter_spectra, pack_rows
+from streamrecon_kernels.shrinking import Shrinking, shrink_rows
 from streamrecon_kernels.slices import bin_pixels, fold_grid, lay_columns, take_slices
+from streamrecon_kernels.spoke_cells import Share, Spokes, deal, spoke_factors, spokes
 
 __all__ = [
     "KaiserBessel",
+    "Share",
+    "Shrinking",
     "Spokes",
     "aligned_empty",
     "aligned_zeros",
     "backproject",
     "bin_pixels",
+    "deal",
     "each",
     "filter_spectra",
     "fold_grid",
@@ -22,6 +28,8 @@ __all__ = [
     "lay_columns",
     "line_integrals",
     "pack_rows",
+    "shrink_rows",
+    "spoke_factors",
     "spokes",
     "take_slices",
     "threads",

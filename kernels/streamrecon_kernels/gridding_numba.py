@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit, prange
+from numba import njit, prange, types
+from numba.extending import intrinsic
 
 from streamrecon_kernels.parallel import kernel
+from streamrecon_kernels.vector import FLAGS, load, multiply_add, splat, store
 
 PER_CELL = 1024
 """Fractions of a cell at which the kernel is tabulated; between them it is interpolated, to 1e-6 of its maximum."""
@@ -18,59 +20,71 @@ EDGE = 1e-9
 FAST = {"nnan", "ninf", "nsz", "contract", "arcp"}
 
 
+LANES = 8
+"""Weights of a sample are written by so many at once; their number is a multiple."""
+
+
+@intrinsic
+def between(typing, out, rows, row_bytes, share):  # type: ignore[no-untyped-def]
+    """out[:LANES] = rows[0] + share (rows[1] - rows[0]), of LANES floats each; addresses."""
+
+    def codegen(context, b, _signature, arguments):  # type: ignore[no-untyped-def]
+        out, rows, row_bytes, share = arguments
+        here, there = load(b, rows, 0, LANES), load(b, b.add(rows, row_bytes), 0, LANES)
+        store(b, multiply_add(b, splat(b, share, LANES), b.fsub(there, here, flags=FLAGS), here), out, 0, LANES)
+        return context.get_dummy_value()
+
+    return types.void(types.uintp, types.uintp, types.intp, types.float32), codegen
+
+
 @kernel()
 def taps(steps, count, middle, width, table, first, end, weights):  # type: ignore[no-untyped-def]
-    """Write cells and weights along both axes of the grid, of groups of neighbouring samples: see `gridding.Spokes`.
+    """Write cells and weights along one axis of the grid, of groups of neighbouring samples: see `spoke_cells.Spokes`.
 
-    `steps` is (axis, angle); first and end (axis, angle, group), weights (axis, angle, group, sample, cell).
+    `steps` is (angle,); first and end (angle, group), weights (angle, group, sample, cell). `table` is the kernel's, with a
+    column of zeros before it and others behind it: (fraction, cell).
     """
-    axes, angles, groups, together, window = weights.shape
-    half, scale = width / 2, table.shape[0] - 2
+    angles, groups, together, window = weights.shape
+    half, scale = width / 2, PER_CELL
     values = table.reshape(-1)
-    for i in prange(axes * angles):
-        axis, a = i // angles, i % angles
-        step = steps[axis, a]
-        begins, ends, lines = first[axis, a], end[axis, a], weights[axis, a].reshape(-1)
+    for a in prange(angles):
+        step = steps[a]
+        begins, ends, lines = first[a], end[a], weights[a].reshape(-1)
         for g in range(groups):
             k = g * together - (count - 1) // 2
             # The last group may lack its second sample.
             last = min(together, count - g * together) - 1
-            low = math.ceil(min(k * step, (k + last) * step) - half)
-            high = math.ceil(max(k * step, (k + last) * step) - half)
-            begins[g], ends[g] = low + middle, high + width + middle
+            here, there = math.ceil(k * step - half), math.ceil((k + last) * step - half)
+            low = min(here, there)
+            begins[g], ends[g] = low + middle, max(here, there) + width + middle
             for t in range(together):
-                # Unsigned indices: numba then does not look whether they count from the end.
-                at = np.uint64((g * together + t) * window)
-                for j in range(window):
-                    lines[at + np.uint64(j)] = 0
+                at = (g * together + t) * window
                 if t > last:
+                    lines[at : at + window] = 0
                     continue
-                position = (k + t) * step - half
-                cell = math.ceil(position)
-                fraction = (cell - position) * scale
+                cell = there if t else here
+                fraction = (cell - ((k + t) * step - half)) * scale
                 index = int(fraction)
                 share = np.float32(fraction - index)
-                start = at + np.uint64(cell - low)
-                here = np.uint64(index * width)
-                there = here + np.uint64(width)
-                for j in range(width):
-                    value = values[here + np.uint64(j)]
-                    lines[start + np.uint64(j)] = value + share * (values[there + np.uint64(j)] - value)
+                # What lies a cell farther to the right begins with the zero before it.
+                row = index * window + 1 - (cell - low)
+                for part in range(0, window, LANES):
+                    target, source = lines.ctypes.data + (at + part) * 4, values.ctypes.data + (row + part) * 4
+                    between(np.uintp(target), np.uintp(source), window * 4, share)  # type: ignore[call-arg]
                 if fraction < EDGE * scale:
-                    lines[start] = 0
+                    lines[at + cell - low] = 0
                 if fraction > (1 - EDGE) * scale:
-                    lines[start + np.uint64(width - 1)] = 0
+                    lines[at + cell - low + width - 1] = 0
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
-def tile_ranges(cos, sin, count, side, width, tile):  # type: ignore[no-untyped-def]
-    """Samples that may touch each tile of the grid: (tile row, tile column, angle, 2), first and one past the last."""
+def tile_ranges(cos, sin, count, side, width, tile, ranges):  # type: ignore[no-untyped-def]
+    """Write which samples may touch each tile of the grid: (angle, tile row, tile column, 2), first and one past the last."""
     across = (side + tile - 1) // tile
     half, middle = (count - 1) // 2, (side - 1) // 2
-    ranges = np.zeros((across, across, cos.size, 2), np.int32)
-    for i in range(across):
-        for j in range(across):
-            for a in range(cos.size):
+    for a in range(cos.size):
+        for i in range(across):
+            for j in range(across):
                 low, high = -half, half
                 for start, step in ((i * tile, sin[a]), (j * tile, cos[a])):
                     # In cells from the middle, one more on either side for rounding.
@@ -82,27 +96,51 @@ def tile_ranges(cos, sin, count, side, width, tile):  # type: ignore[no-untyped-
                         first, last = min(near / step, far / step), max(near / step, far / step)
                         low = max(low, math.floor(max(first, -1e9)))
                         high = min(high, math.ceil(min(last, 1e9)))
-                if low <= high:
-                    ranges[i, j, a, 0], ranges[i, j, a, 1] = low + half, high + half + 1
-    return ranges
+                touched = low <= high
+                ranges[a, i, j, 0], ranges[a, i, j, 1] = (low + half, high + half + 1) if touched else (0, 0)
+
+
+@njit(nogil=True, error_model="numpy", cache=True)
+def count_samples(ranges, samples):  # type: ignore[no-untyped-def]
+    """Add the samples of each tile, (tile row, tile column), to those that are already counted."""
+    angles, rows, columns, _ = ranges.shape
+    for a in range(angles):
+        for i in range(rows):
+            for j in range(columns):
+                samples[i, j] += ranges[a, i, j, 1] - ranges[a, i, j, 0]
+
+
+@njit(nogil=True, error_model="numpy", cache=True)
+def factors(shift, weight, response, spacing, out):  # type: ignore[no-untyped-def]
+    """See `streamrecon_kernels.spoke_factors`."""
+    half = response.size - 1
+    for a in range(shift.size):
+        angle = 2 * math.pi * spacing * shift[a]
+        turn, phase = complex(math.cos(angle), math.sin(angle)), complex(weight[a], 0.0)
+        for k in range(half + 1):
+            value = response[k] * phase
+            out[a, half + k] = value
+            out[a, half - k] = value.conjugate()
+            phase *= turn
 
 
 @kernel(fastmath=FAST)
 def grid_spokes(  # type: ignore[no-untyped-def]
-    grid, spectra, factor, first_u, first_v, end_u, end_v, weight_u, weight_v, stripes
+    grid, spectra, factor, first_u, first_v, end_u, end_v, weight_u, weight_v, tiles, ranges, parts
 ):
-    """grid (v, u, pair) += samples of spectra (angle, n, pair); a stripe of grid rows belongs to one thread."""
-    side, pairs, n = grid.shape[0], grid.shape[2], spectra.shape[1]
+    """grid (v, u, pair) += samples of spectra (angle, n, pair), tile by tile; the tiles of a part belong to one thread."""
+    pairs, n = grid.shape[2], spectra.shape[1]
     angles, _, together, _ = weight_u.shape
-    for stripe in prange(stripes):
-        low, high = stripe * side // stripes, (stripe + 1) * side // stripes
-        for a in range(angles):
-            for k in range(n + 1):
-                g, t = k // together, k % together
-                v, u = first_v[a, g], first_u[a, g]
-                source = k - n // 2 if k >= n // 2 else k + n - n // 2
-                for row in range(max(v, low), min(end_v[a, g], high)):
-                    for column in range(u, end_u[a, g]):
-                        weight = weight_v[a, g, t, row - v] * weight_u[a, g, t, column - u]
-                        for pair in range(pairs):
-                            grid[row, column, pair] += weight * (factor[a, k] * spectra[a, source, pair])
+    for part in prange(parts.size - 1):
+        for tile in range(parts[part], parts[part + 1]):
+            top, bottom, left, right = tiles[tile]
+            for a in range(angles):
+                for k in range(ranges[tile, a, 0], ranges[tile, a, 1]):
+                    g, t = k // together, k % together
+                    v, u = first_v[a, g], first_u[a, g]
+                    source = k - n // 2 if k >= n // 2 else k + n - n // 2
+                    for row in range(max(v, top), min(end_v[a, g], bottom)):
+                        for column in range(max(u, left), min(end_u[a, g], right)):
+                            weight = weight_v[a, g, t, row - v] * weight_u[a, g, t, column - u]
+                            for pair in range(pairs):
+                                grid[row, column, pair] += weight * (factor[a, k] * spectra[a, source, pair])

@@ -6,7 +6,6 @@ import itertools
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
 from numba import prange, types
 from numba.core import cgutils
 from numba.extending import intrinsic
@@ -14,16 +13,15 @@ from numba.extending import intrinsic
 from streamrecon_kernels.memory import LINE
 from streamrecon_kernels.parallel import kernel
 from streamrecon_kernels.vector import (
-    F32,
+    EVEN_GROUPS,
     FLAGS,
-    GROUPS,
-    I32,
     I64,
     by_case,
     host_lanes,
     load,
     load_scalar,
     multiply_add,
+    multiply_complex,
     prefetch,
     splat,
     store,
@@ -34,9 +32,6 @@ UNROLLED = (5, 6)
 
 AHEAD = 8
 """Groups of samples between a cell's being asked for and its being added to: about what memory takes to answer."""
-
-EVEN_GROUPS = tuple(group for group in GROUPS if group > 1)
-"""Floats that are handled together: whole row pairs."""
 
 
 def window_adder(longest: int) -> Any:
@@ -88,10 +83,10 @@ def _add(
     b: Any, floats: int, samples: int, lanes: int, cells: Any, row_bytes: Any, cell_bytes: Any, rows: Any, taps: Any,
     first: Any, factor: Any, second: Any, other: Any, wu: Any, wv: Any, next_weights: Any,
 ) -> None:  # fmt: skip
-    values = [_times(b, first, factor, floats, lanes)]
+    values = [multiply_complex(b, first, factor, floats, lanes)]
     tables = [(wu, wv)]
     if samples == 2:
-        values.append(_times(b, second, other, floats, lanes))
+        values.append(multiply_complex(b, second, other, floats, lanes))
         tables.append((b.add(wu, next_weights), b.add(wv, next_weights)))
 
     def weigh(row: Any) -> tuple[Any, list[list[Any]]]:
@@ -128,21 +123,6 @@ def _add(
                 unrolled(left[1:])
 
     unrolled(UNROLLED)
-
-
-def _times(b: Any, sample: Any, factor: Any, floats: int, lanes: int) -> list[Any]:
-    """The vectors of a sample's row pairs, times a complex factor."""
-    vector = ir.VectorType(F32, lanes)
-    swapped = ir.Constant(ir.VectorType(I32, lanes), [lane ^ 1 for lane in range(lanes)])
-    signs = ir.Constant(vector, [-1.0, 1.0] * (lanes // 2))
-    real = splat(b, b.extract_value(factor, 0), lanes)
-    imag = b.fmul(splat(b, b.extract_value(factor, 1), lanes), signs, flags=FLAGS)
-    products = []
-    for k in range(floats // lanes):
-        value = load(b, sample, k, lanes)
-        turned = b.shuffle_vector(value, ir.Constant(vector, ir.Undefined), swapped)
-        products.append(multiply_add(b, value, real, b.fmul(turned, imag, flags=FLAGS)))
-    return products
 
 
 add_window = window_adder(host_lanes())

@@ -7,6 +7,8 @@ other once for all of it and not after every kernel, which takes as long as a sm
 
 from __future__ import annotations
 
+import collections
+import concurrent.futures
 import os
 import threading
 import types
@@ -76,23 +78,38 @@ def each(task: Callable[[Item], object], items: Iterable[Item]) -> None:
     Exception
         The first one that a task raises; tasks that have not begun by then are left.
     """
-    pieces, workers = list(items), threads()
+    pieces, workers = collections.deque(items), threads()
     if workers == 1 or len(pieces) < 2:
         for piece in pieces:
             task(piece)
         return
-    futures = [_pool(workers).submit(task, piece) for piece in pieces]
+
+    def work() -> None:
+        """Take pieces until none is left."""
+        _worker.alone = True
+        try:
+            while True:
+                try:
+                    piece = pieces.popleft()
+                except IndexError:
+                    return
+                task(piece)
+        except BaseException:
+            pieces.clear()
+            raise
+        finally:
+            _worker.alone = False
+
+    # This thread works, too: every thread less to be woken is time won.
+    others = [_pool(workers).submit(work) for _ in range(min(workers, len(pieces)) - 1)]
     try:
-        for future in futures:
-            future.result()
+        work()
     finally:
-        for future in futures:
-            future.cancel()
-        for future in futures:
-            if not future.cancelled():
-                future.exception()
+        concurrent.futures.wait(others)
+    for other in others:
+        other.result()
 
 
 @cache
 def _pool(workers: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(workers, "streamrecon-kernels", lambda: setattr(_worker, "alone", True))
+    return ThreadPoolExecutor(workers, "streamrecon-kernels")

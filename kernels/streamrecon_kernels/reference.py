@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from streamrecon_kernels.gridding import KaiserBessel
+from streamrecon_kernels.kaiser_bessel import KaiserBessel
 
 
 def line_integrals(
@@ -25,6 +25,11 @@ def pack_rows(
     first = (padded - columns) // 2
     full = np.pad(full, ((0, 0), (0, 0), (first, padded - columns - first)), mode="edge")
     return np.asarray((full[:, 0::2] + 1j * full[:, 1::2]).transpose(0, 2, 1))
+
+
+def shrink_rows(rows: NDArray[np.complexfloating], matrix: NDArray[np.floating]) -> NDArray[np.complex128]:
+    """Return what `streamrecon_kernels.shrink_rows` writes, in complex128: (angle, sample, pair)."""
+    return np.asarray(np.einsum("sc,acp->asp", matrix.astype(np.float64), rows.astype(np.complex128)))
 
 
 def filter_spectra(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from streamrecon_kernels import gridding_cuda, slices_cuda, slices_numba, slices_vector
-from streamrecon_kernels.memory import beside, flat, on_device, require_writable
+from streamrecon_kernels import folding_vector, gridding_cuda, slices_cuda, slices_numba, slices_vector
+from streamrecon_kernels.memory import LINE, beside, flat, on_device, require_writable
 
 
 def fold_grid(
@@ -80,7 +80,8 @@ def fold_grid(
     if plain and out.shape[1:] == (span, grid.shape[2]):
         slices_numba.copy_cells(grid, period, first, out)
     else:
-        slices_numba.fold_grid(grid, period, first, factor_v, factor_u, out)
+        factors = (np.ascontiguousarray(factor, np.complex64) for factor in (factor_v, factor_u))
+        folding_vector.fold_grid(grid, period, first, *factors, out.view(np.float32))
 
 
 def lay_columns(rows: NDArray[np.complex64], x: NDArray[np.intp], first: int, out: NDArray[np.complex64]) -> None:
@@ -114,7 +115,13 @@ def lay_columns(rows: NDArray[np.complex64], x: NDArray[np.intp], first: int, ou
         )
     _check_indices(x, rows.shape[1], rows.shape)
     require_writable("out", out)
-    slices_numba.lay_columns(rows, x, first, out)
+    cell = rows.shape[2] * 8
+    if cell % LINE == 0 and out.ctypes.data % LINE == 0:
+        target = out.ctypes.data + first * cell
+        at = x % rows.shape[1]
+        slices_vector.lay_columns(rows.ctypes.data, rows.strides[0], cell, len(rows), at, target, out.shape[1] * cell)
+    else:
+        slices_numba.lay_columns(rows, x, first, out)
 
 
 def take_slices(

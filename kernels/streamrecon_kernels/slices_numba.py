@@ -38,34 +38,6 @@ def copy_cells(grid, period, first, out):  # type: ignore[no-untyped-def]
 
 
 @kernel()
-def fold_grid(grid, period, first, factor_v, factor_u, out):  # type: ignore[no-untyped-def]
-    """See `streamrecon_kernels.slices.fold_grid`."""
-    side, span = grid.shape[0], factor_v.size
-    count, length, bins = out.shape
-    each = grid.shape[2] // bins
-    half, middle = span // 2, (side - 1) // 2
-    for i in prange(count):
-        target = out[i]
-        target[:] = 0
-        for index in range(first + i, span, length):
-            v = index - span if index >= half else index
-            for turn_v in range(-1, 2):
-                row = v + turn_v * period + middle
-                if row < 0 or row >= side:
-                    continue
-                for turn_u in range(-1, 2):
-                    for u in range(max(-half, -middle - turn_u * period), min(half, middle + 1 - turn_u * period)):
-                        cell, at = grid[row, u + turn_u * period + middle], u + span if u < 0 else u
-                        sums = target[at % length]
-                        factor = factor_v[index] * factor_u[at]
-                        for bin_ in range(bins):
-                            total = np.complex64(0)
-                            for p in range(bin_ * each, (bin_ + 1) * each):
-                                total += cell[p]
-                            sums[bin_] += factor * total
-
-
-@kernel()
 def lay_columns(rows, x, first, out):  # type: ignore[no-untyped-def]
     """See `streamrecon_kernels.slices.lay_columns`."""
     count, pairs = rows.shape[0], rows.shape[2]

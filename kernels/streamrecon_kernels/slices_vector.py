@@ -9,6 +9,7 @@ from llvmlite import ir
 from numba import prange, types
 from numba.extending import intrinsic
 
+from streamrecon_kernels.memory import LINE
 from streamrecon_kernels.parallel import kernel
 from streamrecon_kernels.vector import F32, I32, I64, by_case, host_lanes, load
 
@@ -79,6 +80,31 @@ LONGEST = host_lanes()
 turn_square = square_turner(LONGEST)
 
 
+@intrinsic
+def stream_line(typing, target, source):  # type: ignore[no-untyped-def]
+    """Copy a cache line past the caches, where the machine can; addresses, of which the target starts a line."""
+
+    def codegen(context, b, _signature, arguments):  # type: ignore[no-untyped-def]
+        pointer = ir.VectorType(F32, LINE // 4).as_pointer()
+        stored = b.store(load(b, arguments[1], 0, LINE // 4), b.inttoptr(arguments[0], pointer))
+        stored.align = LINE
+        stored.set_metadata("nontemporal", b.module.add_metadata([I32(1)]))
+        return context.get_dummy_value()
+
+    return types.void(types.uintp, types.uintp), codegen
+
+
+@kernel()
+def lay_columns(rows, v_bytes, u_bytes, count, x, out, column_bytes):  # type: ignore[no-untyped-def]
+    """See `streamrecon_kernels.slices.lay_columns`, for cells that are whole lines: addresses, and strides in bytes."""
+    for i in prange(x.size):
+        for v in range(count):
+            source = rows + v * v_bytes + x[i] * u_bytes
+            target = out + i * column_bytes + v * u_bytes
+            for at in range(0, u_bytes, LINE):
+                stream_line(np.uintp(target + at), np.uintp(source + at))  # type: ignore[call-arg]
+
+
 @kernel()
 def take_slices(  # type: ignore[no-untyped-def]
     values, y_bytes, x_bytes, y, x_first, factor_y, factor_x, out, shape, place, radius, lanes
@@ -98,9 +124,9 @@ def take_slices(  # type: ignore[no-untyped-def]
                 dx = np.float32(place + j) - np.float32((width - 1) / 2)
                 inside = dx * dx + dy * dy <= radius * radius
                 factors[i - first, j] = factor_y[i] * factor_x[j] if inside else np.float32(0)
-        for j in range(0, columns, lanes):
-            for i in range(first, end):
-                for r in range(0, rows, lanes):
+        for i in range(first, end):
+            for r in range(0, rows, lanes):
+                for j in range(0, columns, lanes):
                     turn_square(
                         lanes, np.uintp(values + y[i] * y_bytes + (x_first + j) * x_bytes + r * 4), x_bytes,
                         np.uintp(factors.ctypes.data + ((i - first) * columns + j) * 4),

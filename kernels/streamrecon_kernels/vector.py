@@ -21,6 +21,9 @@ FLAGS = ("nnan", "ninf", "nsz", "contract", "arcp")
 GROUPS = (32, 16, 8, 4, 2, 1)
 """Rows that are handled together; any number of rows is made up of these."""
 
+EVEN_GROUPS = tuple(group for group in GROUPS if group > 1)
+"""Floats that are handled together: whole row pairs."""
+
 
 def host_lanes() -> int:
     """float32 in a vector register: 16 with AVX-512, 8 with AVX, else 4 (SSE, NEON)."""
@@ -86,3 +89,18 @@ def load_scalar(b: Any, address: Any, index: Any) -> Any:
 def multiply_add(b: Any, x: Any, y: Any, total: Any) -> Any:
     """x y + total, one instruction where the CPU has it."""
     return b.fadd(b.fmul(x, y, flags=FLAGS), total, flags=FLAGS)
+
+
+def multiply_complex(b: Any, pairs: Any, factor: Any, floats: int, lanes: int) -> list[Any]:
+    """The vectors of row pairs from an address (i64), times a complex64 factor."""
+    vector = ir.VectorType(F32, lanes)
+    swapped = ir.Constant(ir.VectorType(I32, lanes), [lane ^ 1 for lane in range(lanes)])
+    signs = ir.Constant(vector, [-1.0, 1.0] * (lanes // 2))
+    real = splat(b, b.extract_value(factor, 0), lanes)
+    imag = b.fmul(splat(b, b.extract_value(factor, 1), lanes), signs, flags=FLAGS)
+    products = []
+    for k in range(floats // lanes):
+        value = load(b, pairs, k, lanes)
+        turned = b.shuffle_vector(value, ir.Constant(vector, ir.Undefined), swapped)
+        products.append(multiply_add(b, value, real, b.fmul(turned, imag, flags=FLAGS)))
+    return products

@@ -8,6 +8,7 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from streamrecon_kernels import aligned_empty
 
 from streamrecon.config import ReconConfig
 from streamrecon.errors import GeometryError
@@ -90,10 +91,14 @@ class Shape:
         return min(self.radius, (self.side - 1) / math.sqrt(2)) + 1
 
     @property
+    def beyond(self) -> float:
+        """How far beyond the detector's edges filtered rows are needed, columns."""
+        return max(0.0, self.reach - self.center, self.reach - (self.columns - 1 - self.center))
+
+    @property
     def padded(self) -> int:
-        """Length rows are padded to before the filter."""
-        beyond = max(self.reach - self.center, self.reach - (self.columns - 1 - self.center))
-        return padded_length(self.columns, beyond)
+        """Length rows are padded to before the filter, so that they are kept apart from their own repetition."""
+        return padded_length(self.columns, self.beyond)
 
     def block(self, index: int) -> slice:
         """Rows of one block; the last one may have fewer."""
@@ -190,7 +195,7 @@ def snapshot(
         What is returned is other memory where slices are left to be binned.
     """
     shape = accumulator.shape
-    volume = np.empty(snapshot_shape(shape, binning), np.float32) if out is None else out
+    volume = aligned_empty(snapshot_shape(shape, binning), np.float32) if out is None else out
     for index, place in enumerate(shape.slices(binning)):
         accumulator.snapshot_block(index, volume[place], gain, binning)
     return bin_slices(volume, binning // shape.row_binning(binning))

@@ -27,6 +27,10 @@ class Device(Protocol):
     """cpu or gpu."""
     rows_at_once: int | None
     """Rows or columns of an image that are best transformed at once; None: all."""
+    angles_at_once: int | None
+    """Projections that are best transformed at once; None: all."""
+    hands: int
+    """Pieces that gridding a block is done in; 0: whole."""
 
     def empty(self, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
         """An array whose content is arbitrary."""
@@ -54,7 +58,9 @@ class Cpu:
     """This process's memory; `scipy.fft` with as many workers as the kernels have threads."""
 
     name = "cpu"
-    rows_at_once: int | None = 64
+    rows_at_once: int | None = 32
+    angles_at_once: int | None = 4
+    hands = 4
 
     def empty(self, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
         """See `Device.empty`."""
@@ -111,6 +117,8 @@ class Gpu:
 
     name = "gpu"
     rows_at_once: int | None = None
+    angles_at_once: int | None = None
+    hands = 0
 
     def __init__(self, index: int = 0, largest: int = 1 << 20) -> None:
         import cupy

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import fft
 from streamrecon_kernels import (
     KaiserBessel,
+    Share,
+    Shrinking,
     Spokes,
+    deal,
     fold_grid,
     grid_spokes,
     lay_columns,
     pack_rows,
-    spokes,
+    shrink_rows,
+    spoke_factors,
     take_slices,
     threads,
 )
@@ -23,8 +29,8 @@ from streamrecon_kernels import (
 from streamrecon.config import ReconConfig
 from streamrecon.errors import GeometryError
 from streamrecon.recon.accumulate import Accumulator, Shape, check_batch
+from streamrecon.recon.bands import Band, bands, shrinking
 from streamrecon.recon.device import CPU, Array, Device, zeros
-from streamrecon.recon.filters import response
 from streamrecon.recon.workspace import Desks, Workspace
 
 BINNINGS = (1, 2, 4, 8, 16)
@@ -56,15 +62,16 @@ class FourierAccumulator:
         self.shape, self._options, self._device = shape, options, device
         self.filter_seconds = 0.0
         self._kernel = KaiserBessel(options.width, options.oversampling)
-        half = response(options.filter, shape.padded, options.cutoff, options.filter_order)
-        half[-1] /= 2  # the Nyquist sample goes half to the positive and half to the negative end of the spoke
-        self._response = np.asarray(half / shape.padded, np.float32)
         self._column_weight = device.put(shape.column_weight)
         self._period = self.period(shape, options)
         side = self._side(shape, options)
         self._grid = zeros(device, (shape.blocks, side, side, shape.block_rows // 2), np.complex64)
-        self._where: Spokes | None = None
-        self._spectra, self._rows, self._columns = Desks(device), Desks(device), Workspace(device)
+        self._bands = bands(shape, options, self._period)
+        self._spokes: list[Spokes | None] = [None] * len(self._bands)
+        self._shrinking = [Shrinking.of(shrinking(shape, band), self._grid) for band in self._bands[1:]]
+        self._spectra = [Workspace(device) for _ in self._bands]
+        self._factors = [Workspace(device) for _ in self._bands]
+        self._rows, self._columns = Desks(device), Workspace(device)
         self._cores = threads()
 
     @staticmethod
@@ -109,46 +116,69 @@ class FourierAccumulator:
 
     def _add(self, projections: Array, theta: NDArray[np.float64], weight: NDArray[np.float64]) -> None:
         """Add projections, one for each angle or one for all."""
-        shape = self.shape
         if not len(theta):
             return
-        where, factor = self._spokes(theta), self._device.put(self._factor(theta, weight))
-        angles, pairs = len(projections), shape.block_rows // 2
-
-        def add_block(block: int) -> None:
-            with self._spectra((angles, shape.padded, pairs), np.complex64) as spectra:
-                began = time.perf_counter()
-                pack_rows(projections[:, shape.block(block)], self._column_weight, spectra)
-                transformed = fft.fft(spectra, axis=1, overwrite_x=True)
-                filtering.append((time.perf_counter() - began) / (1 if threads() > 1 else self._cores))
-                grid_spokes(self._grid[block], transformed, factor, where)
-
-        filtering: list[float] = []
-        self._device.each(add_block, range(shape.blocks))
-        self.filter_seconds += sum(filtering)
-
-    def _spokes(self, theta: NDArray[np.float64]) -> Spokes:
-        cells = self._period / self.shape.padded
-        steps = np.cos(theta) * cells, np.sin(theta) * cells
-        self._where = spokes(*steps, self.shape.padded + 1, self._grid.shape[1], self._kernel, self._grid, self._where)
-        return self._where
-
-    def _factor(self, theta: NDArray[np.float64], weight: NDArray[np.float64]) -> NDArray[np.complex64]:
-        """Filter, weight, and phase of the axis, (angle, k), at the frequencies of a spoke."""
-        shape, half = self.shape, self.shape.padded // 2
-        first = (shape.padded - shape.columns) // 2
+        shape, device, bands = self.shape, self._device, self._bands
+        spokes = [self._spoke(*each, theta) for each in zip(bands, self._spokes, strict=True)]
+        self._spokes = [*spokes]
+        factors = [
+            memory((len(theta), band.length + 1), np.complex64)
+            for memory, band in zip(self._factors, bands, strict=True)
+        ]
         # Pixel centers of an even side lie half a pixel beside the FFT's integers.
-        shift = first + shape.center + (0.0 if shape.side % 2 else 0.5) * (np.cos(theta) + np.sin(theta))
-        turns = shift[:, None] * (np.arange(half + 1) / shape.padded)
-        # Whole turns are taken off in double precision; what is left is exact enough in single.
-        phase = np.asarray((turns - np.rint(turns)) * 2 * math.pi, np.float32)
-        amplitude = np.asarray(weight, np.float32)[:, None] * self._response
-        factor = np.empty((len(theta), 2 * half + 1), np.complex64)
-        positive = factor[:, half:]
-        np.multiply(amplitude, np.cos(phase), out=positive.real)
-        np.multiply(amplitude, np.sin(phase), out=positive.imag)
-        np.conjugate(positive[:, :0:-1], out=factor[:, :half])
-        return factor
+        shift = shape.center + (0.0 if shape.side % 2 else 0.5) * (np.cos(theta) + np.sin(theta))
+        row = slice(bands[0].first, bands[0].first + shape.columns)
+
+        def prepare(some: slice) -> None:
+            for band, where, factor in zip(bands, spokes, factors, strict=True):
+                where.fill(some)
+                values = spoke_factors(shift[some] + band.first, weight[some], band.response, band.spacing)
+                factor[some] = device.put(values)
+
+        def transform(rows: slice, some: slice, spectra: list[Array]) -> None:
+            high, *low = [each[some] for each in spectra]
+            pack_rows(projections[some, rows], self._column_weight, high)
+            for how, each in zip(self._shrinking, low, strict=True):
+                shrink_rows(high[:, row], how, each)
+            for index, each in enumerate((high, *low)):
+                transformed = fft.fft(each, axis=1, overwrite_x=True)
+                if self._device.angles_at_once is None:
+                    spectra[index] = transformed
+                elif not np.may_share_memory(transformed, each):
+                    each[:] = transformed
+
+        def grid(block: int, shares: Sequence[Share | None], spectra: list[Array]) -> None:
+            for values, factor, where, share in zip(spectra, factors, spokes, shares, strict=True):
+                grid_spokes(self._grid[block], values, factor, where, share)
+
+        hands: Sequence[Sequence[Share | None]] = []
+        preparing = [partial(prepare, some) for some in self._parts(len(theta), 2)]
+        for first in range(0, shape.blocks, self._cores):
+            blocks = range(first, min(first + self._cores, shape.blocks))
+            desks = [
+                memory((len(blocks), len(projections), band.length, shape.block_rows // 2), np.complex64)
+                for memory, band in zip(self._spectra, bands, strict=True)
+            ]
+            spectra = {block: [desk[block - first] for desk in desks] for block in blocks}
+            began = time.perf_counter()
+            parts = self._parts(len(projections), 1)
+            transforms = [
+                partial(transform, shape.block(block), some, spectra[block]) for block in blocks for some in parts
+            ]
+            device.each(_call, preparing + transforms)
+            self.filter_seconds += time.perf_counter() - began
+            hands = hands or (deal(spokes, device.hands) if device.hands else [[None] * len(spokes)])
+            device.each(_call, [partial(grid, block, shares, spectra[block]) for block in blocks for shares in hands])
+            preparing = []
+
+    def _parts(self, angles: int, times: int) -> list[slice]:
+        step = times * (self._device.angles_at_once or angles)
+        return [slice(first, min(first + step, angles)) for first in range(0, angles, step)]
+
+    def _spoke(self, band: Band, before: Spokes | None, theta: NDArray[np.float64]) -> Spokes:
+        cells, side = self._period * band.spacing, self._grid.shape[1]
+        steps = np.cos(theta) * cells, np.sin(theta) * cells
+        return Spokes(*steps, band.length + 1, side, self._kernel, self._grid, before)
 
     def snapshot_block(self, index: int, out: NDArray[np.float32], gain: float = 1.0, binning: int = 1) -> None:
         shape = self.shape
@@ -215,6 +245,10 @@ class FourierAccumulator:
 
     def reset(self) -> None:
         self._grid[:] = 0
+
+
+def _call(task: Callable[[], None]) -> None:
+    task()
 
 
 def _inverse(chunk: Array) -> Array:

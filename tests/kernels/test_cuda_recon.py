@@ -44,7 +44,7 @@ class Transforms:
 class Emulated:
     """A device whose kernels are the CUDA sources, executed on the CPU."""
 
-    name, rows_at_once = "gpu", None
+    name, rows_at_once, angles_at_once, hands = "gpu", None, None, 0
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> There:
         array = np.empty(shape, dtype)

@@ -14,7 +14,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from kernel_arrays import ROWS_APART, ROWS_TOGETHER, complexes, hold, read_only, rebuilt
 from numpy.typing import NDArray
-from streamrecon_kernels import KaiserBessel, Spokes, grid_spokes, gridding, gridding_vector, reference, spokes
+from streamrecon_kernels import (
+    KaiserBessel,
+    Spokes,
+    deal,
+    grid_spokes,
+    gridding_vector,
+    reference,
+    spoke_cells,
+    spoke_factors,
+    spokes,
+)
+from streamrecon_kernels.gridding_numba import PER_CELL
 
 SETTINGS = settings(max_examples=50, deadline=None)
 GOLDEN = math.pi * (math.sqrt(5) - 1) / 2
@@ -183,21 +194,37 @@ def test_bits_depend_neither_on_the_tiles_nor_on_who_has_them(problem: Problem, 
     expected = problem["grid"].copy()
     run(problem, grid=expected)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(gridding, "TILE", tile)
-        patch.setattr(gridding, "threads", lambda: hands)
-        deal, dealt = gridding._deal, []
-        patch.setattr(gridding, "_deal", lambda *ranges: dealt.append(deal(*ranges)) or dealt[-1])
-        run(problem)
-    ((tiles, _, parts),) = dealt or [(np.zeros((0, 4), int), None, np.zeros(hands + 1, int))]
-    assert parts[0] == 0
-    assert parts[-1] == len(tiles)
-    assert len(parts) == hands + 1
-    assert (np.diff(parts) >= 0).all()
+        patch.setattr(spoke_cells, "TILE", tile)
+        where = where_of(problem)
+        shares = [share for (share,) in deal([where], hands)]
+    assert len(shares) == hands
+    for share in shares[::-1]:
+        grid_spokes(problem["grid"], problem["spectra"], problem["factor"], where, share)
     np.testing.assert_array_equal(problem["grid"], expected)
     owned = np.zeros(expected.shape[:2], int)
-    for top, bottom, left, right in tiles:
-        owned[top:bottom, left:right] += 1
+    for share in shares:
+        for top, bottom, left, right in share.tiles:
+            owned[top:bottom, left:right] += 1
     assert owned.max(initial=0) <= 1
+
+
+@SETTINGS
+@given(st.integers(0, 6), st.integers(0, 6), st.integers(1, 9))
+def test_a_tile_is_in_one_hand_for_all_spokes_of_a_grid(first: int, second: int, hands: int) -> None:
+    theta = np.arange(6) * GOLDEN
+    spokes_ = [
+        spokes(length * np.cos(theta[:angles]), length * np.sin(theta[:angles]), 301, 701, KERNELS[0])
+        for angles, length in ((first, 1.0), (second, 0.3))
+    ]
+    owner: dict[tuple[int, ...], int] = {}
+    samples = np.zeros(2, int)
+    for hand, shares in enumerate(deal(spokes_, hands)):
+        assert len(shares) == 2
+        for index, share in enumerate(shares):
+            samples[index] += np.diff(share.ranges, axis=2).sum()
+            for tile in map(tuple, share.tiles.tolist()):
+                assert owner.setdefault(tile, hand) == hand
+    assert (samples >= [first * 301, second * 301]).all()
 
 
 @pytest.mark.parametrize("laid", ["plain", "every_second"])
@@ -239,7 +266,7 @@ def test_every_window_lies_in_the_grid_and_is_the_mirror_of_its_opposite(problem
         assert weight.min(initial=0) >= 0
         assert weight.max(initial=0) <= 1
         # By what it gives to every cell: at an end of the kernel the window may begin one cell earlier or later.
-        given_ = np.zeros((len(axis), weight.shape[1] * together, where.side + together))
+        given_ = np.zeros((len(axis), weight.shape[1] * together, where.side + weight.shape[3]))
         for a, g, t, j in np.ndindex(weight.shape):
             given_[a, g * together + t, first[a, g] + j] = weight[a, g, t, j]
         assert not given_[:, count:].any()
@@ -324,8 +351,8 @@ def test_is_linear_and_the_negative_gives_the_grid_back(problem: Problem) -> Non
 @pytest.mark.parametrize("kernel", KERNELS, ids=repr)
 def test_the_table_holds_the_kernel(kernel: KaiserBessel) -> None:
     table = kernel.table()
-    assert table.shape == (gridding.PER_CELL + 2, kernel.width)
-    t = np.arange(gridding.PER_CELL + 1)[:, None] / gridding.PER_CELL + np.arange(kernel.width) - kernel.width / 2
+    assert table.shape == (PER_CELL + 2, kernel.width)
+    t = np.arange(PER_CELL + 1)[:, None] / PER_CELL + np.arange(kernel.width) - kernel.width / 2
     expected = np.i0(kernel.beta * np.sqrt(1 - (2 * t / kernel.width) ** 2)) / np.i0(kernel.beta)
     np.testing.assert_allclose(table[:-1], expected, atol=1e-7)
     assert np.isfinite(table).all()
@@ -335,7 +362,7 @@ def test_the_table_holds_the_kernel(kernel: KaiserBessel) -> None:
 def test_transform_is_the_fourier_transform_of_the_table(kernel: KaiserBessel) -> None:
     phi = kernel.table()[:-1].astype(np.float64)
     line = np.concatenate([phi[:-1].T.reshape(-1), phi[-1:, -1]])
-    t = np.arange(len(line)) / gridding.PER_CELL - kernel.width / 2
+    t = np.arange(len(line)) / PER_CELL - kernel.width / 2
     frequency = np.linspace(-2, 2, 161)
     expected = np.trapezoid(line * np.cos(2 * math.pi * frequency[:, None] * t), t, axis=1)
     np.testing.assert_allclose(kernel.transform(frequency), expected, atol=2e-6)
@@ -499,3 +526,15 @@ except ValueError:
     raise SystemExit(42)
 """
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 42
+
+
+@SETTINGS
+@given(st.integers(0, 5), st.integers(1, 300), st.floats(1e-4, 1.0), st.integers(0, 2**32 - 1))
+def test_factors_are_their_definition(angles: int, half: int, spacing: float, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    shift, weight = rng.uniform(-3000, 3000, angles), rng.random(angles)
+    response = rng.random(half + 1, np.float32)
+    k = np.arange(-half, half + 1)
+    phase = np.exp(2j * math.pi * ((k * spacing * shift[:, None]) % 1))
+    expected = weight[:, None] * response[abs(k)] * phase
+    np.testing.assert_allclose(spoke_factors(shift, weight, response, spacing), expected, atol=1e-6)
