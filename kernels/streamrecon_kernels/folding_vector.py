@@ -55,10 +55,17 @@ def fold_grid(grid, period, first, factor_v, factor_u, out):  # type: ignore[no-
     bins //= 2
     each, cell_bytes = pairs // bins, pairs * 8
     half, middle = span // 2, (side - 1) // 2
+    # Frequencies whose factor is 0 are not looked at.
+    wide = 0
+    for at in range(span):
+        if factor_u[at] != 0:
+            wide = max(wide, at + 1 if at < half else span - at)
     for i in prange(count):
         sums = np.zeros((length, 2 * pairs), np.float32)
         factors = np.empty(span, np.complex64)
         for index in range(first + i, span, length):
+            if factor_v[index] == 0:
+                continue
             v = index - span if index >= half else index
             for at in range(span):
                 factors[at] = factor_v[index] * factor_u[at]
@@ -68,7 +75,8 @@ def fold_grid(grid, period, first, factor_v, factor_u, out):  # type: ignore[no-
                     continue
                 for turn_u in range(-1, 2):
                     # Frequencies u, in runs that are neighbours in the sums: from a multiple of their length to the next.
-                    u, last = max(-half, -middle - turn_u * period), min(half, middle + 1 - turn_u * period)
+                    u = max(-half, -wide, -middle - turn_u * period)
+                    last = min(half, wide, middle + 1 - turn_u * period)
                     while u < last:
                         at = u + span if u < 0 else u
                         run = min(last - u, length - at % length)

@@ -67,23 +67,25 @@ def grid_spokes(
             f"factor is {factor.dtype} {factor.shape} and spectra {spectra.shape}; expected complex64 (angle, n + 1) and (angle, "
             f"n, pair), n even, of as many angles and samples as the spokes have: {angles}, {groups} groups of {together}"
         )
-    if not (angles and grid.size) or (share and not share.ranges.any()):
+    if not (angles and grid.size) or (share and not share.samples):
         return
-    factor, spectra = np.ascontiguousarray(factor), np.broadcast_to(spectra, (angles, *spectra.shape[1:]))
+    factor = np.ascontiguousarray(factor)
     taps = (where.first_u, where.first_v, where.end_u, where.end_v, where.weight_u, where.weight_v)
-    shares = [share] if share else [hand for (hand,) in deal([where], threads())]
-    tiles, ranges = shares[0].tiles, shares[0].ranges
-    if len(shares) > 1:
+    if share:
+        tiles, ranges, parts = share.tiles, share.ranges, np.array([0, len(share.tiles)])
+    else:
+        shares = [hand for (hand,) in deal([where], threads())]
         tiles, ranges = (
             np.concatenate([each.tiles for each in shares]),
             np.concatenate([each.ranges for each in shares]),
         )
-    parts = np.cumsum([0, *(len(each.tiles) for each in shares)])
+        parts = np.cumsum([0, *(len(each.tiles) for each in shares)])
     if spectra.strides[2] == 8:
         gridding_vector.grid_spokes(
             grid.ctypes.data, grid.strides[0], grid.strides[1],
-            spectra.ctypes.data, spectra.strides[0], spectra.strides[1], spectra.shape[1],
+            spectra.ctypes.data, spectra.strides[0] if len(spectra) > 1 else 0, spectra.strides[1], spectra.shape[1],
             factor, *taps, tiles, ranges, parts,
         )  # fmt: skip
     else:
+        spectra = np.broadcast_to(spectra, (angles, *spectra.shape[1:]))
         gridding_numba.grid_spokes(grid, spectra, factor, *taps, tiles, ranges, parts)

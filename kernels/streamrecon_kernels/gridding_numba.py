@@ -102,12 +102,29 @@ def tile_ranges(cos, sin, count, side, width, tile, ranges):  # type: ignore[no-
 
 @njit(nogil=True, error_model="numpy", cache=True)
 def count_samples(ranges, samples):  # type: ignore[no-untyped-def]
-    """Add the samples of each tile, (tile row, tile column), to those that are already counted."""
+    """Add the samples of each tile, in the order of their rows, to those that are already counted."""
     angles, rows, columns, _ = ranges.shape
     for a in range(angles):
         for i in range(rows):
             for j in range(columns):
-                samples[i, j] += ranges[a, i, j, 1] - ranges[a, i, j, 0]
+                samples[i * columns + j] += ranges[a, i, j, 1] - ranges[a, i, j, 0]
+
+
+@njit(nogil=True, error_model="numpy", cache=True)
+def pick_tiles(ranges, chosen, side, tile, tiles, picked):  # type: ignore[no-untyped-def]
+    """Write edges, (tile, 4), and samples, (tile, angle, 2), of the tiles that are chosen by their place in the order of rows.
+
+    Returns the number of samples.
+    """
+    columns, samples = ranges.shape[2], 0
+    for index in range(chosen.size):
+        i, j = chosen[index] // columns, chosen[index] % columns
+        tiles[index, 0], tiles[index, 1] = i * tile, min((i + 1) * tile, side)
+        tiles[index, 2], tiles[index, 3] = j * tile, min((j + 1) * tile, side)
+        for a in range(ranges.shape[0]):
+            picked[index, a, 0], picked[index, a, 1] = ranges[a, i, j, 0], ranges[a, i, j, 1]
+            samples += ranges[a, i, j, 1] - ranges[a, i, j, 0]
+    return samples
 
 
 @njit(nogil=True, error_model="numpy", cache=True)

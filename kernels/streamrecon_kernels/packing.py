@@ -59,7 +59,7 @@ def pack_rows(rows: NDArray[np.float32], weight: NDArray[np.float32], out: NDArr
     by_angle, by_row = rows.strides[0] // 4, rows.strides[1] // 4
     fitting = [side for side in SIDES if side <= LONGEST and count % side == 0]
     if fitting and bool((weight == 1).all()):
-        packing_vector.pack_rows(flat(rows), by_angle, by_row, rows.shape, out.view(np.float32), fitting[0])
+        packing_vector.pack_rows(rows.ctypes.data, by_angle, by_row, rows.shape, out.view(np.float32), fitting[0])
         return
     weight = np.ascontiguousarray(weight)
     packing_numba.pack_rows(flat(rows), by_angle, by_row, rows.shape, weight, out.view(np.float32))

@@ -7,11 +7,12 @@ from numba import prange
 
 from streamrecon_kernels.parallel import kernel
 from streamrecon_kernels.slices_vector import turn_square
+from streamrecon_kernels.vector import float_at
 
 
 @kernel()
 def pack_rows(rows, by_angle, by_row, shape, out, lanes):  # type: ignore[no-untyped-def]
-    """Do as `packing_numba.pack_rows` for a number of rows that `lanes` divides, and no weights."""
+    """Do as `packing_numba.pack_rows` for a number of rows that `lanes` divides, and no weights; `rows` is an address."""
     angles, count, columns = shape
     padded, floats = out.shape[1], out.shape[2]
     before = (padded - columns) // 2
@@ -22,13 +23,13 @@ def pack_rows(rows, by_angle, by_row, shape, out, lanes):  # type: ignore[no-unt
         for c in range(0, whole, lanes):
             for r in range(0, count, lanes):
                 turn_square(
-                    lanes, np.uintp(rows.ctypes.data + (a * by_angle + r * by_row + c) * 4), by_row * 4,
+                    lanes, 1, np.uintp(rows + (a * by_angle + r * by_row + c) * 4), by_row * 4,
                     np.uintp(ones.ctypes.data),
                     np.uintp(out.ctypes.data + ((a * padded + before + c) * floats + r) * 4), floats * 4, False,
                 )  # fmt: skip
         for c in range(whole, columns):
             for r in range(count):
-                spectrum[before + c, r] = rows[a * by_angle + r * by_row + c]
+                spectrum[before + c, r] = float_at(np.uintp(rows + (a * by_angle + r * by_row + c) * 4))  # type: ignore[call-arg]
         for r in range(count, floats):
             spectrum[before : before + columns, r] = 0
         edge = spectrum[before].copy()

@@ -58,7 +58,7 @@ class Kernel:
         self._alone = numba.njit(**options)(alone)
 
     def __call__(self, *arguments: Any) -> Any:
-        if getattr(_worker, "alone", False):
+        if threads() == 1:
             return self._alone(*arguments)
         with LOCK:
             return self._together(*arguments)

@@ -16,6 +16,7 @@ def fold_grid(
     factor_v: NDArray[np.complex64],
     factor_u: NDArray[np.complex64],
     out: NDArray[np.complex64],
+    reach: float = np.inf,
 ) -> None:
     """Copy some rows of a grid as an inverse FFT takes them: the zero frequency first, the margins folded in.
 
@@ -36,6 +37,8 @@ def fold_grid(
     out
         (row, length, row pair), C-contiguous; length is even and divides the span. With fewer pairs than the grid has, each is
         the sum of as many neighbours.
+    reach
+        Cells from the zero frequency; those farther away are known to be 0 and need not be looked at.
 
     Raises
     ------
@@ -78,7 +81,7 @@ def fold_grid(
         return
     plain = bool((factor_v == 1).all() and (factor_u == 1).all())
     if plain and out.shape[1:] == (span, grid.shape[2]):
-        slices_numba.copy_cells(grid, period, first, out)
+        slices_numba.copy_cells(grid, period, first, float(min(reach, 2 * side)), out)
     else:
         factors = (np.ascontiguousarray(factor, np.complex64) for factor in (factor_v, factor_u))
         folding_vector.fold_grid(grid, period, first, *factors, out.view(np.float32))
@@ -142,7 +145,7 @@ def take_slices(
     Parameters
     ----------
     values
-        (y, x, row), with any strides that are not negative.
+        (y, x, row), with any strides that are not negative; of complex numbers the real parts are taken.
     y, x
         (height,) and (columns,) indices of the pixels wanted.
     factor_y, factor_x
@@ -162,6 +165,7 @@ def take_slices(
     if on_device(out):
         if first:
             raise ValueError(f"columns from {first} are asked for; expected all of them on a GPU")
+        values = values.real if values.dtype == np.complex64 else values
         values = values if values.strides[2] == 4 else values.copy()
         slices_cuda.take_slices(values, y, x, factor_y, factor_x, out, radius)
         return
@@ -172,9 +176,12 @@ def take_slices(
         raise ValueError(
             f"values {values.shape}, y {y.shape}, x {x.shape}, out {out.shape} from column {first} do not fit together"
         )
+    # Both parts are loaded where they lie side by side.
+    apart = 2 if values.dtype == np.complex64 and values.strides[2] == 8 else 1
+    values = values.real if values.dtype == np.complex64 else values
     for name, array in (("values", values), ("out", out)):
         if array.dtype != np.float32:
-            raise ValueError(f"{name} is {array.dtype}; expected float32")
+            raise ValueError(f"{name} is {array.dtype}; expected float32, or values of complex64")
     if not out.flags.c_contiguous or min(values.strides) < 0 or not radius >= 0:
         raise ValueError(
             f"out has strides {out.strides}, values {values.strides}, radius is {radius}; expected C-contiguous, none that is "
@@ -182,7 +189,7 @@ def take_slices(
         )
     require_writable("out", out)
     if any(stride % 4 for stride in values.strides):
-        values = np.ascontiguousarray(values)
+        values, apart = np.ascontiguousarray(values), 1
     _check_indices(y, values.shape[0], values.shape)
     _check_indices(x, values.shape[1], values.shape)
     if not (out.size and width):
@@ -190,18 +197,20 @@ def take_slices(
     y, x = y % values.shape[0], x % values.shape[1]
     slices = out.shape[0]
     limit = np.float32(min(radius, 1e9))
-    neighbours = width == 1 or bool((np.diff(x) == 1).all())
+    neighbours = bool((x[1:] - x[:-1] == 1).all())
     fitting = [side for side in slices_vector.SIDES if side <= min(slices_vector.LONGEST, slices, width)]
     # The vectors take most rows and columns; what does not fill a square is left for the plain loop.
-    lanes = fitting[0] if fitting and neighbours and values.strides[2] == 4 else 0
+    lanes = fitting[0] if fitting and neighbours and values.strides[2] == 4 * apart else 0
     rows, columns = (slices // lanes * lanes, width // lanes * lanes) if lanes else (0, 0)
-    steps = tuple(stride // 4 for stride in values.strides)
-    rest = (flat(values), steps, y, x, factor_y, factor_x, out, first, limit)
     if lanes:
         slices_vector.take_slices(
             values.ctypes.data, values.strides[0], values.strides[1], y, int(x[0]), factor_y, factor_x,
-            out.ctypes.data, (*out.shape, rows, columns), first, limit, lanes,
+            out.ctypes.data, (*out.shape, rows, columns), first, limit, lanes, apart,
         )  # fmt: skip
+    if (rows, columns) == (slices, width):
+        return
+    steps = tuple(stride // 4 for stride in values.strides)
+    rest = (flat(values), steps, y, x, factor_y, factor_x, out, first, limit)
     if columns < width and rows:
         slices_numba.take_slices(*rest, (0, rows), (columns, width))
     if rows < slices:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numba import prange
 
@@ -11,7 +13,7 @@ TILE = 16
 
 
 @kernel()
-def copy_cells(grid, period, first, out):  # type: ignore[no-untyped-def]
+def copy_cells(grid, period, first, reach, out):  # type: ignore[no-untyped-def]
     """See `streamrecon_kernels.slices.fold_grid`, where all factors are 1 and no pairs are summed."""
     side, pairs = grid.shape[0], grid.shape[2]
     count, length = out.shape[0], out.shape[1]
@@ -22,8 +24,10 @@ def copy_cells(grid, period, first, out):  # type: ignore[no-untyped-def]
         v = v - length if v >= half else v
         source = grid[v + middle]
         # Cells that are inside of the period are copied, those a period away added.
-        target[:half] = source[middle : middle + half]
-        target[half:] = source[middle - half : middle]
+        wide = min(half, int(math.sqrt(max(reach * reach - v * v, 0.0))) + 1)
+        target[:wide] = source[middle : middle + wide]
+        target[wide : length - wide] = 0
+        target[length - wide :] = source[middle - wide : middle]
         for turn_v in range(-1, 2):
             row = v + turn_v * period + middle
             if row < 0 or row >= side:

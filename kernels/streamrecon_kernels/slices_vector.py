@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -24,16 +25,20 @@ def square_turner(longest: int) -> Any:
     """Make the intrinsic that transposes squares of pixels times rows, with vectors of at most `longest` floats."""
 
     @intrinsic
-    def turn_square(typing, lanes, pixels, x_bytes, factors, out, slice_bytes, aligned):  # type: ignore[no-untyped-def]
-        """out[r, j] = pixels[j, r] factors[j] for `lanes` pixels j and rows r, one of SIDES; addresses.
+    def turn_square(typing, lanes, apart, pixels, x_bytes, factors, out, slice_bytes, aligned):  # type: ignore[no-untyped-def]
+        """out[r, j] = pixels[j, apart r] factors[j] for `lanes` pixels j and rows r, one of SIDES; addresses.
 
+        `apart` is 1 or 2; of two neighbours both are loaded.
         `aligned` is whether each line of `out` starts where a vector may.
         """
-        signature = types.void(types.intp, types.uintp, types.intp, types.uintp, types.uintp, types.intp, types.boolean)
+        integer, address = types.intp, types.uintp
+        signature = types.void(integer, integer, address, integer, address, address, integer, types.boolean)
 
         def codegen(context, b, _signature, arguments):  # type: ignore[no-untyped-def]
-            lanes, *rest = arguments
-            by_case(b, (lanes,), ((side,) for side in SIDES if side <= longest), lambda side: _turn(b, side, *rest))
+            lanes, apart, *rest = arguments
+            sides = (side for side in SIDES if side <= longest)
+            cases = itertools.product(sides, (1, 2))
+            by_case(b, (lanes, apart), cases, lambda side, each: _turn(b, side, each, *rest))
             return context.get_dummy_value()
 
         return signature, codegen
@@ -42,9 +47,9 @@ def square_turner(longest: int) -> Any:
 
 
 def _turn(
-    b: Any, lanes: int, pixels: Any, x_bytes: Any, factors: Any, out: Any, slice_bytes: Any, aligned: Any
+    b: Any, lanes: int, apart: int, pixels: Any, x_bytes: Any, factors: Any, out: Any, slice_bytes: Any, aligned: Any
 ) -> None:
-    square = [load(b, b.add(pixels, b.mul(x_bytes, I64(j))), 0, lanes) for j in range(lanes)]
+    square = [_every(b, b.add(pixels, b.mul(x_bytes, I64(j))), lanes, apart) for j in range(lanes)]
     factor = load(b, factors, 0, lanes)
     zero = ir.Constant(ir.VectorType(F32, lanes), [0.0] * lanes)
     # Not by multiplying: what is outside of the circle may be infinite.
@@ -61,6 +66,14 @@ def _turn(
                     stored.align = alignment
                     if alignment > 4:
                         stored.set_metadata("nontemporal", streaming)
+
+
+def _every(b: Any, address: Any, lanes: int, apart: int) -> Any:
+    """A vector of floats, or of every second one."""
+    if apart == 1:
+        return load(b, address, 0, lanes)
+    evens = ir.Constant(ir.VectorType(I32, lanes), [2 * lane for lane in range(lanes)])
+    return b.shuffle_vector(load(b, address, 0, lanes), load(b, address, 1, lanes), evens)
 
 
 def _transposed(b: Any, square: list[Any]) -> list[Any]:
@@ -107,7 +120,7 @@ def lay_columns(rows, v_bytes, u_bytes, count, x, out, column_bytes):  # type: i
 
 @kernel()
 def take_slices(  # type: ignore[no-untyped-def]
-    values, y_bytes, x_bytes, y, x_first, factor_y, factor_x, out, shape, place, radius, lanes
+    values, y_bytes, x_bytes, y, x_first, factor_y, factor_x, out, shape, place, radius, lanes, apart
 ):
     """Slices of a block whose rows lie side by side; pixels from x_first on; a multiple of `lanes` rows and columns.
 
@@ -128,7 +141,7 @@ def take_slices(  # type: ignore[no-untyped-def]
             for r in range(0, rows, lanes):
                 for j in range(0, columns, lanes):
                     turn_square(
-                        lanes, np.uintp(values + y[i] * y_bytes + (x_first + j) * x_bytes + r * 4), x_bytes,
+                        lanes, apart, np.uintp(values + y[i] * y_bytes + (x_first + j) * x_bytes + r * 4 * apart), x_bytes,
                         np.uintp(factors.ctypes.data + ((i - first) * columns + j) * 4),
                         np.uintp(out + ((r * height + i) * width + place + j) * 4), height * width * 4, aligned,
                     )  # fmt: skip

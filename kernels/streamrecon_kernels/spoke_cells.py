@@ -26,6 +26,8 @@ class Share:
     """(tile, 4), first and one past the last row, and column."""
     ranges: NDArray[np.int32]
     """(tile, angle, 2), first and one past the last sample."""
+    samples: int
+    """Of all tiles."""
 
 
 class Spokes:
@@ -139,6 +141,13 @@ class Spokes:
         gridding_numba.tile_ranges(self.cos[some], self.sin[some], self.samples, self.side, wide, TILE, ranges)
         return self
 
+    def share(self, chosen: NDArray[np.intp]) -> Share:
+        """Tiles by their place in the order of rows, and the samples that touch them."""
+        tiles = np.empty((len(chosen), 4), np.int64)
+        ranges = np.empty((len(chosen), len(self.ranges), 2), np.int32)
+        samples = gridding_numba.pick_tiles(self.ranges, chosen, self.side, TILE, tiles, ranges)
+        return Share(tiles, ranges, samples)
+
 
 def deal(spokes: Sequence[Spokes], hands: int) -> list[list[Share]]:
     """Deal the tiles of a grid that have samples of some spokes, the fullest first and to and fro: (hand, spokes).
@@ -150,21 +159,15 @@ def deal(spokes: Sequence[Spokes], hands: int) -> list[list[Share]]:
     hands
         How many there are.
     """
-    side, across = spokes[0].side, spokes[0].ranges.shape[1]
-    samples = np.zeros((across, across), np.int64)
+    samples = np.zeros(spokes[0].ranges.shape[1] ** 2, np.int64)
     for each in spokes:
         gridding_numba.count_samples(each.ranges, samples)
-    order = np.argsort(-samples, axis=None, kind="stable")[: np.count_nonzero(samples)]
-    shares = []
-    for hand in range(hands):
-        mine = np.concatenate([order[hand :: 2 * hands], order[2 * hands - 1 - hand :: 2 * hands]])
-        rows, columns = np.divmod(mine, across)
-        top, left = rows * TILE, columns * TILE
-        tiles = np.stack([top, np.minimum(top + TILE, side), left, np.minimum(left + TILE, side)], axis=1)
-        shares.append(
-            [Share(tiles, np.ascontiguousarray(each.ranges[:, rows, columns].swapaxes(0, 1))) for each in spokes]
-        )
-    return shares
+    order = np.argsort(-samples, kind="stable")[: np.count_nonzero(samples)]
+    turns = 2 * hands
+    return [
+        [each.share(np.concatenate([order[hand::turns], order[turns - 1 - hand :: turns]])) for each in spokes]
+        for hand in range(hands)
+    ]
 
 
 def spokes(

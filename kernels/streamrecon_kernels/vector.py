@@ -60,6 +60,16 @@ def prefetch(typing, address):  # type: ignore[no-untyped-def]
     return types.void(types.uintp), codegen
 
 
+@intrinsic
+def float_at(typing, address):  # type: ignore[no-untyped-def]
+    """The float at an address."""
+
+    def codegen(context, b, _signature, arguments):  # type: ignore[no-untyped-def]
+        return load_scalar(b, arguments[0], I64(0))
+
+    return types.float32(types.uintp), codegen
+
+
 def splat(b: Any, scalar: Any, lanes: int) -> Any:
     """A vector whose lanes all hold the scalar."""
     vector = ir.VectorType(F32, lanes)

@@ -30,11 +30,11 @@ from streamrecon.config import ReconConfig
 from streamrecon.errors import GeometryError
 from streamrecon.recon.accumulate import Accumulator, Shape, check_batch
 from streamrecon.recon.bands import Band, bands, shrinking
+from streamrecon.recon.binned import FOLDED, Binned
 from streamrecon.recon.device import CPU, Array, Device, zeros
 from streamrecon.recon.workspace import Desks, Workspace
 
-BINNINGS = (1, 2, 4, 8, 16)
-STEP = 2 * max(BINNINGS)
+STEP = 2 * max(FOLDED)
 """The grid's period is a multiple of this many cells, so that every preview is a central crop of even size."""
 
 
@@ -73,6 +73,7 @@ class FourierAccumulator:
         self._factors = [Workspace(device) for _ in self._bands]
         self._rows, self._columns = Desks(device), Workspace(device)
         self._cores = threads()
+        self._binned: dict[int, Binned] = {}
 
     @staticmethod
     def period(shape: Shape, options: ReconConfig) -> int:
@@ -182,57 +183,44 @@ class FourierAccumulator:
 
     def snapshot_block(self, index: int, out: NDArray[np.float32], gain: float = 1.0, binning: int = 1) -> None:
         shape = self.shape
-        if binning not in BINNINGS:
-            raise GeometryError(f"binning is {binning}; the Fourier method has previews of {BINNINGS}")
+        if binning not in FOLDED:
+            raise GeometryError(f"binning is {binning}; the Fourier method has previews of {(*FOLDED,)}")
         if not len(out):  # the last block may have fewer rows than a bin
             return
-        period, side = self._period // binning, max(1, shape.side // binning)
-        # Where pixel 0 of the FFT lies: the grid already holds the full volume's, a bin's center may be elsewhere.
-        here = 0.0 if shape.side % 2 else 0.5
-        shift = (0.0 if side % 2 else 0.5 * binning) - here if binning > 1 else 0.0
-        # What a bin's mean takes from frequencies beyond those of the preview's pixels comes to be among them: the next ones on
-        # either side are most of it.
-        span = period * min(binning, 2 if binning <= 4 else 4)
-        nu = fft.fftfreq(span, self._period / span)
-        mean = np.sinc(nu * binning) / np.sinc(nu) * np.exp(2j * math.pi * nu * shift)
-        pixel = np.arange(side) - side // 2
-        correction = np.asarray(1 / self._kernel.transform((pixel * binning + shift) / self._period), np.float32)
+        image = self._binned.get(binning) or Binned.of(shape, self._kernel, self._period, binning)
+        self._binned[binning] = image
         put, target = self._device.put, self._device.target(out)
-        factor_y, factor_x = put(correction), put(correction * np.float32(gain * shape.scale))
-        rows = shape.row_binning(binning)
-        # The real part of (1 - i)(a + i b) is a + b: both rows of a pair.
-        sums = (1.0 if rows == 1 else (1 - 1j) / rows) * np.ones(span)
-        factors = put((sums * mean).astype(np.complex64)), put(mean.astype(np.complex64))
-        y, column = put(pixel), put(np.arange(side))
-        columns = self._columns_of_pixels(index, period, *factors, y, rows)
+        y, column = put(image.pixel), put(np.arange(len(image.pixel)))
+        factor_y, factor_x = put(image.correction), put(image.correction * np.float32(gain * shape.scale))
+        columns = self._columns_of_pixels(index, image, y)
+        side = len(image.pixel)
         step = self._device.rows_at_once or side
 
         def take(first: int) -> None:
             some = slice(first, min(first + step, side))
-            image = _inverse(columns[some]).view(np.float32).transpose(1, 0, 2)
-            # Real and imaginary parts lie side by side in memory, as rows 2 j and 2 j + 1.
-            image = image if rows == 1 else image[..., ::2]
+            values = _inverse(columns[some]).transpose(1, 0, 2)
+            # Real and imaginary parts lie side by side in memory, as rows 2 j and 2 j + 1; the sum of both is the real part.
+            values = values.view(np.float32) if image.rows == 1 else values
             here = column[: some.stop - first]
-            take_slices(image, y, here, factor_y, factor_x[some], target, shape.radius / binning, first)
+            take_slices(values, y, here, factor_y, factor_x[some], target, shape.radius / binning, first)
 
         self._device.each(take, range(0, side, step))
         self._device.fetch(target, out)
 
-    def _columns_of_pixels(
-        self, index: int, period: int, factor_v: Array, factor_u: Array, x: Array, row_binning: int
-    ) -> Array:
+    def _columns_of_pixels(self, index: int, image: Binned, x: Array) -> Array:
         """A block transformed along u, times the factors, and only at the columns x: (x, v, row pair).
 
         By parts that fit the cache, as what follows: what is read and written on the way is little more than the grid once.
         """
-        grid = self._grid[index]
-        pairs = grid.shape[2] if row_binning == 1 else grid.shape[2] * 2 // row_binning
+        grid, period, put = self._grid[index], image.period, self._device.put
+        pairs = grid.shape[2] if image.rows == 1 else grid.shape[2] * 2 // image.rows
         step = min(self._device.rows_at_once or period, period)
         columns = self._columns((len(x), period, pairs), np.complex64)
+        factors, reach = (put(image.factor_v), put(image.factor_u)), self._period / 2 + self._kernel.width
 
         def transform(first: int) -> None:
             with self._rows((min(step, period - first), period, pairs), np.complex64) as chunk:
-                fold_grid(grid, self._period, first, factor_v, factor_u, chunk)
+                fold_grid(grid, self._period, first, *factors, chunk, reach)
                 lay_columns(_inverse(chunk), x, first, columns)
 
         self._device.each(transform, range(0, period, step))

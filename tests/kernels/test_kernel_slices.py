@@ -60,6 +60,41 @@ def test_a_folded_grid_equals_the_reference(
     held.check_unchanged()
 
 
+@SETTINGS
+@given(st.integers(3, 9), st.integers(1, 9), st.integers(0, 9), st.integers(0, 9), st.sampled_from([1, 2, 8]))
+def test_frequencies_without_a_factor_are_not_looked_at(half: int, times: int, u: int, v: int, pairs: int) -> None:
+    period, length = 2 * half, 2 * min(times, half)
+    side = period + 3
+    rng = np.random.default_rng(u)
+    grid = complexes(rng, side, side, pairs)
+    nu = np.fft.fftfreq(length, 1 / length)
+    factors = [(complexes(rng, length) * (abs(nu) <= most)).astype(np.complex64) for most in (v, u)]
+    expected = reference.fold_grid(grid, period, length, *factors)
+    far = np.abs(np.arange(side) - side // 2)
+    near = np.minimum(far, abs(far - period))
+    # Whatever is there: the range of u ends where the last factor does, on both sides.
+    grid[near > v] = np.nan
+    grid[:, (near > u) & (near > abs(nu[factors[1] != 0]).max(initial=-1) + 1)] = np.nan
+    out = np.full((length, length, pairs), 7, np.complex64)
+    fold_grid(grid, period, 0, *factors, out)
+    np.testing.assert_allclose(out, expected, rtol=1e-4, atol=1e-5)
+
+
+@SETTINGS
+@given(st.integers(2, 20), st.integers(0, 6), st.floats(0, 30), st.integers(1, 3))
+def test_cells_beyond_the_reach_are_not_looked_at(half: int, margin: int, reach: float, pairs: int) -> None:
+    period, side = 2 * half, 2 * half + 1 + 2 * min(margin, half // 2)
+    rng = np.random.default_rng(half)
+    grid = complexes(rng, side, side, pairs)
+    v, u = np.indices((side, side)) - side // 2
+    grid[np.hypot(v, u) > reach] = 0
+    one = np.ones(period, np.complex64)
+    expected = reference.fold_grid(grid, period, period, one, one)
+    out = np.full((period, period, pairs), 7, np.complex64)
+    fold_grid(grid, period, 0, one, one, out, reach)
+    np.testing.assert_allclose(out, expected, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("length", range(2, 13, 2))
 @pytest.mark.parametrize("side", [13, 15, 17, 23])
 def test_every_preview_of_a_grid_and_every_first_row(side: int, length: int) -> None:
@@ -161,7 +196,7 @@ def test_grids_that_do_not_fit_are_refused(changed: Problem) -> None:
 
 @SETTINGS
 @given(
-    st.integers(0, 9), st.integers(1, 12), st.integers(0, 5), st.integers(0, 3), st.integers(0, 3),
+    st.integers(0, 9), st.integers(1, 12), st.sampled_from([0, 1, 3, 5, 8, 16, 24]), st.integers(0, 3), st.integers(0, 3),
     st.lists(st.integers(-12, 11), max_size=20), st.sampled_from(["plain", "unaligned"]),
 )  # fmt: skip
 def test_columns_are_laid_where_they_belong(
@@ -307,7 +342,20 @@ def test_vectors_of_every_length_equal_the_reference(lanes: int, monkeypatch: py
             expected = reference.take_slices(**problem)
             for laid in ("plain", "unaligned"):
                 np.testing.assert_allclose(take(problem, laid), expected, rtol=1e-6, atol=1e-6)
+                both = problem | {"values": problem["values"] + np.complex64(1j)}
+                np.testing.assert_allclose(take(both, laid), expected, rtol=1e-6, atol=1e-6)
     assert kernel.signatures
+
+
+@SETTINGS
+@given(takings(), st.sampled_from(FORWARD))
+def test_of_complex_numbers_the_real_parts_are_taken(problem: Problem, laid: str) -> None:
+    expected = take(problem)
+    odd = np.full(problem["values"].shape, np.nan, np.float32)
+    both = problem | {"values": problem["values"] + 1j * odd}
+    both["values"].real = problem["values"]
+    both["values"] = hold(both["values"], laid).array
+    np.testing.assert_array_equal(take(both), expected)
 
 
 @SETTINGS
@@ -468,7 +516,7 @@ def taking(**changed: Any) -> Problem:
         {"values": np.ones((5, 9, 4, 1), np.float32)},
         {"values": np.ones((5, 9, 4))},
         {"values": np.ones((5, 9, 4), ">f4")},
-        {"values": np.ones((5, 9, 4), np.complex64)},
+        {"values": np.ones((5, 9, 4), np.complex128)},
         {"values": np.ones((5, 9, 3), np.float32)},
         {"values": np.ones((5, 9, 0), np.float32)},
         {"values": np.ones((4, 9, 4), np.float32)},
