@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from streamrecon.config import ReconConfig
 from streamrecon.recon.accumulate import Shape
+from streamrecon.recon.bands import band_lengths
 from streamrecon.recon.device import CPU
 from streamrecon.recon.direct import DirectAccumulator
 from streamrecon.recon.fourier import FourierAccumulator
@@ -24,11 +25,11 @@ class Rates:
 
     normalize: float = 0.6e9
     """Pixels from counts to line integrals, a core."""
-    transform: float = 10e9
+    transform: float = 20e9
     """Floating point operations of an FFT, taken as 5 n log2 n, a core."""
-    grid: float = 10e9
+    grid: float = 15e9
     """Cells times rows to which a sample is added, a core."""
-    backproject: float = 13e9
+    backproject: float = 20e9
     """Pixels times rows to which a filtered row is added, a core."""
     copy: float = 20e9
     """Bytes read or written, all cores together."""
@@ -94,13 +95,14 @@ def seconds(method: str, work: Work) -> dict[str, float]:
     shape, options = work.shape, work.options
     rows = shape.blocks * shape.block_rows
     angles = work.angles * work.passes
-    n, up = shape.padded, options.upsampling
-    transforms = _transform(n) + (_transform(n * up) if method == "direct" else 0.0)
     if method == "direct":
+        transforms = _transform(shape.padded) + _transform(shape.padded * options.upsampling)
         pixels = min(float(shape.side**2), math.pi * shape.radius**2)
         accumulate = pixels * rows * angles / rates.backproject
     else:
-        accumulate = (n + 1) * options.width**2 * rows * angles / rates.grid
+        lengths = band_lengths(shape, FourierAccumulator.period(shape, options))
+        transforms = sum(map(_transform, lengths))
+        accumulate = sum(lengths) * options.width**2 * rows * angles / rates.grid
     return {
         "normalize": shape.rows * shape.columns * angles / rates.normalize / work.cores,
         "filter": transforms * rows / 2 * angles / rates.transform / cores,

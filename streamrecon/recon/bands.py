@@ -67,8 +67,8 @@ def bands(shape: Shape, options: ReconConfig, period: int) -> tuple[Band, ...]:
     period
         Of the grid, cells: frequencies are not taken more coarsely than it has cells.
     """
-    length = high_length(shape, period)
-    if length < 4 * LOW:
+    length, *low_length = band_lengths(shape, period)
+    if not low_length:
         return (_band(shape.padded, shape.columns, 1 / shape.padded, _response(shape.padded, options) / shape.padded),)
     whole = _response(2 * length, options) / (2 * length)
     low = 0.5 * special.erfc(5 * (np.arange(length + 1) / CUT - 0.5))
@@ -80,11 +80,12 @@ def bands(shape: Shape, options: ReconConfig, period: int) -> tuple[Band, ...]:
     )
 
 
-def high_length(shape: Shape, period: int) -> int:
-    """Length of the high band's rows, columns, even."""
+def band_lengths(shape: Shape, period: int) -> tuple[int, ...]:
+    """Samples of the rows that each band transforms; see `bands`."""
     beyond = max(shape.beyond, CORNERS * shape.columns)
     needed = (shape.columns + 2 * beyond) / (1 - GUARD)
-    return UNIT * int(fft.next_fast_len(math.ceil(max(period, needed) / UNIT)))
+    length = UNIT * int(fft.next_fast_len(math.ceil(max(period, needed) / UNIT)))
+    return (length, LOW) if length >= 4 * LOW else (shape.padded,)
 
 
 def _response(length: int, options: ReconConfig) -> NDArray[np.float64]:

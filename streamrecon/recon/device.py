@@ -59,8 +59,8 @@ class Cpu:
 
     name = "cpu"
     rows_at_once: int | None = 32
-    angles_at_once: int | None = 4
-    hands = 4
+    angles_at_once: int | None = 8
+    hands = 3
 
     def empty(self, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
         """See `Device.empty`."""

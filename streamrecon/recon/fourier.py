@@ -29,13 +29,16 @@ from streamrecon_kernels import (
 from streamrecon.config import ReconConfig
 from streamrecon.errors import GeometryError
 from streamrecon.recon.accumulate import Accumulator, Shape, check_batch
-from streamrecon.recon.bands import Band, bands, shrinking
+from streamrecon.recon.bands import Band, band_lengths, bands, shrinking
 from streamrecon.recon.binned import FOLDED, Binned
 from streamrecon.recon.device import CPU, Array, Device, zeros
 from streamrecon.recon.workspace import Desks, Workspace
 
 STEP = 2 * max(FOLDED)
 """The grid's period is a multiple of this many cells, so that every preview is a central crop of even size."""
+
+CACHED = 5 << 19
+"""Bytes of rows that the caches still hold, as far as they have to, when they have been transformed and are laid as columns."""
 
 
 class FourierAccumulator:
@@ -91,9 +94,10 @@ class FourierAccumulator:
 
     @classmethod
     def batch_bytes(cls, shape: Shape, options: ReconConfig, angles: int) -> int:
-        """Bytes that `add` uses for a batch: spectra of one block, and cells and weights of the samples."""
+        """Bytes that `add` uses for a batch: spectra of as many blocks as are worked on, cells and weights, and factors."""
         blocks = min(shape.blocks, threads())
-        return angles * shape.padded * (blocks * shape.block_rows * 4 + 2 * (4 + 4 * options.width) + 5 * 8)
+        samples = sum(band_lengths(shape, cls.period(shape, options)))
+        return angles * samples * (blocks * shape.block_rows * 4 + 2 * (4 + 4 * (options.width + 3)) + 8)
 
     @classmethod
     def snapshot_bytes(cls, shape: Shape, options: ReconConfig, rows_at_once: int | None) -> int:
@@ -214,7 +218,8 @@ class FourierAccumulator:
         """
         grid, period, put = self._grid[index], image.period, self._device.put
         pairs = grid.shape[2] if image.rows == 1 else grid.shape[2] * 2 // image.rows
-        step = min(self._device.rows_at_once or period, period)
+        most = self._device.rows_at_once
+        step = min(most, max(8, CACHED // (8 * period * pairs)), period) if most else period
         columns = self._columns((len(x), period, pairs), np.complex64)
         factors, reach = (put(image.factor_v), put(image.factor_u)), self._period / 2 + self._kernel.width
 
