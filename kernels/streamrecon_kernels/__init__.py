@@ -1,17 +1,20 @@
 """The kernels: the inner loops that streamrecon exists for. They know arrays and nothing of scans."""
 
-from streamrecon_kernels.parallel import each, threads  # isort: skip - before numba loads libgomp
+from streamrecon_kernels.parallel import Gate, each, threads  # isort: skip - before numba loads libgomp
 from streamrecon_kernels.backproject import backproject
 from streamrecon_kernels.gridding import grid_spokes
+from streamrecon_kernels.gridding_numba import LANES
 from streamrecon_kernels.kaiser_bessel import KaiserBessel
 from streamrecon_kernels.memory import aligned_empty, aligned_zeros
 from streamrecon_kernels.normalize import line_integrals
 from streamrecon_kernels.packing import filter_spectra, pack_rows
 from streamrecon_kernels.shrinking import Shrinking, shrink_rows
 from streamrecon_kernels.slices import bin_pixels, fold_grid, lay_columns, take_slices
-from streamrecon_kernels.spoke_cells import Share, Spokes, deal, spoke_factors, spokes
+from streamrecon_kernels.spoke_cells import Share, Spokes, spoke_factors, spokes
 
 __all__ = [
+    "LANES",
+    "Gate",
     "KaiserBessel",
     "Share",
     "Shrinking",
@@ -20,7 +23,6 @@ __all__ = [
     "aligned_zeros",
     "backproject",
     "bin_pixels",
-    "deal",
     "each",
     "filter_spectra",
     "fold_grid",

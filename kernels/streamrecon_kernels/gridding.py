@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from streamrecon_kernels import gridding_cuda, gridding_numba, gridding_vector
 from streamrecon_kernels.memory import on_device, require_writable
 from streamrecon_kernels.parallel import threads
-from streamrecon_kernels.spoke_cells import Share, Spokes, deal
+from streamrecon_kernels.spoke_cells import Share, Spokes
 
 
 def grid_spokes(
@@ -67,14 +67,16 @@ def grid_spokes(
             f"factor is {factor.dtype} {factor.shape} and spectra {spectra.shape}; expected complex64 (angle, n + 1) and (angle, "
             f"n, pair), n even, of as many angles and samples as the spokes have: {angles}, {groups} groups of {together}"
         )
-    if not (angles and grid.size) or (share and not share.samples):
+    if not (angles and grid.size):
         return
+    if share and share.spokes is not where:
+        raise ValueError("the share was dealt for other spokes than these")
     factor = np.ascontiguousarray(factor)
     taps = (where.first_u, where.first_v, where.end_u, where.end_v, where.weight_u, where.weight_v)
     if share:
         tiles, ranges, parts = share.tiles, share.ranges, np.array([0, len(share.tiles)])
     else:
-        shares = [hand for (hand,) in deal([where], threads())]
+        shares = where.deal(threads())
         tiles, ranges = (
             np.concatenate([each.tiles for each in shares]),
             np.concatenate([each.ranges for each in shares]),

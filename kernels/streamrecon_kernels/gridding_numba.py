@@ -17,9 +17,6 @@ PER_CELL = 1024
 EDGE = 1e-9
 """Cells from an end of the kernel within which it is 0; see `KaiserBessel.reach`."""
 
-FAST = {"nnan", "ninf", "nsz", "contract", "arcp"}
-
-
 LANES = 8
 """Weights of a sample are written by so many at once; their number is a multiple."""
 
@@ -102,7 +99,7 @@ def tile_ranges(cos, sin, count, side, width, tile, ranges):  # type: ignore[no-
 
 @njit(nogil=True, error_model="numpy", cache=True)
 def count_samples(ranges, samples):  # type: ignore[no-untyped-def]
-    """Add the samples of each tile, in the order of their rows, to those that are already counted."""
+    """Add up the samples of each tile, in the order of their rows."""
     angles, rows, columns, _ = ranges.shape
     for a in range(angles):
         for i in range(rows):
@@ -112,19 +109,14 @@ def count_samples(ranges, samples):  # type: ignore[no-untyped-def]
 
 @njit(nogil=True, error_model="numpy", cache=True)
 def pick_tiles(ranges, chosen, side, tile, tiles, picked):  # type: ignore[no-untyped-def]
-    """Write edges, (tile, 4), and samples, (tile, angle, 2), of the tiles that are chosen by their place in the order of rows.
-
-    Returns the number of samples.
-    """
-    columns, samples = ranges.shape[2], 0
+    """Write edges, (tile, 4), and samples, (tile, angle, 2), of the tiles that are chosen by their place in the order of rows."""
+    columns = ranges.shape[2]
     for index in range(chosen.size):
         i, j = chosen[index] // columns, chosen[index] % columns
         tiles[index, 0], tiles[index, 1] = i * tile, min((i + 1) * tile, side)
         tiles[index, 2], tiles[index, 3] = j * tile, min((j + 1) * tile, side)
         for a in range(ranges.shape[0]):
             picked[index, a, 0], picked[index, a, 1] = ranges[a, i, j, 0], ranges[a, i, j, 1]
-            samples += ranges[a, i, j, 1] - ranges[a, i, j, 0]
-    return samples
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
@@ -141,7 +133,7 @@ def factors(shift, weight, response, spacing, out):  # type: ignore[no-untyped-d
             phase *= turn
 
 
-@kernel(fastmath=FAST)
+@kernel(fastmath=set(FLAGS))
 def grid_spokes(  # type: ignore[no-untyped-def]
     grid, spectra, factor, first_u, first_v, end_u, end_v, weight_u, weight_v, tiles, ranges, parts
 ):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import collections
 import concurrent.futures
+import itertools
 import os
 import threading
 import types
@@ -76,7 +77,7 @@ def each(task: Callable[[Item], object], items: Iterable[Item]) -> None:
     Raises
     ------
     Exception
-        The first one that a task raises; tasks that have not begun by then are left.
+        One that a task raises, of this thread's tasks first; tasks that have not begun by then are left.
     """
     pieces, workers = collections.deque(items), threads()
     if workers == 1 or len(pieces) < 2:
@@ -101,13 +102,37 @@ def each(task: Callable[[Item], object], items: Iterable[Item]) -> None:
             _worker.alone = False
 
     # This thread works, too: every thread less to be woken is time won.
-    others = [_pool(workers).submit(work) for _ in range(min(workers, len(pieces)) - 1)]
+    others: list[concurrent.futures.Future[None]] = []
     try:
+        others += [_pool(workers).submit(work) for _ in range(min(workers, len(pieces)) - 1)]
         work()
     finally:
+        pieces.clear()
         concurrent.futures.wait(others)
     for other in others:
         other.result()
+
+
+class Gate:
+    """Opens when so many pieces of work are through: `with gate` around each of them, `gate.wait()` in those that need them.
+
+    A piece that waits must come after those that it waits for among the items of `each`: then they have been begun.
+    """
+
+    def __init__(self, pieces: int) -> None:
+        self._left = itertools.count(pieces - 1, -1)
+        self._open = threading.Event()
+
+    def wait(self) -> None:
+        """Wait until it is open."""
+        self._open.wait()
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        if next(self._left) == 0:
+            self._open.set()
 
 
 @cache

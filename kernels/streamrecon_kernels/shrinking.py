@@ -31,7 +31,16 @@ class Shrinking:
             In host memory, float32.
         like
             An array of the device that the rows are on; None is the CPU.
+
+        Raises
+        ------
+        ValueError
+            If it is no such matrix.
         """
+        if matrix.ndim != 2 or matrix.dtype != np.float32 or not matrix.size:
+            raise ValueError(
+                f"the matrix is {matrix.dtype} {matrix.shape}; expected float32 (sample, column), not empty"
+            )
         inner = np.pad(matrix[:, 1:-1] != 0, ((0, 0), (1, 1)))
         first = np.argmax(inner, axis=1)
         last = inner.shape[1] - np.argmax(inner[:, ::-1], axis=1)

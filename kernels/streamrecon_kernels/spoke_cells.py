@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,12 +21,12 @@ TILE = 128
 class Share:
     """Tiles of the grid that are worked on by one hand, and the samples that touch them."""
 
+    spokes: Spokes
+    """Whose tiles they are."""
     tiles: NDArray[np.int64]
     """(tile, 4), first and one past the last row, and column."""
     ranges: NDArray[np.int32]
     """(tile, angle, 2), first and one past the last sample."""
-    samples: int
-    """Of all tiles."""
 
 
 class Spokes:
@@ -141,33 +140,28 @@ class Spokes:
         gridding_numba.tile_ranges(self.cos[some], self.sin[some], self.samples, self.side, wide, TILE, ranges)
         return self
 
-    def share(self, chosen: NDArray[np.intp]) -> Share:
-        """Tiles by their place in the order of rows, and the samples that touch them."""
-        tiles = np.empty((len(chosen), 4), np.int64)
-        ranges = np.empty((len(chosen), len(self.ranges), 2), np.int32)
-        samples = gridding_numba.pick_tiles(self.ranges, chosen, self.side, TILE, tiles, ranges)
-        return Share(tiles, ranges, samples)
+    def deal(self, hands: int) -> list[Share]:
+        """Deal the tiles that have samples to so many hands, the fullest first and to and fro.
 
-
-def deal(spokes: Sequence[Spokes], hands: int) -> list[list[Share]]:
-    """Deal the tiles of a grid that have samples of some spokes, the fullest first and to and fro: (hand, spokes).
-
-    Parameters
-    ----------
-    spokes
-        Of grids of the same side, on the CPU. A tile is in the same hand for all of them: no cell is in two hands.
-    hands
-        How many there are.
-    """
-    samples = np.zeros(spokes[0].ranges.shape[1] ** 2, np.int64)
-    for each in spokes:
-        gridding_numba.count_samples(each.ranges, samples)
-    order = np.argsort(-samples, kind="stable")[: np.count_nonzero(samples)]
-    turns = 2 * hands
-    return [
-        [each.share(np.concatenate([order[hand::turns], order[turns - 1 - hand :: turns]])) for each in spokes]
-        for hand in range(hands)
-    ]
+        Raises
+        ------
+        ValueError
+            If there is no hand.
+        """
+        if hands < 1:
+            raise ValueError(f"tiles are dealt to {hands} hands; expected 1 or more")
+        samples = np.zeros(self.ranges.shape[1] ** 2, np.int64)
+        gridding_numba.count_samples(self.ranges, samples)
+        order = np.argsort(-samples, kind="stable")[: np.count_nonzero(samples)]
+        turns = 2 * hands
+        shares = []
+        for hand in range(hands):
+            mine = np.concatenate([order[hand::turns], order[turns - 1 - hand :: turns]])
+            tiles = np.empty((len(mine), 4), np.int64)
+            ranges = np.empty((len(mine), len(self.ranges), 2), np.int32)
+            gridding_numba.pick_tiles(self.ranges, mine, self.side, TILE, tiles, ranges)
+            shares.append(Share(self, tiles, ranges))
+        return shares
 
 
 def spokes(
@@ -202,7 +196,16 @@ def spoke_factors(
     -------
     factor
         (angle, n + 1), at the frequencies from -n / 2 to n / 2; in host memory.
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not fit.
     """
+    if shift.ndim != 1 or weight.shape != shift.shape or response.ndim != 1 or not response.size:
+        raise ValueError(
+            f"shift is {shift.shape}, weight {weight.shape}, response {response.shape}; expected (angle,) twice, (n / 2 + 1,)"
+        )
     out = np.empty((len(shift), 2 * len(response) - 1), np.complex64)
     gridding_numba.factors(shift, weight, response, spacing, out)
     return out

@@ -28,9 +28,7 @@ class Device(Protocol):
     rows_at_once: int | None
     """Rows or columns of an image that are best transformed at once; None: all."""
     angles_at_once: int | None
-    """Projections that are best transformed at once; None: all."""
-    hands: int
-    """Pieces that gridding a block is done in; 0: whole."""
+    """Most projections that are transformed at once; None: all."""
 
     def empty(self, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
         """An array whose content is arbitrary."""
@@ -60,7 +58,6 @@ class Cpu:
     name = "cpu"
     rows_at_once: int | None = 32
     angles_at_once: int | None = 8
-    hands = 3
 
     def empty(self, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
         """See `Device.empty`."""
@@ -118,7 +115,6 @@ class Gpu:
     name = "gpu"
     rows_at_once: int | None = None
     angles_at_once: int | None = None
-    hands = 0
 
     def __init__(self, index: int = 0, largest: int = 1 << 20) -> None:
         import cupy

@@ -56,7 +56,7 @@ def response(name: str, padded: int, cutoff: float = 0.8, order: int = 8) -> NDA
         raise ValueError(f"filter is {name!r}; expected one of: {', '.join(FILTERS)}")
     if name == "none":
         return np.ones(padded // 2 + 1)
-    n = fft.fftfreq(padded, 1 / padded)
+    n = (np.arange(padded) + padded // 2) % padded - padded // 2
     odd = n % 2 == 1
     kernel = np.zeros(padded)
     kernel[odd] = -1 / (math.pi * n[odd]) ** 2

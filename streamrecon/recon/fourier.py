@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import fft
 from streamrecon_kernels import (
+    LANES,
+    Gate,
     KaiserBessel,
     Share,
     Shrinking,
     Spokes,
-    deal,
     fold_grid,
     grid_spokes,
     lay_columns,
@@ -36,6 +39,9 @@ from streamrecon.recon.workspace import Desks, Workspace
 
 STEP = 2 * max(FOLDED)
 """The grid's period is a multiple of this many cells, so that every preview is a central crop of even size."""
+
+HANDS = 3
+"""Least pieces that gridding a block is done in: more take longer to hand out, fewer to wait for the slowest core."""
 
 CACHED = 5 << 19
 """Bytes of rows that the caches still hold, as far as they have to, when they have been transformed and are laid as columns."""
@@ -67,11 +73,15 @@ class FourierAccumulator:
         self._kernel = KaiserBessel(options.width, options.oversampling)
         self._column_weight = device.put(shape.column_weight)
         self._period = self.period(shape, options)
-        side = self._side(shape, options)
-        self._grid = zeros(device, (shape.blocks, side, side, shape.block_rows // 2), np.complex64)
+        # Each band has a grid of its own, the low one's a few cells around the zero frequency: a cell's sum then depends on the
+        # order of the angles and not on how they come in batches.
+        self._grids = [
+            zeros(device, (shape.blocks, side, side, shape.block_rows // 2), np.complex64)
+            for side in self._sides(shape, options)
+        ]
         self._bands = bands(shape, options, self._period)
         self._spokes: list[Spokes | None] = [None] * len(self._bands)
-        self._shrinking = [Shrinking.of(shrinking(shape, band), self._grid) for band in self._bands[1:]]
+        self._shrinking = [Shrinking.of(shrinking(shape, band), self._grids[0]) for band in self._bands[1:]]
         self._spectra = [Workspace(device) for _ in self._bands]
         self._factors = [Workspace(device) for _ in self._bands]
         self._rows, self._columns = Desks(device), Workspace(device)
@@ -84,20 +94,26 @@ class FourierAccumulator:
         return STEP * int(fft.next_fast_len(math.ceil(shape.side * options.oversampling / STEP)))
 
     @classmethod
-    def _side(cls, shape: Shape, options: ReconConfig) -> int:
-        return cls.period(shape, options) + 2 * (options.width // 2 + 1) + 1
+    def _sides(cls, shape: Shape, options: ReconConfig) -> list[int]:
+        """Cells of the side of each band's grid, odd: room for the kernel at the ends of the spokes."""
+        period = cls.period(shape, options)
+        _, *low = band_lengths(shape, period)
+        reaches = [period // 2] + [math.ceil(length / 2 * period / shape.padded) for length in low]
+        return [2 * (reach + options.width // 2 + 1) + 1 for reach in reaches]
 
     @classmethod
     def state_bytes(cls, shape: Shape, options: ReconConfig) -> int:
         """Bytes of the state."""
-        return shape.blocks * cls._side(shape, options) ** 2 * shape.block_rows * 4
+        return shape.blocks * sum(side**2 for side in cls._sides(shape, options)) * shape.block_rows * 4
 
     @classmethod
     def batch_bytes(cls, shape: Shape, options: ReconConfig, angles: int) -> int:
         """Bytes that `add` uses for a batch: spectra of as many blocks as are worked on, cells and weights, and factors."""
         blocks = min(shape.blocks, threads())
-        samples = sum(band_lengths(shape, cls.period(shape, options)))
-        return angles * samples * (blocks * shape.block_rows * 4 + 2 * (4 + 4 * (options.width + 3)) + 8)
+        lengths = band_lengths(shape, cls.period(shape, options))
+        window = -(-(options.width + 1) // LANES) * LANES
+        matrix = 4 * shape.columns * sum(lengths[1:])
+        return angles * sum(lengths) * (blocks * shape.block_rows * 4 + 2 * (4 + 4 * window) + 8) + matrix
 
     @classmethod
     def snapshot_bytes(cls, shape: Shape, options: ReconConfig, rows_at_once: int | None) -> int:
@@ -109,7 +125,7 @@ class FourierAccumulator:
 
     @property
     def nbytes(self) -> int:
-        return int(self._grid.nbytes)
+        return sum(int(grid.nbytes) for grid in self._grids)
 
     def add(self, projections: NDArray[np.float32], theta: NDArray[np.float64], weight: NDArray[np.float64]) -> None:
         check_batch(self.shape, projections, theta, weight)
@@ -120,70 +136,87 @@ class FourierAccumulator:
         self._add(self._device.upload(row[None]), theta, weight)
 
     def _add(self, projections: Array, theta: NDArray[np.float64], weight: NDArray[np.float64]) -> None:
-        """Add projections, one for each angle or one for all."""
+        """Add projections, one for each angle or one for all.
+
+        Pieces are taken in this order by whoever is free, and wait for those before that they need: cells, weights and factors
+        of some angles; for some blocks spectra of some angles, then the tiles of a hand.
+        """
         if not len(theta):
             return
-        shape, device, bands = self.shape, self._device, self._bands
-        spokes = [self._spoke(*each, theta) for each in zip(bands, self._spokes, strict=True)]
+        shape, device, bands, desks = self.shape, self._device, self._bands, min(self.shape.blocks, self._cores)
+        spokes = [self._spoke(*each, theta) for each in zip(bands, self._grids, self._spokes, strict=True)]
         self._spokes = [*spokes]
         factors = [
             memory((len(theta), band.length + 1), np.complex64)
             for memory, band in zip(self._factors, bands, strict=True)
         ]
+        spectra = [
+            [*memory((desks, len(projections), band.length, shape.block_rows // 2), np.complex64)]
+            for memory, band in zip(self._spectra, bands, strict=True)
+        ]
         # Pixel centers of an even side lie half a pixel beside the FFT's integers.
         shift = shape.center + (0.0 if shape.side % 2 else 0.5) * (np.cos(theta) + np.sin(theta))
         row = slice(bands[0].first, bands[0].first + shape.columns)
+        angles, parts = self._parts(len(theta), 1), self._parts(len(projections), desks)
+        hands = max(HANDS, -(-2 * self._cores // desks)) if device.angles_at_once else 1
+        prepared = Gate(len(angles))
+        transformed = [Gate(len(parts)) for _ in range(shape.blocks)]
+        gridded = [Gate(hands + len(bands) - 1) for _ in range(shape.blocks)]
+        dealing, dealt, filtering = threading.Lock(), list[Share | None](), list[float]()
 
         def prepare(some: slice) -> None:
-            for band, where, factor in zip(bands, spokes, factors, strict=True):
-                where.fill(some)
-                values = spoke_factors(shift[some] + band.first, weight[some], band.response, band.spacing)
-                factor[some] = device.put(values)
+            with prepared:
+                for band, where, factor in zip(bands, spokes, factors, strict=True):
+                    where.fill(some)
+                    values = spoke_factors(shift[some] + band.first, weight[some], band.response, band.spacing)
+                    factor[some] = device.put(values)
 
-        def transform(rows: slice, some: slice, spectra: list[Array]) -> None:
-            high, *low = [each[some] for each in spectra]
-            pack_rows(projections[some, rows], self._column_weight, high)
-            for how, each in zip(self._shrinking, low, strict=True):
-                shrink_rows(high[:, row], how, each)
-            for index, each in enumerate((high, *low)):
-                transformed = fft.fft(each, axis=1, overwrite_x=True)
-                if self._device.angles_at_once is None:
-                    spectra[index] = transformed
-                elif not np.may_share_memory(transformed, each):
-                    each[:] = transformed
+        def transform(block: int, some: slice) -> None:
+            with transformed[block]:
+                if block >= desks:  # whose desk it is given
+                    gridded[block - desks].wait()
+                began = time.perf_counter()
+                high, *low = [each[block % desks][some] for each in spectra]
+                pack_rows(projections[some, shape.block(block)], self._column_weight, high)
+                for how, shrunk in zip(self._shrinking, low, strict=True):
+                    shrink_rows(high[:, row], how, shrunk)
+                for each, values in zip(spectra, (high, *low), strict=True):
+                    done = fft.fft(values, axis=1, overwrite_x=True)
+                    if device.angles_at_once is None:
+                        each[block % desks] = done
+                    elif not np.may_share_memory(done, values):
+                        values[:] = done
+                filtering.append(time.perf_counter() - began)
 
-        def grid(block: int, shares: Sequence[Share | None], spectra: list[Array]) -> None:
-            for values, factor, where, share in zip(spectra, factors, spokes, shares, strict=True):
-                grid_spokes(self._grid[block], values, factor, where, share)
+        def grid(block: int, band: int, hand: int) -> None:
+            with gridded[block]:
+                prepared.wait()
+                with dealing:
+                    if not dealt:
+                        dealt.extend(spokes[0].deal(hands) if device.angles_at_once else [None])
+                transformed[block].wait()
+                share = None if band else dealt[hand]
+                grid_spokes(self._grids[band][block], spectra[band][block % desks], factors[band], spokes[band], share)
 
-        hands: Sequence[Sequence[Share | None]] = []
-        preparing = [partial(prepare, some) for some in self._parts(len(theta), 2)]
-        for first in range(0, shape.blocks, self._cores):
-            blocks = range(first, min(first + self._cores, shape.blocks))
-            desks = [
-                memory((len(blocks), len(projections), band.length, shape.block_rows // 2), np.complex64)
-                for memory, band in zip(self._spectra, bands, strict=True)
-            ]
-            spectra = {block: [desk[block - first] for desk in desks] for block in blocks}
-            began = time.perf_counter()
-            parts = self._parts(len(projections), 1)
-            transforms = [
-                partial(transform, shape.block(block), some, spectra[block]) for block in blocks for some in parts
-            ]
-            device.each(_call, preparing + transforms)
-            self.filter_seconds += time.perf_counter() - began
-            hands = hands or (deal(spokes, device.hands) if device.hands else [[None] * len(spokes)])
-            device.each(_call, [partial(grid, block, shares, spectra[block]) for block in blocks for shares in hands])
-            preparing = []
+        pieces: list[Callable[[], None]] = [partial(prepare, some) for some in angles]
+        for first in range(0, shape.blocks, desks):
+            blocks = range(first, min(first + desks, shape.blocks))
+            pieces += [partial(transform, block, some) for block in blocks for some in parts]
+            work = [(0, hand) for hand in range(hands)] + [(band, 0) for band in range(1, len(bands))]
+            pieces += [partial(grid, block, *each) for block in blocks for each in work]
+        device.each(_call, pieces)
+        self.filter_seconds += sum(filtering) / self._cores
 
-    def _parts(self, angles: int, times: int) -> list[slice]:
-        step = times * (self._device.angles_at_once or angles)
+    def _parts(self, angles: int, blocks: int) -> list[slice]:
+        """Angles that are worked on at once: so few that every core has some, of some blocks."""
+        most = self._device.angles_at_once
+        step = max(1, min(most, angles * blocks // (2 * self._cores))) if most else angles
         return [slice(first, min(first + step, angles)) for first in range(0, angles, step)]
 
-    def _spoke(self, band: Band, before: Spokes | None, theta: NDArray[np.float64]) -> Spokes:
-        cells, side = self._period * band.spacing, self._grid.shape[1]
+    def _spoke(self, band: Band, grids: Array, before: Spokes | None, theta: NDArray[np.float64]) -> Spokes:
+        cells = self._period * band.spacing
         steps = np.cos(theta) * cells, np.sin(theta) * cells
-        return Spokes(*steps, band.length + 1, side, self._kernel, self._grid, before)
+        return Spokes(*steps, band.length + 1, grids.shape[1], self._kernel, grids, before)
 
     def snapshot_block(self, index: int, out: NDArray[np.float32], gain: float = 1.0, binning: int = 1) -> None:
         shape = self.shape
@@ -216,8 +249,8 @@ class FourierAccumulator:
 
         By parts that fit the cache, as what follows: what is read and written on the way is little more than the grid once.
         """
-        grid, period, put = self._grid[index], image.period, self._device.put
-        pairs = grid.shape[2] if image.rows == 1 else grid.shape[2] * 2 // image.rows
+        period, put = image.period, self._device.put
+        pairs = self.shape.block_rows // (2 if image.rows == 1 else image.rows)
         most = self._device.rows_at_once
         step = min(most, max(8, CACHED // (8 * period * pairs)), period) if most else period
         columns = self._columns((len(x), period, pairs), np.complex64)
@@ -228,16 +261,34 @@ class FourierAccumulator:
                 fold_grid(grid, self._period, first, *factors, chunk, reach)
                 lay_columns(_inverse(chunk), x, first, columns)
 
-        self._device.each(transform, range(0, period, step))
+        with self._whole(index) as grid:
+            self._device.each(transform, range(0, period, step))
         return columns
+
+    @contextlib.contextmanager
+    def _whole(self, index: int) -> Iterator[Array]:
+        """The grid of a block, with the low band's for as long."""
+        grid, middle = self._grids[0][index], self._grids[0].shape[1] // 2
+        halves = [each.shape[1] // 2 for each in self._grids[1:]]
+        places = [grid[middle - half : middle + half + 1, middle - half : middle + half + 1] for half in halves]
+        before = [place.copy() for place in places]
+        for place, low in zip(places, self._grids[1:], strict=True):
+            place += low[index]
+        try:
+            yield grid
+        finally:
+            for place, values in zip(places, before, strict=True):
+                place[:] = values
 
     def merge(self, other: Accumulator) -> None:
         if not isinstance(other, FourierAccumulator) or (other.shape, other._options) != (self.shape, self._options):
             raise GeometryError("only an accumulator of the same method, shape and options can be merged into this one")
-        self._grid += other._grid
+        for grid, more in zip(self._grids, other._grids, strict=True):
+            grid += more
 
     def reset(self) -> None:
-        self._grid[:] = 0
+        for grid in self._grids:
+            grid[:] = 0
 
 
 def _call(task: Callable[[], None]) -> None:

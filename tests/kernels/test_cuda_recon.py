@@ -12,6 +12,7 @@ from scipy import fft
 from streamrecon_kernels import backproject_cuda, gridding_cuda, packing_cuda, slices_cuda
 
 from streamrecon.config import ReconConfig
+from streamrecon.recon import bands
 from streamrecon.recon.accumulate import Shape, snapshot
 from streamrecon.recon.device import Gpu
 from streamrecon.recon.direct import DirectAccumulator
@@ -44,7 +45,7 @@ class Transforms:
 class Emulated:
     """A device whose kernels are the CUDA sources, executed on the CPU."""
 
-    name, rows_at_once, angles_at_once, hands = "gpu", None, None, 0
+    name, rows_at_once, angles_at_once = "gpu", None, None
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> There:
         array = np.empty(shape, dtype)
@@ -118,3 +119,19 @@ def test_the_text_is_the_same(
         np.testing.assert_allclose(got, expected, atol=2e-5 * float(np.abs(expected).max()))
     there.reset()
     assert not snapshot(there).any()
+
+
+def test_the_text_is_the_same_for_two_bands(device: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Short ones: what is emulated takes its time.
+    for name, value in {"LOW": 16, "CUT": 6, "SHORTEST": 0}.items():
+        monkeypatch.setattr(bands, name, value)
+    shape = Shape.of(Geometry(3, 72), ReconConfig(), 35.5)
+    rng = np.random.default_rng(0)
+    projections = rng.random((5, 3, 72), dtype=np.float32)
+    theta, weight = np.arange(5) * 0.6, np.full(5, math.pi / 5)
+    here, there = FourierAccumulator(shape, ReconConfig()), FourierAccumulator(shape, ReconConfig(), device)
+    assert len(here._grids) == len(there._grids) == 2
+    for accumulator in (here, there):
+        accumulator.add(projections, theta, weight)
+    expected, got = snapshot(here), snapshot(there)
+    np.testing.assert_allclose(got, expected, atol=2e-5 * float(np.abs(expected).max()))

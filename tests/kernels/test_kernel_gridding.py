@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from streamrecon_kernels import (
     KaiserBessel,
     Spokes,
-    deal,
     grid_spokes,
     gridding_vector,
     reference,
@@ -196,7 +195,7 @@ def test_bits_depend_neither_on_the_tiles_nor_on_who_has_them(problem: Problem, 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(spoke_cells, "TILE", tile)
         where = where_of(problem)
-        shares = [share for (share,) in deal([where], hands)]
+        shares = where.deal(hands)
     assert len(shares) == hands
     for share in shares[::-1]:
         grid_spokes(problem["grid"], problem["spectra"], problem["factor"], where, share)
@@ -208,23 +207,15 @@ def test_bits_depend_neither_on_the_tiles_nor_on_who_has_them(problem: Problem, 
     assert owned.max(initial=0) <= 1
 
 
-@SETTINGS
-@given(st.integers(0, 6), st.integers(0, 6), st.integers(1, 9))
-def test_a_tile_is_in_one_hand_for_all_spokes_of_a_grid(first: int, second: int, hands: int) -> None:
-    theta = np.arange(6) * GOLDEN
-    spokes_ = [
-        spokes(length * np.cos(theta[:angles]), length * np.sin(theta[:angles]), 301, 701, KERNELS[0])
-        for angles, length in ((first, 1.0), (second, 0.3))
-    ]
-    owner: dict[tuple[int, ...], int] = {}
-    samples = np.zeros(2, int)
-    for hand, shares in enumerate(deal(spokes_, hands)):
-        assert len(shares) == 2
-        for index, share in enumerate(shares):
-            samples[index] += np.diff(share.ranges, axis=2).sum()
-            for tile in map(tuple, share.tiles.tolist()):
-                assert owner.setdefault(tile, hand) == hand
-    assert (samples >= [first * 301, second * 301]).all()
+def test_a_share_of_other_spokes_and_no_hands_are_refused() -> None:
+    problem = small()
+    other = spokes(np.full(2, 0.9), np.full(2, 0.2), 9, 15, KERNELS[0]).deal(1)[0]
+    with pytest.raises(ValueError, match="other spokes"):
+        grid_spokes(**problem, share=other)
+    assert not problem["grid"].any()
+    for hands in (0, -1):
+        with pytest.raises(ValueError, match="expected 1 or more"):
+            problem["where"].deal(hands)
 
 
 @pytest.mark.parametrize("laid", ["plain", "every_second"])
@@ -538,3 +529,11 @@ def test_factors_are_their_definition(angles: int, half: int, spacing: float, se
     phase = np.exp(2j * math.pi * ((k * spacing * shift[:, None]) % 1))
     expected = weight[:, None] * response[abs(k)] * phase
     np.testing.assert_allclose(spoke_factors(shift, weight, response, spacing), expected, atol=1e-6)
+
+
+def test_factors_that_do_not_fit_are_refused() -> None:
+    good = {"shift": np.zeros(3), "weight": np.ones(3), "response": np.ones(5, np.float32), "spacing": 0.1}
+    for changed in ({"weight": np.ones(2)}, {"shift": np.zeros((3, 1))}, {"response": np.ones(0, np.float32)}):
+        with pytest.raises(ValueError, match="expected"):
+            spoke_factors(**good | changed)
+    assert spoke_factors(**good).shape == (3, 9)

@@ -7,13 +7,14 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
 import numba
 import numpy as np
 import pytest
-from streamrecon_kernels import each, parallel, threads
+from streamrecon_kernels import Gate, each, parallel, threads
 
 from streamrecon.config import ReconConfig
 from streamrecon.recon import device
@@ -326,3 +327,52 @@ def test_an_error_within_a_kernel_leaves_the_lock_free() -> None:
         with pytest.raises(numba.TypingError):
             bad(np.zeros(3))
         assert not parallel.LOCK.locked()
+
+
+@several
+def test_pieces_wait_at_a_gate_until_those_before_are_through() -> None:
+    for _ in range(50):
+        through: list[int] = []
+        gate = Gate(4)
+
+        def first(item: int, gate: Gate = gate, through: list[int] = through) -> None:
+            with gate:
+                time.sleep(0.001 * (item % 2))
+                through.append(item)
+
+        def second(item: int, gate: Gate = gate, through: list[int] = through) -> None:
+            gate.wait()
+            assert sorted(through[:4]) == [0, 1, 2, 3]
+            through.append(item)
+
+        each(lambda item: first(item) if item < 4 else second(item), range(9))
+        assert sorted(through) == list(range(9))
+
+
+@several
+def test_nobody_waits_for_ever_where_a_piece_fails() -> None:
+    gate = Gate(2)
+
+    def task(item: int) -> None:
+        if item < 2:
+            with gate:
+                raise RefusedError("0")
+        gate.wait()
+
+    with pytest.raises(RefusedError):
+        each(task, range(8))
+
+
+@several
+def test_pieces_that_have_not_begun_are_left_when_one_fails() -> None:
+    begun: list[int] = []
+
+    def task(item: int) -> None:
+        begun.append(item)
+        time.sleep(0.002)
+        if item == 3:
+            raise RefusedError(str(item))
+
+    with pytest.raises(RefusedError):
+        each(task, range(500))
+    assert len(begun) < 50

@@ -92,3 +92,9 @@ def test_what_does_not_fit_is_refused(changed: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"expected|read-only"):
         shrink_rows(**right(**changed))
     shrink_rows(**right())
+
+
+@pytest.mark.parametrize("matrix", [np.ones((5, 9)), np.ones(9, np.float32), np.ones((5, 0), np.float32)])
+def test_what_is_no_matrix_is_refused(matrix: NDArray[Any]) -> None:
+    with pytest.raises(ValueError, match="expected float32"):
+        Shrinking.of(matrix)

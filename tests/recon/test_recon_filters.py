@@ -25,7 +25,7 @@ DEFINITIONS = {  # as TomoPy has them, over cycles per pixel
 }
 
 
-@pytest.mark.parametrize("padded", [64, 65, 1000, 1250, 4096])
+@pytest.mark.parametrize("padded", [64, 65, 98, 1000, 1250, 1458, 3136, 4096])
 @pytest.mark.parametrize("name", sorted(DEFINITIONS))
 def test_response_is_the_definition(name: str, padded: int) -> None:
     nu = np.fft.rfftfreq(padded)
