@@ -4,44 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import math
-import threading
-import time
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import fft
-from streamrecon_kernels import (
-    LANES,
-    Gate,
-    KaiserBessel,
-    Share,
-    Shrinking,
-    Spokes,
-    fold_grid,
-    grid_spokes,
-    lay_columns,
-    pack_rows,
-    shrink_rows,
-    spoke_factors,
-    take_slices,
-    threads,
-)
+from streamrecon_kernels import LANES, KaiserBessel, fold_grid, lay_columns, take_slices, threads
 
 from streamrecon.config import ReconConfig
 from streamrecon.errors import GeometryError
 from streamrecon.recon.accumulate import Accumulator, Shape, check_batch
-from streamrecon.recon.bands import Band, band_lengths, bands, shrinking
+from streamrecon.recon.bands import band_lengths, bands
 from streamrecon.recon.binned import FOLDED, Binned
 from streamrecon.recon.device import CPU, Array, Device, zeros
+from streamrecon.recon.spreading import Spreader
 from streamrecon.recon.workspace import Desks, Workspace
 
 STEP = 2 * max(FOLDED)
 """The grid's period is a multiple of this many cells, so that every preview is a central crop of even size."""
-
-HANDS = 3
-"""Least pieces that gridding a block is done in: more take longer to hand out, fewer to wait for the slowest core."""
 
 CACHED = 5 << 19
 """Bytes of rows that the caches still hold, as far as they have to, when they have been transformed and are laid as columns."""
@@ -62,7 +42,7 @@ class FourierAccumulator:
     Notes
     -----
     `f(x, y) = sum_a w_a sum_k H_k P_a,k exp(2 pi i nu_k (x cos + y sin))` is a sum over non-uniform frequencies. Each
-    sample of the whole padded spectrum is spread onto the grid with a Kaiser-Bessel kernel; the inverse FFT of the grid is
+    sample of the spectrum is spread onto the grid with a Kaiser-Bessel kernel; the inverse FFT of the grid is
     the image times the kernel's transform, which is divided out (O'Sullivan, IEEE Trans. Med. Imaging 4, 1985). Rows
     2 j and 2 j + 1 are the real and the imaginary part of one complex image.
     """
@@ -71,7 +51,6 @@ class FourierAccumulator:
         self.shape, self._options, self._device = shape, options, device
         self.filter_seconds = 0.0
         self._kernel = KaiserBessel(options.width, options.oversampling)
-        self._column_weight = device.put(shape.column_weight)
         self._period = self.period(shape, options)
         # Each band has a grid of its own, the low one's a few cells around the zero frequency: a cell's sum then depends on the
         # order of the angles and not on how they come in batches.
@@ -79,13 +58,9 @@ class FourierAccumulator:
             zeros(device, (shape.blocks, side, side, shape.block_rows // 2), np.complex64)
             for side in self._sides(shape, options)
         ]
-        self._bands = bands(shape, options, self._period)
-        self._spokes: list[Spokes | None] = [None] * len(self._bands)
-        self._shrinking = [Shrinking.of(shrinking(shape, band), self._grids[0]) for band in self._bands[1:]]
-        self._spectra = [Workspace(device) for _ in self._bands]
-        self._factors = [Workspace(device) for _ in self._bands]
+        both = bands(shape, options, self._period)
+        self._spreader = Spreader(shape, both, self._grids, self._period, self._kernel, device)
         self._rows, self._columns = Desks(device), Workspace(device)
-        self._cores = threads()
         self._binned: dict[int, Binned] = {}
 
     @staticmethod
@@ -129,94 +104,11 @@ class FourierAccumulator:
 
     def add(self, projections: NDArray[np.float32], theta: NDArray[np.float64], weight: NDArray[np.float64]) -> None:
         check_batch(self.shape, projections, theta, weight)
-        self._add(self._device.upload(projections), theta, weight)
+        self.filter_seconds += self._spreader.spread(self._device.upload(projections), theta, weight)
 
     def add_constant(self, row: NDArray[np.float32], theta: NDArray[np.float64], weight: NDArray[np.float64]) -> None:
         check_batch(self.shape, np.broadcast_to(row, (len(theta), *row.shape)), theta, weight)
-        self._add(self._device.upload(row[None]), theta, weight)
-
-    def _add(self, projections: Array, theta: NDArray[np.float64], weight: NDArray[np.float64]) -> None:
-        """Add projections, one for each angle or one for all.
-
-        Pieces are taken in this order by whoever is free, and wait for those before that they need: cells, weights and factors
-        of some angles; for some blocks spectra of some angles, then the tiles of a hand.
-        """
-        if not len(theta):
-            return
-        shape, device, bands, desks = self.shape, self._device, self._bands, min(self.shape.blocks, self._cores)
-        spokes = [self._spoke(*each, theta) for each in zip(bands, self._grids, self._spokes, strict=True)]
-        self._spokes = [*spokes]
-        factors = [
-            memory((len(theta), band.length + 1), np.complex64)
-            for memory, band in zip(self._factors, bands, strict=True)
-        ]
-        spectra = [
-            [*memory((desks, len(projections), band.length, shape.block_rows // 2), np.complex64)]
-            for memory, band in zip(self._spectra, bands, strict=True)
-        ]
-        # Pixel centers of an even side lie half a pixel beside the FFT's integers.
-        shift = shape.center + (0.0 if shape.side % 2 else 0.5) * (np.cos(theta) + np.sin(theta))
-        row = slice(bands[0].first, bands[0].first + shape.columns)
-        angles, parts = self._parts(len(theta), 1), self._parts(len(projections), desks)
-        hands = max(HANDS, -(-2 * self._cores // desks)) if device.angles_at_once else 1
-        prepared = Gate(len(angles))
-        transformed = [Gate(len(parts)) for _ in range(shape.blocks)]
-        gridded = [Gate(hands + len(bands) - 1) for _ in range(shape.blocks)]
-        dealing, dealt, filtering = threading.Lock(), list[Share | None](), list[float]()
-
-        def prepare(some: slice) -> None:
-            with prepared:
-                for band, where, factor in zip(bands, spokes, factors, strict=True):
-                    where.fill(some)
-                    values = spoke_factors(shift[some] + band.first, weight[some], band.response, band.spacing)
-                    factor[some] = device.put(values)
-
-        def transform(block: int, some: slice) -> None:
-            with transformed[block]:
-                if block >= desks:  # whose desk it is given
-                    gridded[block - desks].wait()
-                began = time.perf_counter()
-                high, *low = [each[block % desks][some] for each in spectra]
-                pack_rows(projections[some, shape.block(block)], self._column_weight, high)
-                for how, shrunk in zip(self._shrinking, low, strict=True):
-                    shrink_rows(high[:, row], how, shrunk)
-                for each, values in zip(spectra, (high, *low), strict=True):
-                    done = fft.fft(values, axis=1, overwrite_x=True)
-                    if device.angles_at_once is None:
-                        each[block % desks] = done
-                    elif not np.may_share_memory(done, values):
-                        values[:] = done
-                filtering.append(time.perf_counter() - began)
-
-        def grid(block: int, band: int, hand: int) -> None:
-            with gridded[block]:
-                prepared.wait()
-                with dealing:
-                    if not dealt:
-                        dealt.extend(spokes[0].deal(hands) if device.angles_at_once else [None])
-                transformed[block].wait()
-                share = None if band else dealt[hand]
-                grid_spokes(self._grids[band][block], spectra[band][block % desks], factors[band], spokes[band], share)
-
-        pieces: list[Callable[[], None]] = [partial(prepare, some) for some in angles]
-        for first in range(0, shape.blocks, desks):
-            blocks = range(first, min(first + desks, shape.blocks))
-            pieces += [partial(transform, block, some) for block in blocks for some in parts]
-            work = [(0, hand) for hand in range(hands)] + [(band, 0) for band in range(1, len(bands))]
-            pieces += [partial(grid, block, *each) for block in blocks for each in work]
-        device.each(_call, pieces)
-        self.filter_seconds += sum(filtering) / self._cores
-
-    def _parts(self, angles: int, blocks: int) -> list[slice]:
-        """Angles that are worked on at once: so few that every core has some, of some blocks."""
-        most = self._device.angles_at_once
-        step = max(1, min(most, angles * blocks // (2 * self._cores))) if most else angles
-        return [slice(first, min(first + step, angles)) for first in range(0, angles, step)]
-
-    def _spoke(self, band: Band, grids: Array, before: Spokes | None, theta: NDArray[np.float64]) -> Spokes:
-        cells = self._period * band.spacing
-        steps = np.cos(theta) * cells, np.sin(theta) * cells
-        return Spokes(*steps, band.length + 1, grids.shape[1], self._kernel, grids, before)
+        self.filter_seconds += self._spreader.spread(self._device.upload(row[None]), theta, weight)
 
     def snapshot_block(self, index: int, out: NDArray[np.float32], gain: float = 1.0, binning: int = 1) -> None:
         shape = self.shape
@@ -289,10 +181,6 @@ class FourierAccumulator:
     def reset(self) -> None:
         for grid in self._grids:
             grid[:] = 0
-
-
-def _call(task: Callable[[], None]) -> None:
-    task()
 
 
 def _inverse(chunk: Array) -> Array:

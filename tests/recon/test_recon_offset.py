@@ -12,6 +12,7 @@ from recon_oracle import METHODS, fill, grid, phantom_projections, reconstruct, 
 from streamrecon.config import ReconConfig
 from streamrecon.errors import GeometryError
 from streamrecon.recon.accumulate import Shape, snapshot
+from streamrecon.recon.fourier import FourierAccumulator
 from streamrecon.recon.offset import FULL, TURN, overlap_weight
 from streamrecon.recon.weights import arc_weights, covered_arc
 from streamrecon.scan import Geometry
@@ -30,7 +31,8 @@ def joined(
     acc = METHODS[method](Shape.of(Geometry(1, COLUMNS), options, center, True), options)
     projections = phantom_projections(name, COLUMNS, THETA, center, HALF)
     if not weighted:
-        acc._column_weight[:] = 1  # type: ignore[attr-defined]
+        unweighted = acc._spreader.column_weight if isinstance(acc, FourierAccumulator) else acc._column_weight  # type: ignore[attr-defined]
+        unweighted[:] = 1
     return snapshot(fill(acc, projections, THETA, arc_weights(THETA, TURN)))[0]
 
 
