@@ -16,6 +16,7 @@ import types
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from pathlib import Path
 from typing import Any, TypeVar
 
 # Idle threads sleep: libgomp's would spin for a while after every kernel, on the cores that FFTs between the kernels and other
@@ -57,6 +58,13 @@ class Kernel:
         alone = types.FunctionType(function.__code__, function.__globals__, name)
         alone.__module__, alone.__qualname__ = function.__module__, name
         self._alone = numba.njit(**options)(alone)
+
+    @property
+    def compiled(self) -> bool:
+        """Whether it was compiled here before, for one core or for all: else that takes some seconds, and memory."""
+        folder = getattr(getattr(self._alone, "_cache", None), "cache_path", None)
+        name = f"{self.py_func.__module__.rpartition('.')[2]}.{self.py_func.__qualname__}*.nbi"
+        return folder is not None and any(Path(folder).glob(name))
 
     def __call__(self, *arguments: Any) -> Any:
         if threads() == 1:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from streamrecon_kernels import backproject_vector, gridding_vector
+
 from streamrecon.config import ReconConfig
 from streamrecon.recon.accumulate import Shape
 from streamrecon.recon.bands import band_lengths
@@ -14,8 +16,11 @@ from streamrecon.recon.fourier import FourierAccumulator
 
 METHODS = ("direct", "fourier")
 
-PROGRAM_BYTES = 260 << 20
+PROGRAM_BYTES = 225 << 20
 """The interpreter, the libraries and the compiled kernels."""
+
+COMPILING_BYTES = 160 << 20
+"""What the compiler leaves where the kernels were not compiled before: in the first run after an install."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +158,7 @@ def memory(
     """
     shape, options = work.shape, work.options
     accumulator = DirectAccumulator if method == "direct" else FourierAccumulator
+    kernel = backproject_vector.backproject if method == "direct" else gridding_vector.grid_spokes
     frame = shape.rows * shape.columns
     volume = shape.rows * shape.side**2 * 4
     # Images of 4 bytes a pixel; the stripes are a sum, its mean and the median of 8, and two rows.
@@ -167,7 +173,7 @@ def memory(
         "snapshot": accumulator.snapshot_bytes(shape, options, parts),
     }
     here = {
-        "program": PROGRAM_BYTES,
+        "program": PROGRAM_BYTES + (0 if kernel.compiled else COMPILING_BYTES),
         "ring": ring,
         "frames of a batch": batch * frame * (itemsize + 4),
         "flats and dark": fields * frame * 4 + combined,

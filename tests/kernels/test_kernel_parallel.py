@@ -273,6 +273,7 @@ USE = """
 import numpy as np
 from streamrecon_kernels import each, parallel
 from own import who
+print(who.compiled)
 
 def use(item=0):
     values, out = np.arange(4096.0), np.full(4096, -1)
@@ -284,6 +285,7 @@ use() if {first!r} == "outside" else None
 each(use, range(2))
 use()
 print(sorted(set(got)))
+print(who.compiled)
 for one in who._together, who._alone:
     print(sum(one.stats.cache_hits.values()), sum(one.stats.cache_misses.values()))
 """
@@ -300,10 +302,10 @@ def test_the_two_variants_are_two_in_the_cache(tmp_path: Path, first: str) -> No
     }
     wanted = f"[(1, {3.0 * 4095 * 2048 + 4096}), (2, {3.0 * 4095 * 2048 + 4096})]"
     compiled = run(USE.format(first=first), **environment).splitlines()
-    assert compiled == [wanted, "0 1", "0 1"]
+    assert compiled == ["False", wanted, "True", "0 1", "0 1"]
     assert len(list((tmp_path / "cache").rglob("*.nbi"))) == 2
     loaded = run(USE.format(first="outside"), **environment).splitlines()
-    assert loaded == [wanted, "1 0", "1 0"]
+    assert loaded == ["True", wanted, "True", "1 0", "1 0"]
 
 
 def test_both_variants_are_of_one_text() -> None:
@@ -312,6 +314,7 @@ def test_both_variants_are_of_one_text() -> None:
             x[i] += 1
 
     both = parallel.kernel(cache=False)(function)
+    assert not both.compiled
     assert both.py_func is function
     assert both._together.py_func.__code__ is both._alone.py_func.__code__
     assert both._together.targetoptions["parallel"]
