@@ -85,13 +85,15 @@ def each(task: Callable[[Item], object], items: Iterable[Item]) -> None:
     Raises
     ------
     Exception
-        One that a task raises, of this thread's tasks first; tasks that have not begun by then are left.
+        The first one that a task raises; tasks that have not begun by then are left.
     """
     pieces, workers = collections.deque(items), threads()
     if workers == 1 or len(pieces) < 2:
         for piece in pieces:
             task(piece)
         return
+
+    errors: list[BaseException] = []
 
     def work() -> None:
         """Take pieces until none is left."""
@@ -103,22 +105,27 @@ def each(task: Callable[[Item], object], items: Iterable[Item]) -> None:
                 except IndexError:
                     return
                 task(piece)
-        except BaseException:
+        except BaseException as error:
             pieces.clear()
-            raise
+            errors.append(error)
         finally:
             _worker.alone = False
 
     # This thread works, too: every thread less to be woken is time won.
     others: list[concurrent.futures.Future[None]] = []
     try:
-        others += [_pool(workers).submit(work) for _ in range(min(workers, len(pieces)) - 1)]
+        for _ in range(min(workers, len(pieces)) - 1):
+            others.append(_pool(workers).submit(work))
         work()
     finally:
         pieces.clear()
         concurrent.futures.wait(others)
-    for other in others:
-        other.result()
+    if errors:
+        raise next((error for error in errors if not isinstance(error, AbandonedError)), errors[0])
+
+
+class AbandonedError(RuntimeError):
+    """A piece that another one waited for has failed; `each` raises why."""
 
 
 class Gate:
@@ -130,16 +137,26 @@ class Gate:
     def __init__(self, pieces: int) -> None:
         self._left = itertools.count(pieces - 1, -1)
         self._open = threading.Event()
+        self._failed = False
 
     def wait(self) -> None:
-        """Wait until it is open."""
+        """Wait until it is open.
+
+        Raises
+        ------
+        AbandonedError
+            If one of the pieces before has failed.
+        """
         self._open.wait()
+        if self._failed:
+            raise AbandonedError("a piece of work that this one needs has failed")
 
     def __enter__(self) -> None:
         pass
 
-    def __exit__(self, *_: object) -> None:
-        if next(self._left) == 0:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._failed = self._failed or kind is not None
+        if next(self._left) == 0 or self._failed:
             self._open.set()
 
 

@@ -164,9 +164,9 @@ class FourierAccumulator:
         halves = [each.shape[1] // 2 for each in self._grids[1:]]
         places = [grid[middle - half : middle + half + 1, middle - half : middle + half + 1] for half in halves]
         before = [place.copy() for place in places]
-        for place, low in zip(places, self._grids[1:], strict=True):
-            place += low[index]
         try:
+            for place, low in zip(places, self._grids[1:], strict=True):
+                place += low[index]
             yield grid
         finally:
             for place, values in zip(places, before, strict=True):

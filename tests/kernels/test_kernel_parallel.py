@@ -14,10 +14,10 @@ from typing import Any
 import numba
 import numpy as np
 import pytest
-from streamrecon_kernels import Gate, each, parallel, threads
+from streamrecon_kernels import Gate, Spokes, each, parallel, threads
 
 from streamrecon.config import ReconConfig
-from streamrecon.recon import device
+from streamrecon.recon import device, spreading
 from streamrecon.recon.accumulate import Shape, snapshot
 from streamrecon.recon.direct import DirectAccumulator
 from streamrecon.recon.fourier import FourierAccumulator
@@ -354,16 +354,44 @@ def test_pieces_wait_at_a_gate_until_those_before_are_through() -> None:
 
 @several
 def test_nobody_waits_for_ever_where_a_piece_fails() -> None:
-    gate = Gate(2)
+    passed: list[int] = []
 
     def task(item: int) -> None:
-        if item < 2:
+        if item == 0:
             with gate:
+                time.sleep(0.05)
                 raise RefusedError("0")
         gate.wait()
+        passed.append(item)
 
-    with pytest.raises(RefusedError):
-        each(task, range(8))
+    for _ in range(5):
+        gate = Gate(1)
+        with pytest.raises(RefusedError):
+            each(task, range(8))
+    assert not passed, "what had to wait was not done"
+
+
+@several
+@pytest.mark.parametrize("failing", ["fill", "deal", "pack_rows", "grid_spokes"])
+def test_an_accumulator_whose_piece_fails_says_so_and_goes_on(failing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    shape = Shape.of(Geometry(70, 24), ReconConfig(), 11.5)
+    accumulator = FourierAccumulator(shape, ReconConfig())
+    projections, theta = np.ones((9, 70, 24), np.float32), np.arange(9) * 0.3
+
+    def refuse(*_: Any) -> None:
+        time.sleep(0.02)
+        raise RefusedError(failing)
+
+    with monkeypatch.context() as patch:
+        where = Spokes if failing in ("fill", "deal") else spreading
+        patch.setattr(where, failing, refuse)
+        with pytest.raises(RefusedError, match=failing):
+            accumulator.add(projections, theta, theta)
+    accumulator.reset()
+    accumulator.add(projections, theta, theta)
+    again = FourierAccumulator(shape, ReconConfig())
+    again.add(projections, theta, theta)
+    np.testing.assert_array_equal(snapshot(accumulator), snapshot(again))
 
 
 @several
