@@ -164,16 +164,9 @@ class Spokes:
         return shares
 
 
-def spokes(
-    cos: NDArray[np.float64],
-    sin: NDArray[np.float64],
-    samples: int,
-    side: int,
-    kernel: KaiserBessel,
-    like: Any = None,
-) -> Spokes:
-    """Find where the samples of spokes go; see `Spokes`."""
-    return Spokes(cos, sin, samples, side, kernel, like).fill()
+def spokes(*arguments: Any, **options: Any) -> Spokes:
+    """`Spokes` of these arguments, filled."""
+    return Spokes(*arguments, **options).fill()
 
 
 def spoke_factors(
