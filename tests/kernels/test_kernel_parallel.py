@@ -395,13 +395,16 @@ def test_an_accumulator_whose_piece_fails_says_so_and_goes_on(failing: str, monk
 
 
 @several
-def test_pieces_that_have_not_begun_are_left_when_one_fails() -> None:
+@pytest.mark.parametrize("here", [False, True])
+def test_pieces_that_have_not_begun_are_left_when_one_fails(here: bool) -> None:
+    """Be it one of the caller's or another thread's."""
     begun: list[int] = []
+    caller = threading.current_thread()
 
     def task(item: int) -> None:
         begun.append(item)
         time.sleep(0.002)
-        if item == 3:
+        if (threading.current_thread() is caller) is here:
             raise RefusedError(str(item))
 
     with pytest.raises(RefusedError):
