@@ -18,7 +18,7 @@ from streamrecon.transport.endpoint import connect
 from streamrecon.transport.poller import Poller
 from streamrecon.transport.wakeup import Wakeup
 from streamrecon.wire.codec import decode, encode
-from streamrecon.wire.messages import Message, Range
+from streamrecon.wire.messages import FrameHeader, Message, Range
 from streamrecon.wire.sending import SendingEnd
 from streamrecon.wire.session import State
 
@@ -128,6 +128,7 @@ class _Sender:
         self._stop = threading.Event()
         self._reader: threading.Thread | None = None
         self._next: Frame | None = None
+        self._numbered: FrameHeader | None = None
         self._exhausted = False
         try:
             connect(self.socket, endpoint)
@@ -252,18 +253,15 @@ class _Sender:
             if self._next is None:
                 self._send(self._end.end(time.monotonic()))
                 return sent
-            if not self._end.credit.allows(self._next.data.nbytes):
-                return sent
-            if not self.socket.poll(0, zmq.POLLOUT):
-                return sent
-            header = self._end.frame(self._next, time.monotonic())
+            if self._numbered is None:
+                if not self._end.credit.allows(self._next.data.nbytes) or not self.socket.poll(0, zmq.POLLOUT):
+                    return sent
+                self._numbered = self._end.frame(self._next, time.monotonic())
             try:
-                self.socket.send_multipart([*encode(header), self._next.data.data], zmq.NOBLOCK, copy=False)
-            except zmq.Again as error:
-                raise PeerLostError(
-                    f"the connection to the engine at {self._endpoint} broke at frame {header.n}"
-                ) from error
-            self._next = None
+                self.socket.send_multipart([*encode(self._numbered), self._next.data.data], zmq.NOBLOCK, copy=False)
+            except zmq.Again:
+                return sent  # the connection broke just now: the frame keeps its number until another is there
+            self._next = self._numbered = None
             sent += 1
 
     def _read(self) -> None:

@@ -213,6 +213,27 @@ def test_a_restarted_engine_gets_the_scan_from_its_start(ipc: str, over: str) ->
     assert source.passes == 2
 
 
+def test_a_connection_that_breaks_as_a_frame_leaves(ipc: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It could leave when it was asked, and a moment later no more: it keeps its number and goes when it can."""
+    send, refused = zmq.Socket.send_multipart, 0
+
+    def refuse_two(self: Any, parts: Any, *args: Any, **options: Any) -> Any:
+        nonlocal refused
+        if options.get("copy") is False and refused < 2:
+            refused += 1
+            raise zmq.Again
+        return send(self, parts, *args, **options)
+
+    monkeypatch.setattr(zmq.Socket, "send_multipart", refuse_two)
+    source = Source(scan(20))
+    with TestEngine(ipc) as engine:
+        report = send_scan(source.info, source, engine.endpoint, **FAST, progress=limit(10))
+        complete(engine, source)
+    assert refused == 2
+    assert report.frames == 20
+    assert source.passes == 1
+
+
 def test_an_engine_that_is_restarted_again_and_again(ipc: str) -> None:
     """The sender gives up after some attempts rather than never."""
     forgetful = Receiver(ipc, 1 << 20)
