@@ -2,6 +2,7 @@
 
 from streamrecon_kernels.parallel import Gate, each, threads  # isort: skip - before numba loads libgomp
 from streamrecon_kernels.backproject import backproject
+from streamrecon_kernels.compiling import all_compiled, complete
 from streamrecon_kernels.gridding import grid_spokes
 from streamrecon_kernels.gridding_numba import LANES
 from streamrecon_kernels.kaiser_bessel import KaiserBessel
@@ -21,8 +22,10 @@ __all__ = [
     "Spokes",
     "aligned_empty",
     "aligned_zeros",
+    "all_compiled",
     "backproject",
     "bin_pixels",
+    "complete",
     "each",
     "filter_spectra",
     "fold_grid",

@@ -16,7 +16,6 @@ import types
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from pathlib import Path
 from typing import Any, TypeVar
 
 # Idle threads sleep: libgomp's would spin for a while after every kernel, on the cores that FFTs between the kernels and other
@@ -61,16 +60,31 @@ class Kernel:
 
     @property
     def compiled(self) -> bool:
-        """Whether it was compiled here before, for one core or for all: else that takes some seconds, and memory."""
-        folder = getattr(getattr(self._alone, "_cache", None), "cache_path", None)
-        name = f"{self.py_func.__module__.rpartition('.')[2]}.{self.py_func.__qualname__}*.nbi"
-        return folder is not None and any(Path(folder).glob(name))
+        """Whether it is in the cache as it will be called here, on one core and on all: else that takes seconds, and memory."""
+        return all(map(_cached, self._variants))
+
+    def complete(self) -> None:
+        """Compile for all cores what was called on one, and the other way round: a scan has no seconds to wait for it."""
+        for one, other in itertools.permutations(self._variants, 2):
+            for signature in one.signatures:
+                other.compile(signature)
+
+    @property
+    def _variants(self) -> list[Any]:
+        """With one thread there is one."""
+        return [self._alone, self._together] if threads() > 1 else [self._alone]
 
     def __call__(self, *arguments: Any) -> Any:
         if threads() == 1:
             return self._alone(*arguments)
         with LOCK:
             return self._together(*arguments)
+
+
+def _cached(function: Any) -> bool:
+    """Whether numba's cache holds something compiled from this text; an index may be left of an older one."""
+    file = getattr(getattr(function, "_cache", None), "_cache_file", None)
+    return file is not None and bool(file._load_index())
 
 
 def kernel(**options: Any) -> Callable[[Callable[..., Any]], Kernel]:

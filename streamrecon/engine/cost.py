@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from streamrecon_kernels import backproject_vector, gridding_vector
+from streamrecon_kernels import all_compiled
 
 from streamrecon.config import ReconConfig
 from streamrecon.recon.accumulate import Shape
@@ -19,8 +19,8 @@ METHODS = ("direct", "fourier")
 PROGRAM_BYTES = 225 << 20
 """The interpreter, the libraries and the compiled kernels."""
 
-COMPILING_BYTES = 160 << 20
-"""What the compiler leaves where the kernels were not compiled before: in the first run after an install."""
+COMPILING_BYTES = 250 << 20
+"""What the compiler leaves where a kernel was not compiled before: in the first run after an install."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +158,6 @@ def memory(
     """
     shape, options = work.shape, work.options
     accumulator = DirectAccumulator if method == "direct" else FourierAccumulator
-    kernel = backproject_vector.backproject if method == "direct" else gridding_vector.grid_spokes
     frame = shape.rows * shape.columns
     volume = shape.rows * shape.side**2 * 4
     # Images of 4 bytes a pixel; the stripes are a sum, its mean and the median of 8, and two rows.
@@ -173,7 +172,7 @@ def memory(
         "snapshot": accumulator.snapshot_bytes(shape, options, parts),
     }
     here = {
-        "program": PROGRAM_BYTES + (0 if kernel.compiled else COMPILING_BYTES),
+        "program": PROGRAM_BYTES + (0 if all_compiled() else COMPILING_BYTES),
         "ring": ring,
         "frames of a batch": batch * frame * (itemsize + 4),
         "flats and dark": fields * frame * 4 + combined,

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from streamrecon.config import Config, EmitConfig, EngineConfig, NormalizeConfig, ReconConfig
-from streamrecon.engine import Plan, imagined_scan, make_plan
+from streamrecon.engine import Plan, cost, imagined_scan, make_plan
 from streamrecon.engine import plan as planning
 from streamrecon.engine.cost import METHODS, Work, memory, seconds
 from streamrecon.engine.plan import duration, size
@@ -330,6 +330,15 @@ def test_the_state_is_as_large_as_planned(method: str, rows: int, columns: int, 
     made = ACCUMULATORS[method](shape, recon)
     planned = all_memory(method, work(columns, rows, shape=shape, options=options))["state"]
     assert made.nbytes == planned == ACCUMULATORS[method].state_bytes(shape, recon)
+
+
+@METHOD
+def test_the_compiler_takes_memory_unless_all_is_compiled(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def program(compiled: bool) -> int:
+        monkeypatch.setattr(cost, "all_compiled", lambda: compiled)
+        return all_memory(method, work())["program"]
+
+    assert program(False) - program(True) > 100e6, "a compiler is no small thing"
 
 
 def test_frames_ring_and_journal_are_counted_in_the_frames_own_type(tmp_path: Path) -> None:

@@ -281,7 +281,8 @@ def use(item=0):
     got.append((len(set(out.tolist())), float(values.sum())))
 
 got = []
-use() if {first!r} == "outside" else None
+use() if {first!r} == "outside" else each(use, range(2))
+print(who.compiled)
 each(use, range(2))
 use()
 print(sorted(set(got)))
@@ -302,10 +303,64 @@ def test_the_two_variants_are_two_in_the_cache(tmp_path: Path, first: str) -> No
     }
     wanted = f"[(1, {3.0 * 4095 * 2048 + 4096}), (2, {3.0 * 4095 * 2048 + 4096})]"
     compiled = run(USE.format(first=first), **environment).splitlines()
-    assert compiled == ["False", wanted, "True", "0 1", "0 1"]
+    assert compiled == ["False", "False", wanted, "True", "0 1", "0 1"], "one of the two is not enough"
     assert len(list((tmp_path / "cache").rglob("*.nbi"))) == 2
     loaded = run(USE.format(first="outside"), **environment).splitlines()
-    assert loaded == ["True", wanted, "True", "1 0", "1 0"]
+    assert loaded == ["True", "True", wanted, "True", "1 0", "1 0"]
+    (tmp_path / "own.py").write_text(OWN.replace("* 3", "* 3.0"))
+    assert run("from own import who; print(who.compiled)", **environment).strip() == "False", "of an older text"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_nothing_is_left_to_be_compiled_once_a_scan_begins(tmp_path: Path) -> None:
+    """On one core or all, in one band or two, for rows that fill vectors and others, whole and binned."""
+    code = """
+        import itertools, os
+        from pathlib import Path
+        import numpy as np
+        from streamrecon_kernels import all_compiled, compiling
+        from streamrecon.config import ReconConfig
+        from streamrecon.engine.engine import _compile
+        from streamrecon.recon import device
+        from streamrecon.recon.accumulate import Shape, snapshot
+        from streamrecon.recon.direct import DirectAccumulator
+        from streamrecon.recon.fourier import FourierAccumulator
+        from streamrecon.scan import Geometry
+
+        class InOrder(device.Cpu):
+            def each(self, task, items):
+                with self.transforms():
+                    for item in items:
+                        task(item)
+
+        def held():
+            return {path.name for path in Path(os.environ["NUMBA_CACHE_DIR"]).rglob("*.nbc")}
+
+        before = all(kernel.compiled for kernel in compiling.KERNELS)
+        _compile(device.CPU)
+        print(before, all_compiled(), len(held()) > 15)
+        first = held()
+        shapes = (2, 24), (7, 30), (40, 33), (70, 40), (3, 760)
+        for (rows, columns), where, circle in itertools.product(shapes, (device.CPU, InOrder()), (False, True)):
+            options = ReconConfig(circle=circle)
+            for method in DirectAccumulator, FourierAccumulator:
+                for center, offset_axis in (columns / 2, False), (columns / 3, True):
+                    shape = Shape.of(Geometry(rows, columns), options, center, offset_axis)
+                    accumulator = method(shape, options, where)
+                    theta = np.arange(5.0)
+                    accumulator.add(np.ones((5, rows, columns), np.float32), theta, theta)
+                    accumulator.add_constant(np.ones((rows, columns), np.float32), theta, theta)
+                    for binning in (1, 2, 4, 16):
+                        snapshot(accumulator, binning=binning)
+        print(sorted(held() - first))
+        """
+    environment = {"NUMBA_CACHE_DIR": str(tmp_path), "NUMBA_NUM_THREADS": "2"}
+    assert run(code, seconds=280, **environment).splitlines() == ["False True True", "[]"]
+    told = "from streamrecon_kernels import all_compiled; print(all_compiled())"
+    assert run(told, **environment).strip() == "True"
+    next(tmp_path.rglob("*.bin_pixels_alone-*.nbi")).unlink()
+    assert run(told, **environment).strip() == "False", "one variant of one kernel is missing"
 
 
 def test_both_variants_are_of_one_text() -> None:
