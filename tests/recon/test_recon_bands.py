@@ -166,6 +166,59 @@ def test_bits_depend_neither_on_batches_nor_on_threads_nor_on_snapshots() -> Non
         numba.set_num_threads(before)
 
 
+def noise(angles: int = 9, rows: int = 3) -> tuple[NDArray[np.float32], NDArray[np.float64], NDArray[np.float64]]:
+    """Projections, angles and weights."""
+    rng = np.random.default_rng(4)
+    projections = rng.normal(1, 1, (angles, rows, COLUMNS)).astype(np.float32)
+    return projections, rng.uniform(0, 3, angles), rng.uniform(0.1, 0.3, angles)
+
+
+def empty(center: float = COLUMNS / 2.1, offset_axis: bool = False) -> FourierAccumulator:
+    accumulator = FourierAccumulator(Shape.of(Geometry(3, COLUMNS), ReconConfig(), center, offset_axis), ReconConfig())
+    assert len(accumulator._grids) == 2
+    return accumulator
+
+
+def assert_near(volume: NDArray[np.float32], expected: NDArray[np.float32]) -> None:
+    np.testing.assert_allclose(volume, expected, atol=1e-5 * float(np.abs(expected).max()))
+
+
+def test_a_constant_row_is_the_same_projection_at_every_angle() -> None:
+    projections, theta, weight = noise()
+    one, each = empty(), empty()
+    for accumulator in (one, each):
+        accumulator.add(projections[::-1].copy(), theta, weight)  # whose spectra are left in memory
+    one.add_constant(projections[0], theta, weight)
+    each.add(np.repeat(projections[:1], len(theta), axis=0), theta, weight)
+    assert_near(snapshot(one), snapshot(each))
+
+
+@pytest.mark.parametrize("center", [250.0, 480.3])
+def test_columns_are_weighted_in_both_bands(center: float) -> None:
+    projections, theta, weight = noise()
+    weighted, plain = empty(center, offset_axis=True), empty(center, offset_axis=True)
+    plain._spreader.column_weight[:] = 1
+    weighted.add(projections, theta, weight)
+    plain.add(projections * weighted.shape.column_weight, theta, weight)
+    assert_near(snapshot(weighted), snapshot(plain))
+    plain.reset()
+    plain.add(projections, theta, weight)
+    first, second = snapshot(weighted), snapshot(plain)
+    assert np.linalg.norm(first - second) > 0.1 * np.linalg.norm(second)
+
+
+def test_both_bands_are_merged_and_reset() -> None:
+    projections, theta, weight = noise()
+    whole, *halves = (empty() for _ in range(3))
+    whole.add(projections, theta, weight)
+    for half, some in zip(halves, (slice(0, 4), slice(4, 9)), strict=True):
+        half.add(projections[some], theta[some], weight[some])
+    halves[0].merge(halves[1])
+    assert_near(snapshot(halves[0]), snapshot(whole))
+    whole.reset()
+    assert not snapshot(whole).any()
+
+
 def head(columns: int, angles: int) -> NDArray[np.float32]:
     ellipsoids = phantom("shepp-logan")
     u = (np.arange(columns) - (columns - 1) / 2) / (columns / 2)
