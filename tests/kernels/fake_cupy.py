@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from collections import deque
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -83,7 +84,7 @@ class Cuda:
 
     def __init__(self, seed: int, broken: str = "") -> None:
         self.random, self.broken, self.streams = random.Random(seed), broken, list[Stream]()
-        self.current = Stream(self)
+        self.current, self.used = Stream(self), list[int]()
 
     def Event(self, disable_timing: bool) -> Event:  # noqa: N802
         assert disable_timing
@@ -91,6 +92,9 @@ class Cuda:
 
     def Stream(self, non_blocking: bool) -> Stream:  # noqa: N802
         return Stream(self, non_blocking)
+
+    def Device(self, index: int) -> Any:  # noqa: N802
+        return SimpleNamespace(use=lambda: self.used.append(index))
 
     def get_current_stream(self) -> Stream:
         return self.current

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+import sys
+from types import SimpleNamespace
 from typing import Any
 
+import fake_cupy
 import numpy as np
 import pytest
 from cuda_target import CupyTarget, EmulatedTarget, Target
@@ -29,6 +32,12 @@ class There(np.ndarray):
     def __cuda_array_interface__(self) -> dict[str, int]:
         return {"version": 3}
 
+    def get(self, out: np.ndarray) -> None:
+        out[...] = self
+
+    def set(self, host: np.ndarray, stream: fake_cupy.Stream) -> None:
+        self[...] = host
+
 
 class Transforms:
     """A backend of `scipy.fft` that takes and gives such arrays, and nothing else."""
@@ -42,51 +51,51 @@ class Transforms:
             return method(np.asarray(arguments[0]), *arguments[1:], **options).view(There)
 
 
-class Emulated:
-    """A device whose kernels are the CUDA sources, executed on the CPU."""
+class Card(fake_cupy.Cupy):
+    """As much of cupy as a `Gpu` takes, of which all is done as soon as it is called for."""
 
-    name, rows_at_once, angles_at_once = "gpu", None, None
-
-    def empty(self, shape: tuple[int, ...], dtype: Any) -> There:
+    def empty(self, shape: Any, dtype: Any) -> There:
         array = np.empty(shape, dtype)
         array.view(np.uint8).fill(0xFF)
         return array.view(There)
 
-    def put(self, host: np.ndarray) -> There:
+    def asarray(self, host: np.ndarray) -> There:
         return np.array(host, order="C").view(There)
-
-    def upload(self, projections: np.ndarray) -> There:
-        """Into one of two buffers by turns, as the pinned ones are: what came two before is overwritten."""
-        self.count = getattr(self, "count", -1) + 1
-        self.buffers = getattr(self, "buffers", {})
-        buffer = self.buffers.setdefault((self.count % 2, projections.shape), self.empty(projections.shape, np.float32))
-        buffer[...] = projections
-        return buffer
-
-    def target(self, host: np.ndarray) -> There:
-        return self.empty(host.shape, host.dtype)
-
-    def fetch(self, target: There, host: np.ndarray) -> None:
-        host[...] = target
-
-    def transforms(self) -> Any:
-        return fft.set_backend(Transforms, only=True)
-
-    def each(self, task: Any, items: Any) -> None:
-        with self.transforms():
-            for item in items:
-                task(item)
 
 
 @pytest.fixture
-def device(target: Target, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The emulation, or a card."""
+def device(target: Target, monkeypatch: pytest.MonkeyPatch) -> Gpu:
+    """Of the emulation, whose kernels are the CUDA sources, executed on the CPU, or of a card."""
     if isinstance(target, CupyTarget):
         return Gpu()
     assert isinstance(target, EmulatedTarget)
     for module in (backproject_cuda, gridding_cuda, packing_cuda, slices_cuda):
         monkeypatch.setattr(module, "default_launcher", lambda: target.launcher)
-    return Emulated()
+    card = Card(0)
+    scipy = SimpleNamespace(fft=Transforms)
+    modules = {"cupy": card, "cupyx": SimpleNamespace(scipy=scipy), "cupyx.scipy": scipy, "cupyx.scipy.fft": Transforms}
+    for name, module in modules.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    gpu = Gpu(1)
+    assert card.cuda.used == [1]
+    return gpu
+
+
+def test_arrays_go_there_and_come_back(device: Gpu) -> None:
+    host = np.arange(12, dtype=np.float32).reshape(3, 4)
+    there = type(device.empty((1,), np.float32))
+    for array, expected in (device.put(host), host), (device.upload(host.T), host.T):
+        assert type(array) is there
+        back = np.empty(expected.shape, np.float32)
+        device.fetch(array, back)
+        np.testing.assert_array_equal(back, expected)
+    target = device.target(host)
+    assert (type(target), target.shape, target.dtype) == (there, host.shape, host.dtype)
+    with device.transforms():
+        assert type(fft.fft(device.put(host))) is there
+    seen: list[Any] = []
+    device.each(lambda item: seen.append((item, type(fft.fft(device.put(host))))), range(3))
+    assert seen == [(item, there) for item in range(3)]
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -100,7 +109,7 @@ def device(target: Target, monkeypatch: pytest.MonkeyPatch) -> Any:
     ],
 )
 def test_the_text_is_the_same(
-    method: str, rows: int, columns: int, center: float, options: ReconConfig, device: Any
+    method: str, rows: int, columns: int, center: float, options: ReconConfig, device: Gpu
 ) -> None:
     shape = Shape.of(Geometry(rows, columns), options, center)
     rng = np.random.default_rng(0)
@@ -121,7 +130,7 @@ def test_the_text_is_the_same(
     assert not snapshot(there).any()
 
 
-def test_the_text_is_the_same_for_two_bands(device: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_text_is_the_same_for_two_bands(device: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
     # Short ones: what is emulated takes its time.
     for name, value in {"LOW": 16, "CUT": 6, "SHORTEST": 0}.items():
         monkeypatch.setattr(bands, name, value)
