@@ -164,12 +164,12 @@ def memory(
     fields = 8 + (8 if rings else 0)
     # One version is made while the one before is being written.
     versions = volume + min(work.versions, 1) * volume // work.binning**3
-    # A processor transforms images by parts that fit its cache, a GPU whole ones.
-    parts = None if work.gpu else CPU.rows_at_once
+    # A processor works by parts that fit its cache, a GPU on all of a block.
+    rows, angles = (None, None) if work.gpu else (CPU.rows_at_once, CPU.angles_at_once)
     there = {
         "state": accumulator.state_bytes(shape, options),
-        "batch": accumulator.batch_bytes(shape, options, batch),
-        "snapshot": accumulator.snapshot_bytes(shape, options, parts),
+        "batch": accumulator.batch_bytes(shape, options, batch, angles),
+        "snapshot": accumulator.snapshot_bytes(shape, options, rows),
     }
     here = {
         "program": PROGRAM_BYTES + (0 if all_compiled() else COMPILING_BYTES),

@@ -17,7 +17,7 @@ from streamrecon.errors import GeometryError
 from streamrecon.recon.accumulate import Accumulator, Shape, check_batch
 from streamrecon.recon.device import CPU, Array, Device, zeros
 from streamrecon.recon.filters import response
-from streamrecon.recon.workspace import Desks
+from streamrecon.recon.workspace import Desks, desks
 
 CONSTANT = 16
 """Angles that a constant row is spread over at once."""
@@ -52,10 +52,10 @@ class DirectAccumulator:
         return shape.blocks * shape.side**2 * shape.block_rows * 4
 
     @staticmethod
-    def batch_bytes(shape: Shape, options: ReconConfig, angles: int) -> int:
-        """Bytes that `add` uses for a batch: spectra of one block, and the rows that become of them."""
+    def batch_bytes(shape: Shape, options: ReconConfig, angles: int, angles_at_once: int | None) -> int:
+        """Bytes that `add` uses for a batch: spectra of as many blocks as are worked on, and the rows that become of them."""
         lengths = 1 + (options.upsampling if options.upsampling > 1 else 0)
-        return min(shape.blocks, threads()) * lengths * angles * shape.padded * shape.block_rows * 4
+        return desks(shape.blocks, angles_at_once) * lengths * angles * shape.padded * shape.block_rows * 4
 
     @staticmethod
     def snapshot_bytes(shape: Shape, options: ReconConfig, rows_at_once: int | None) -> int:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 from scipy import fft
-from streamrecon_kernels import LANES, KaiserBessel, fold_grid, lay_columns, take_slices, threads
+from streamrecon_kernels import LANES, KaiserBessel, fold_grid, lay_columns, take_slices
 
 from streamrecon.config import ReconConfig
 from streamrecon.errors import GeometryError
@@ -18,7 +18,7 @@ from streamrecon.recon.bands import band_lengths, bands
 from streamrecon.recon.binned import FOLDED, Binned
 from streamrecon.recon.device import CPU, Array, Device, zeros
 from streamrecon.recon.spreading import Spreader
-from streamrecon.recon.workspace import Desks, Workspace
+from streamrecon.recon.workspace import Desks, Workspace, desks
 
 STEP = 2 * max(FOLDED)
 """The grid's period is a multiple of this many cells, so that every preview is a central crop of even size."""
@@ -82,9 +82,9 @@ class FourierAccumulator:
         return shape.blocks * sum(side**2 for side in cls._sides(shape, options)) * shape.block_rows * 4
 
     @classmethod
-    def batch_bytes(cls, shape: Shape, options: ReconConfig, angles: int) -> int:
+    def batch_bytes(cls, shape: Shape, options: ReconConfig, angles: int, angles_at_once: int | None) -> int:
         """Bytes that `add` uses for a batch: spectra of as many blocks as are worked on, cells and weights, and factors."""
-        blocks = min(shape.blocks, threads())
+        blocks = desks(shape.blocks, angles_at_once)
         lengths = band_lengths(shape, cls.period(shape, options))
         window = -(-(options.width + 1) // LANES) * LANES
         matrix = 4 * shape.columns * sum(lengths[1:])
@@ -95,8 +95,8 @@ class FourierAccumulator:
         """Bytes that a snapshot uses besides the volume: one block, transformed, and the parts that are being transformed."""
         period = cls.period(shape, options)
         step = min(rows_at_once or period, period)
-        desks = min(threads(), -(-period // step)) if rows_at_once else 1
-        return (shape.side + desks * step) * period * shape.block_rows * 4
+        parts = desks(-(-period // step), rows_at_once)
+        return (shape.side + parts * step) * period * shape.block_rows * 4
 
     @property
     def nbytes(self) -> int:

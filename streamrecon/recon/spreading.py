@@ -26,7 +26,7 @@ from streamrecon_kernels import (
 from streamrecon.recon.accumulate import Shape
 from streamrecon.recon.bands import Band, shrinking
 from streamrecon.recon.device import Array, Device
-from streamrecon.recon.workspace import Workspace
+from streamrecon.recon.workspace import Workspace, desks
 
 HANDS = 3
 """Least pieces that gridding a block is done in: more take longer to hand out, fewer to wait for the slowest core."""
@@ -65,8 +65,7 @@ class Spreader:
         self.column_weight = device.put(shape.column_weight)
         self.shrinking = [Shrinking.of(shrinking(shape, band), grids[0]) for band in bands[1:]]
         self.cores = threads()
-        # A GPU works on one block at a time.
-        self.desks = min(shape.blocks, self.cores) if device.angles_at_once else 1
+        self.desks = desks(shape.blocks, device.angles_at_once)
         self._before: list[Spokes | None] = [None] * len(bands)
         self._factors, self._spectra = ([Workspace(device) for _ in bands] for _ in range(2))
 

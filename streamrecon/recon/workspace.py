@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import DTypeLike
+from streamrecon_kernels import threads
 
 from streamrecon.recon.device import Array, Device
 
@@ -33,6 +34,11 @@ class Workspace:
             self._memory = self._device.empty((0,), np.uint8)  # the old one is free before the new one is made
             self._memory = self._device.empty((nbytes,), np.uint8)
         return self._memory[:nbytes].view(dtype).reshape(shape)
+
+
+def desks(pieces: int, at_once: int | None) -> int:
+    """Pieces of work that are done at once: one for each core, or on a GPU, whose `Device` has no most at once, one."""
+    return min(pieces, threads()) if at_once else 1
 
 
 class Desks:

@@ -18,6 +18,7 @@ from streamrecon.engine import plan as planning
 from streamrecon.engine.cost import METHODS, Work, memory, seconds
 from streamrecon.engine.plan import duration, size
 from streamrecon.errors import PlanError
+from streamrecon.recon import workspace
 from streamrecon.recon.accumulate import Shape
 from streamrecon.recon.direct import DirectAccumulator
 from streamrecon.recon.fourier import FourierAccumulator
@@ -412,6 +413,17 @@ def test_the_state_is_on_the_gpu_and_no_longer_here(plan: Planner, gpu: Callable
     assert there.memory["versions"] == here.memory["versions"], "versions come here to be written"
     assert plan(method=method, device="cpu").device == "cpu"
     assert plan(method=method, device="cpu").estimates[method] == here
+
+
+@METHOD
+def test_a_gpu_works_on_one_block_at_a_time(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workspace, "threads", lambda: 3)
+
+    def batch(blocks: int, gpu: bool) -> int:
+        return memory(method, work(96, 32 * blocks, gpu=gpu), 16, 2, 0, False)[gpu]["batch"]
+
+    assert batch(1, True) == batch(2, True) == batch(9, True) == batch(1, False)
+    assert batch(1, False) < batch(2, False) < batch(3, False) == batch(9, False), "a block for each core"
 
 
 def test_the_memory_of_the_gpu_decides(plan: Planner, gpu: Callable[[int], None]) -> None:
