@@ -11,11 +11,13 @@ import numba
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from streamrecon_kernels import KaiserBessel
 
 from streamrecon.config import ReconConfig
 from streamrecon.recon import bands as bands_
 from streamrecon.recon.accumulate import Shape, snapshot
 from streamrecon.recon.bands import CUT, GUARD, LOW, SHRINKING, Band, bands, shrinking
+from streamrecon.recon.binned import Binned
 from streamrecon.recon.direct import DirectAccumulator
 from streamrecon.recon.filters import response
 from streamrecon.recon.fourier import FourierAccumulator
@@ -95,6 +97,18 @@ def test_spokes_have_fewer_samples_than_padded_rows_have() -> None:
         assert len(both) == 2
         assert sum(band.length for band in both) < 0.8 * shape.padded
         assert both[1].length == LOW
+
+
+@pytest.mark.parametrize("columns", [1100, 1800, 2048, 2560])
+def test_rows_are_as_long_for_a_circle_as_for_a_square(columns: int) -> None:
+    """The shorter their period, the larger the error of interpolating them."""
+    _, (high, *_) = of(columns, circle=True)
+    assert high.length >= math.sqrt(2) * columns / (1 - GUARD)
+
+
+def test_two_bands_are_taken_from_some_660_columns_on() -> None:
+    """With fewer the error of interpolation is felt."""
+    assert [len(of(columns)[1]) for columns in (384, 512, 640, 658, 659, 680, 760)] == [1, 1, 1, 1, 2, 2, 2]
 
 
 @pytest.mark.parametrize("columns", [900, 1500, 2560])
@@ -276,6 +290,16 @@ def test_previews_are_near_the_binned_volume(columns: int, binning: int, limit: 
     error = np.linalg.norm(snapshot(accumulator, binning=binning) - bins) / np.linalg.norm(bins)
     print(f"{columns} columns, binned {binning}: {100 * error:.2f} %")
     assert error < limit
+
+
+def test_previews_binned_four_times_are_made_of_the_nearest_frequencies() -> None:
+    """Of 1.75 times their own: fewer cells to look at."""
+    period = FourierAccumulator.period(of(256)[0], ReconConfig())
+    image = Binned.of(of(256)[0], KaiserBessel(5, 1.25), period, 4)
+    for factor in (image.factor_v, image.factor_u):
+        nu = np.abs(np.fft.fftfreq(len(factor), period / len(factor)))
+        np.testing.assert_array_equal(factor != 0, nu <= 1.75 / 4 / 2)
+        assert 0 < np.count_nonzero(factor) < len(factor)
 
 
 @functools.lru_cache(maxsize=1)

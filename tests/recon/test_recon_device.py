@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import textwrap
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,7 @@ from recon_oracle import METHODS, accumulator, fill, half_turn, relative
 from streamrecon.config import ReconConfig
 from streamrecon.engine import device as choosing
 from streamrecon.errors import ConfigError
+from streamrecon.recon import spreading
 from streamrecon.recon.accumulate import Accumulator, Shape, snapshot, snapshot_shape
 from streamrecon.recon.device import CPU, Cpu, zeros
 from streamrecon.recon.workspace import Desks, Workspace
@@ -160,6 +163,33 @@ def test_an_accumulator_makes_no_memory_once_it_is_warm(method: str, rows: int) 
     # As many pieces as there are at once may not have been at once yet.
     assert len(here.made) - before <= 1
     assert acc.nbytes in here.made
+
+
+class InOrder(Cpu):
+    """One piece of work after the other."""
+
+    def each(self, task: Any, items: Any) -> None:
+        with self.transforms():
+            for item in items:
+                task(item)
+
+
+def test_seconds_of_pieces_that_are_done_at_once_are_shared_among_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A piece takes one second of its core."""
+    pieces: list[int] = []
+    pack = spreading.pack_rows
+
+    def counted(*arguments: Any) -> None:
+        pieces.append(1)
+        pack(*arguments)
+
+    monkeypatch.setattr(spreading, "pack_rows", counted)
+    monkeypatch.setattr(spreading, "threads", lambda: 4)
+    monkeypatch.setattr(spreading, "time", SimpleNamespace(perf_counter=itertools.count().__next__))
+    acc = METHODS["fourier"](Shape.of(Geometry(70, 24), ReconConfig(), 11.5), ReconConfig(), InOrder())
+    acc.add(np.ones((16, 70, 24), np.float32), half_turn(16), np.ones(16))
+    assert len(pieces) > 3
+    assert acc.filter_seconds == len(pieces) / 4
 
 
 def test_zeros_are_zeros_where_something_else_was() -> None:
