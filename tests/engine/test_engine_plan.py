@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from streamrecon.config import Config, EmitConfig, EngineConfig, NormalizeConfig, ReconConfig
 from streamrecon.engine import Plan, cost, imagined_scan, make_plan
@@ -19,9 +21,10 @@ from streamrecon.engine.cost import METHODS, Work, memory, seconds
 from streamrecon.engine.plan import duration, size
 from streamrecon.errors import PlanError
 from streamrecon.recon import workspace
-from streamrecon.recon.accumulate import Shape
+from streamrecon.recon.accumulate import Shape, snapshot, snapshot_shape
 from streamrecon.recon.direct import DirectAccumulator
 from streamrecon.recon.fourier import FourierAccumulator
+from streamrecon.recon.rings import Stripes
 from streamrecon.scan import FrameKind, Geometry
 
 METHOD = pytest.mark.parametrize("method", METHODS)
@@ -254,6 +257,66 @@ def test_without_a_limit_a_share_of_what_is_there(
     assert "400 B may be used" in p.refusals[1]
 
 
+# Seconds follow the work.
+
+STAGES = ("normalize", "filter", "accumulate", "partial volumes", "final volume")
+
+
+def times(method: str, columns: int = 256, rows: int = 32, **changes: Any) -> NDArray[np.float64]:
+    """Seconds of each of the `STAGES`, over those of the usual work."""
+    usual, changed = seconds(method, work()), seconds(method, work(columns, rows, **changes))
+    assert tuple(changed) == STAGES
+    return np.array([changed[stage] / usual[stage] for stage in STAGES])
+
+
+@METHOD
+def test_seconds_are_in_proportion(method: str) -> None:
+    np.testing.assert_allclose(times(method, angles=1200), [3, 3, 3, 1, 1])
+    np.testing.assert_allclose(times(method, passes=2), [2, 2, 2, 1, 1])
+    np.testing.assert_allclose(times(method, versions=27), [1, 1, 1, 3, 1])
+    np.testing.assert_allclose(times(method, rows=96), 3)
+    np.testing.assert_allclose(times(method, cores=6)[:3], 1 / 3)
+
+
+def test_more_cores_transform_images_sooner_but_copy_no_faster() -> None:
+    np.testing.assert_allclose(times("direct", cores=6)[3:], 1)
+    volumes = times("fourier", cores=6)[3:]
+    assert (volumes > 1 / 3).all()
+    assert (volumes < 0.8).all()
+
+
+def test_wider_kernels_add_each_sample_to_as_many_more_cells() -> None:
+    np.testing.assert_allclose(times("fourier", options={"width": 10}), [1, 1, 4, 1, 1])
+    np.testing.assert_allclose(times("direct", options={"width": 10}), 1)
+
+
+def test_a_finer_grid_is_transformed_longer() -> None:
+    changed = times("fourier", options={"oversampling": 2.5})
+    np.testing.assert_allclose(changed[:3], 1)
+    assert (changed[3:] > 2).all()
+    assert (changed[3:] < 4.5).all()
+    np.testing.assert_allclose(times("direct", options={"oversampling": 2.5}), 1)
+
+
+def test_longer_rows_are_filtered_longer() -> None:
+    np.testing.assert_allclose(times("direct", options={"upsampling": 1})[[0, 2, 3, 4]], 1)
+    # A transform there and one back, which was twice as long.
+    assert times("direct", options={"upsampling": 1})[1] == pytest.approx(2 / 3, rel=0.1)
+    np.testing.assert_allclose(times("fourier", options={"upsampling": 1}), 1)
+
+
+def test_columns_count_once_for_fourier_and_twice_for_direct() -> None:
+    np.testing.assert_allclose(times("direct", 512), [2, 2, 4, 4, 4], rtol=0.15)
+    np.testing.assert_allclose(times("fourier", 512), [2, 2, 2, 4, 4], rtol=0.15)
+
+
+@METHOD
+def test_previews_are_made_sooner(method: str) -> None:
+    changed = times(method, binning=4)
+    np.testing.assert_allclose(changed[[0, 1, 2, 4]], 1)
+    assert changed[3] < 0.75
+
+
 # More of something is never less of another.
 
 
@@ -323,6 +386,7 @@ def test_a_known_center_saves_the_second_pass(plan: Planner, method: str) -> Non
         (65, {"side": 1, "width": 12}),
         (40, {"oversampling": 1.7, "width": 4}),
         (37, {"side": 63, "upsampling": 1, "oversampling": 4.0}),
+        (660, {}),
     ],
 )
 def test_the_state_is_as_large_as_planned(method: str, rows: int, columns: int, options: dict[str, Any]) -> None:
@@ -331,6 +395,60 @@ def test_the_state_is_as_large_as_planned(method: str, rows: int, columns: int, 
     made = ACCUMULATORS[method](shape, recon)
     planned = all_memory(method, work(columns, rows, shape=shape, options=options))["state"]
     assert made.nbytes == planned == ACCUMULATORS[method].state_bytes(shape, recon)
+
+
+@METHOD
+@pytest.mark.parametrize(
+    ("columns", "rows", "angles", "options"),
+    [(96, 32, 16, {}), (300, 4, 64, {"oversampling": 2.0, "width": 7}), (760, 20, 16, {"upsampling": 1})],
+    ids=["small", "finer", "two bands"],
+)
+def test_as_much_is_allocated_as_planned(
+    method: str, columns: int, rows: int, angles: int, options: dict[str, Any]
+) -> None:
+    w = work(columns, rows, options=options)
+    planned = memory(method, w, angles, 2, 0, False)[0]
+    projections, theta = np.ones((angles, rows, columns), np.float32), np.arange(angles) * 0.19
+    out = np.empty(snapshot_shape(w.shape, 1), np.float32)
+
+    def use() -> list[int]:
+        """Bytes of what stays, and of what was there at most, of each step."""
+        tracemalloc.start()
+        amounts = [0]
+        try:
+            accumulator = ACCUMULATORS[method](w.shape, w.options)
+            amounts.append(tracemalloc.get_traced_memory()[0])
+            for step in (lambda: accumulator.add(projections, theta, theta), lambda: snapshot(accumulator, out=out)):
+                before, _ = tracemalloc.get_traced_memory()
+                tracemalloc.reset_peak()
+                step()
+                amounts.append(tracemalloc.get_traced_memory()[1] - before)
+        finally:
+            tracemalloc.stop()
+        return amounts[1:]
+
+    use()  # the kernels are compiled, or loaded
+    state, batch, taken = use()
+    assert state == pytest.approx(planned["state"], rel=0.02)
+    assert batch == pytest.approx(planned["batch"], rel=0.15)
+    # One core may have done all parts of a small image before another one woke.
+    assert taken == pytest.approx(planned["snapshot"], rel=0.25, abs=100_000)
+
+
+def test_rings_take_as_much_as_planned() -> None:
+    def fields(rings: bool) -> int:
+        return memory("direct", work(500, 100), 16, 2, 0, rings)[0]["flats and dark"]
+
+    projections = np.ones((3, 100, 500), np.float32)
+    tracemalloc.start()
+    try:
+        stripes = Stripes(100, 500, 9)
+        stripes.learn(projections)
+        stripes.refresh()
+        taken = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert fields(True) - fields(False) == pytest.approx(taken, rel=0.2)
 
 
 @METHOD
