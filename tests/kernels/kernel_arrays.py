@@ -119,10 +119,11 @@ def read_only(array: NDArray[Any]) -> NDArray[Any]:
 
 def rebuilt(function: Any, **replaced: Any) -> Any:
     """A compiled function anew, with other globals, in one thread: an intrinsic for another length of vector."""
-    options = {key: value for key, value in function.targetoptions.items() if key not in ("nopython", "boundscheck")}
+    # Not through the cache, which knows nothing of globals: it would give the usual one, or keep this one in its place.
+    options = {key: value for key, value in function.targetoptions.items() if key != "cache"}
     code = function.py_func.__code__
     plain = types.FunctionType(code, {**function.py_func.__globals__, **replaced}, function.py_func.__name__)
-    return njit(**(options | {"parallel": False}))(plain)
+    return njit(**options)(plain)
 
 
 def complexes(rng: np.random.Generator, *shape: int) -> NDArray[np.complex64]:

@@ -8,8 +8,15 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kernel_arrays import ROWS_APART, ROWS_TOGETHER, complexes, floats, hold, read_only
-from streamrecon_kernels import filter_spectra, pack_rows, packing_numba, reference
+from kernel_arrays import ROWS_APART, ROWS_TOGETHER, complexes, floats, hold, read_only, rebuilt
+from streamrecon_kernels import (
+    filter_spectra,
+    pack_rows,
+    packing_numba,
+    packing_vector,
+    reference,
+    slices_vector,
+)
 
 SETTINGS = settings(max_examples=60, deadline=None)
 
@@ -250,3 +257,17 @@ def test_out_that_is_read_only_is_not_written() -> None:
         with pytest.raises(Exception, match=r"."):
             face(**problem)
         assert (problem["out"] == 7).all()
+
+
+@pytest.mark.parametrize("lanes", [4, 8, 16])
+def test_rows_are_packed_by_vectors_of_every_length(lanes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel = rebuilt(packing_vector.pack_rows, turn_square=slices_vector.square_turner(lanes))
+    monkeypatch.setattr(packing_vector, "pack_rows", kernel)
+    monkeypatch.setattr("streamrecon_kernels.packing.LONGEST", lanes)
+    rng = np.random.default_rng(2)
+    for count in (4, 8, 16, 24, 32):
+        rows, one = floats(rng, 2, count, 37), np.ones(37, np.float32)
+        for laid in ("plain", "unaligned"):
+            out = pack(rows, one, 50, 17, laid)
+            np.testing.assert_allclose(out, reference.pack_rows(rows, one, 50, 17), rtol=1e-6)
+    assert kernel.signatures

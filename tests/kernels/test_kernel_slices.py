@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from streamrecon_kernels import (
     bin_pixels,
     fold_grid,
+    folding_vector,
     lay_columns,
     reference,
     slices_numba,
@@ -635,3 +636,15 @@ def test_pixels_that_do_not_fit_are_refused(changed: Problem) -> None:
     with pytest.raises(ValueError, match="expected"):
         bin_pixels(**problem)
     assert (problem["out"] == 7).all()
+
+
+@pytest.mark.parametrize("lanes", [4, 8, 16])
+def test_cells_are_folded_by_vectors_of_every_length(lanes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel = rebuilt(folding_vector.fold_grid, fold_cells=folding_vector.cell_folder(lanes))
+    monkeypatch.setattr(folding_vector, "fold_grid", kernel)
+    rng = np.random.default_rng(2)
+    for pairs in (1, 2, 3, 4, 7, 8, 15, 16, 35):
+        held, factors = hold(complexes(rng, 19, 19, pairs), "unaligned"), (complexes(rng, 8), complexes(rng, 8))
+        expected = reference.fold_grid(held.array, 16, 8, *factors)
+        np.testing.assert_allclose(fold(held.array, 16, factors, [3]), expected, rtol=1e-5, atol=1e-5)
+    assert kernel.signatures
