@@ -84,7 +84,9 @@ def direct(columns: int, rounds: int) -> tuple[list[Verdict], list[Figures]]:
         offset = np.full(ANGLES, (columns - 1) / 2 if step < 1 else width / 2, np.float32)
         runs[name] = lambda v=volume, q=filtered, c=cos, s=sin, o=offset: backproject(v, q, c, s, o)  # type: ignore[misc]
         if step < 1:
-            plain_filtered, plain_volume = np.array(filtered), np.zeros_like(volume)
+            # Aligned as ours: vectors that lie across two lines would be held against it.
+            plain_filtered, plain_volume = (aligned_zeros(array.shape, np.float32) for array in (filtered, volume))
+            plain_filtered[:] = filtered
             middle = np.float32((columns - 1) / 2)
             runs["lead"] = lambda v=plain_volume, q=plain_filtered, c=cos, s=sin, m=middle: (  # type: ignore[misc]
                 vector_backprojection.backproject(v, q, c, s, m, 32)
@@ -120,8 +122,9 @@ def gridding(columns: int, rounds: int) -> tuple[list[Verdict], list[Figures]]:
     spectra[:] = 1
     factor = np.ones((ANGLES, n + 1), np.complex64)
     grid = aligned_zeros((side, side, ROWS // 2), np.complex64)
-    samples = np.ones((1, ANGLES, columns, ROWS), np.float32)
-    lead_grid = np.zeros((1, side, side, ROWS), np.float32)
+    samples = aligned_zeros((1, ANGLES, columns, ROWS), np.float32)
+    samples[:] = 1
+    lead_grid = aligned_zeros((1, side, side, ROWS), np.float32)
     u, v = (np.ascontiguousarray(each[:, :columns]).astype(np.int64) for each in (where.first_u, where.first_v))
     wu, wv = (np.ascontiguousarray(each[:, :columns, 0, :5]) for each in (where.weight_u, where.weight_v))
     times = by_turns(

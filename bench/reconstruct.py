@@ -53,7 +53,8 @@ def main() -> None:
         verdicts += found
         figures["scans"].append(scan)
     # Rows of 768 columns are taken in two bands, shorter ones are padded.
-    for errors in (accuracy(256 if options.quick else 512), accuracy(768, compare=False), previews(256)):
+    compared = accuracy(256, 3) if options.quick else accuracy(512, 9)
+    for errors in (compared, accuracy(768, 1, compare=False), previews(256)):
         _tell(*errors)
         verdicts += errors[0]
         figures["errors"].append(errors[1])
@@ -137,7 +138,7 @@ def against_ffts(columns: int, angles: int, rows: int, rounds: int) -> tuple[lis
     return verdicts, {"columns": columns, "angles": angles} | slices
 
 
-def accuracy(columns: int, compare: bool = True) -> tuple[list[Verdict], Figures]:
+def accuracy(columns: int, rounds: int, compare: bool = True) -> tuple[list[Verdict], Figures]:
     """Error against FBP with exact interpolation, and time, of width and oversampling; both methods. Or of the default alone."""
     angles = round(columns * 1.57)
     projections, theta = _phantom(columns, angles)
@@ -156,7 +157,7 @@ def accuracy(columns: int, compare: bool = True) -> tuple[list[Verdict], Figures
         name: (lambda n=name, o=o: _whole_rows(n.split()[0].rstrip(","), many, theta, center, o))
         for name, o in settings
     }
-    times = by_turns(runs, 2)
+    times = by_turns(runs, rounds)
     for name, option in settings:
         error = np.linalg.norm((_whole(name, projections, theta, center, option) - exact)[inside]) / np.linalg.norm(
             exact[inside]
