@@ -43,6 +43,8 @@ def scan(columns: int, off: float) -> tuple[NDArray[np.float64], NDArray[np.intp
             for off in (0.0, 45.3)
             for case in (("fourier", 2, 0.001), ("direct", 1, 0.065), ("direct", 2, 0.018))
         ),
+        # From these on it is within the limit.
+        (256, 0.0, "fourier", 2, 0.001),
         # In two bands.
         (768, 0.0, "fourier", 2, 0.001),
     ],
