@@ -195,7 +195,7 @@ def test_what_does_not_fit_is_shown_and_is_an_error(
     assert (code, err) == (2, "")
     table, whole = columns(out), columns(fits)
     shared = [name for name in whole if not name.startswith("of ")]
-    assert len(shared) == 14
+    assert len(shared) == 15
     assert set(shared) <= set(table), "the whole table"
     assert "of 1 MB" in table
     for words in ("scan", "method", "versions", "disk", "pace"):
@@ -234,7 +234,7 @@ def test_the_columns_add_up(capsys: pytest.CaptureFixture[str], file: Path, scan
     names = list(table)
     limit = next(name for name in names if name.startswith("of "))
     bytes_, times = names[: names.index(limit)], names[names.index(limit) + 1 : -1]
-    assert len(bytes_) == 8
+    assert len(bytes_) == 9
     assert len(times) == 5
     assert names[-1] == "in all"
     for place in (0, 1):

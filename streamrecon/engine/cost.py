@@ -177,6 +177,8 @@ def memory(
         "frames of a batch": batch * frame * (itemsize + 4),
         "flats and dark": fields * frame * 4 + combined,
         "versions": versions,
+        # One slice of it at a time, a byte a pixel.
+        "picture": shape.side * max(shape.side, shape.rows),
     }
     if not work.gpu:
         return here | there, {}
