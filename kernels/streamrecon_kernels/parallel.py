@@ -8,15 +8,13 @@ other once for all of it and not after every kernel, which takes as long as a sm
 from __future__ import annotations
 
 import collections
-import concurrent.futures
 import itertools
 import os
+import queue
 import threading
 import types
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 # Idle threads sleep: libgomp's would spin for a while after every kernel, on the cores that FFTs between the kernels and other
 # threads and processes of a scan need (seen: FFTs half again to twice as slow). It has to be said before libgomp is loaded; who
@@ -28,14 +26,17 @@ import numba
 LOCK = threading.Lock()
 """Held while a kernel runs on all cores."""
 
-_worker = threading.local()
+PATIENCE = 0.05
+"""Seconds that a piece waits at a gate before it looks whether another one has failed."""
+
+_here = threading.local()
 
 Item = TypeVar("Item")
 
 
 def threads() -> int:
     """Threads that a kernel uses here, and other parallel code beside it should: 1 within `each`."""
-    return 1 if getattr(_worker, "alone", False) else int(numba.get_num_threads())
+    return int(numba.get_num_threads()) if _call() is None else 1
 
 
 class Kernel:
@@ -98,8 +99,9 @@ def each(task: Callable[[Item], object], items: Iterable[Item]) -> None:
 
     Raises
     ------
-    Exception
-        The first one that a task raises; tasks that have not begun by then are left.
+    BaseException
+        The first one that a task raises, or what interrupts this thread. Tasks that have not begun by then are left, those that
+        have begun are waited for.
     """
     pieces, workers = collections.deque(items), threads()
     if workers == 1 or len(pieces) < 2:
@@ -107,35 +109,22 @@ def each(task: Callable[[Item], object], items: Iterable[Item]) -> None:
             task(piece)
         return
 
-    errors: list[BaseException] = []
-
-    def work() -> None:
-        """Take pieces until none is left."""
-        _worker.alone = True
+    call, stopped = _Call(task, pieces), None
+    # Again after an interrupt, and be it one of the waiting: others may still write where the caller would go on.
+    while True:
         try:
-            while True:
-                try:
-                    piece = pieces.popleft()
-                except IndexError:
-                    return
-                task(piece)
+            if stopped is None:
+                _ask(call, min(workers, len(pieces)) - 1)
+                # This thread works, too: every thread less to be woken is time won.
+                call.work()
+            else:
+                call.abandon(stopped)
+            call.wait()
+            break
         except BaseException as error:
-            pieces.clear()
-            errors.append(error)
-        finally:
-            _worker.alone = False
-
-    # This thread works, too: every thread less to be woken is time won.
-    others: list[concurrent.futures.Future[None]] = []
-    try:
-        for _ in range(min(workers, len(pieces)) - 1):
-            others.append(_pool(workers).submit(work))
-        work()
-    finally:
-        pieces.clear()
-        concurrent.futures.wait(others)
-    if errors:
-        raise next((error for error in errors if not isinstance(error, AbandonedError)), errors[0])
+            stopped = error if stopped is None else stopped
+    if call.errors:
+        raise min(call.errors, key=_rank)
 
 
 class AbandonedError(RuntimeError):
@@ -150,8 +139,9 @@ class Gate:
 
     def __init__(self, pieces: int) -> None:
         self._left = itertools.count(pieces - 1, -1)
-        self._open = threading.Event()
-        self._failed = False
+        # Held until the gate is open. A bare lock: an interrupt within an event may leave the event's own lock held for ever.
+        self._shut = threading.Lock()
+        self._shut.acquire()
 
     def wait(self) -> None:
         """Wait until it is open.
@@ -159,21 +149,88 @@ class Gate:
         Raises
         ------
         AbandonedError
-            If one of the pieces before has failed.
+            If a piece of the same `each` has failed; without `each`, if it is not open.
         """
-        self._open.wait()
-        if self._failed:
-            raise AbandonedError("a piece of work that this one needs has failed")
+        call = _call()
+        while not self._shut.acquire(timeout=PATIENCE):
+            if call is None or call.errors:
+                raise AbandonedError("a piece of work that this one needs has failed")
+        self._shut.release()
 
     def __enter__(self) -> None:
         pass
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._failed = self._failed or kind is not None
-        if next(self._left) == 0 or self._failed:
-            self._open.set()
+        if kind is None and next(self._left) == 0:
+            self._shut.release()
 
 
-@cache
-def _pool(workers: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(workers, "streamrecon-kernels")
+class _Call(Generic[Item]):
+    """A call of `each`: pieces that threads take until none is left, or one has failed."""
+
+    def __init__(self, task: Callable[[Item], object], pieces: collections.deque[Item]) -> None:
+        self._task, self._pieces = task, pieces
+        self._busy: list[threading.Lock] = []
+        self.errors: list[BaseException] = []
+
+    def work(self) -> None:
+        """Take pieces until none is left."""
+        _here.call = self
+        try:
+            while True:
+                try:
+                    piece = self._pieces.popleft()
+                except IndexError:
+                    return
+                self._task(piece)
+        except BaseException as error:
+            self.abandon(error)
+        finally:
+            _here.call = None
+
+    def help(self) -> None:
+        """Work beside the thread that will `wait`."""
+        busy = threading.Lock()
+        with busy:
+            self._busy.append(busy)  # before it takes a piece: who finds none left, finds it here
+            self.work()
+
+    def abandon(self, error: BaseException) -> None:
+        """Leave the pieces that nobody has begun, and those that wait at a gate."""
+        self.errors.append(error)
+        self._pieces.clear()
+
+    def wait(self) -> None:
+        """Wait until the others have left their last pieces; none may be left."""
+        for busy in self._busy:
+            with busy:
+                pass
+
+
+def _call() -> _Call[Any] | None:
+    """The call of `each` that this thread works for."""
+    return getattr(_here, "call", None)
+
+
+def _rank(error: BaseException) -> int:
+    """An interrupt before an error, an error before what it has caused."""
+    return isinstance(error, Exception) + isinstance(error, AbandonedError)
+
+
+# Not an executor, whose submissions an interrupt can leave half done and a lock held: a put is one step.
+_asked: queue.SimpleQueue[_Call[Any]] = queue.SimpleQueue()
+_helpers: list[threading.Thread] = []
+
+
+def _ask(call: _Call[Any], helpers: int) -> None:
+    while len(_helpers) < helpers:
+        thread = threading.Thread(target=_serve, name="streamrecon-kernels", daemon=True)
+        thread.start()
+        _helpers.append(thread)
+    for _ in range(helpers):
+        _asked.put(call)
+
+
+def _serve() -> None:
+    while True:
+        _asked.get().help()  # and keep nothing of it meanwhile

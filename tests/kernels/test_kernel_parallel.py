@@ -465,3 +465,118 @@ def test_pieces_that_have_not_begun_are_left_when_one_fails(here: bool) -> None:
     with pytest.raises(RefusedError):
         each(task, range(500))
     assert len(begun) < 50
+
+
+# Interrupts.
+
+
+@several
+@pytest.mark.parametrize("error", [RefusedError, KeyboardInterrupt])
+def test_nobody_waits_for_ever_where_a_piece_ends_before_its_gate(error: type[BaseException]) -> None:
+    """As where an interrupt comes when the piece has been taken and not yet begun."""
+    gate, waiting, raised = Gate(1), threading.Event(), list[BaseException]()
+
+    def task(item: int) -> None:
+        if item == 0:
+            assert waiting.wait(10)
+            raise error
+        waiting.set()
+        gate.wait()
+
+    def call() -> None:
+        try:
+            each(task, range(2))
+        except BaseException as caught:
+            raised.append(caught)
+
+    thread = threading.Thread(target=call, daemon=True)
+    thread.start()
+    thread.join(10)
+    assert [type(caught) for caught in raised] == [error]
+
+
+def test_a_gate_that_nobody_can_open_any_more_is_an_error() -> None:
+    with pytest.raises(parallel.AbandonedError):
+        Gate(1).wait()
+
+
+@several
+def test_an_interrupt_is_told_rather_than_an_error() -> None:
+    refused, caller = threading.Event(), threading.current_thread()
+
+    def task(item: int) -> None:
+        if threading.current_thread() is not caller:
+            refused.set()
+            raise RefusedError
+        assert refused.wait(10)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        each(task, range(2))
+
+
+@several
+def test_who_is_interrupted_while_asking_for_help_waits_for_those_who_came(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, ended = threading.Event(), list[int]()
+    ask = parallel._ask
+
+    def interrupted(*arguments: Any) -> None:
+        ask(*arguments)
+        assert begun.wait(10)
+        raise KeyboardInterrupt
+
+    def task(item: int) -> None:
+        begun.set()
+        time.sleep(0.2)
+        ended.append(item)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(parallel, "_ask", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            each(task, range(50))
+        assert 1 <= len(ended) < threads(), "what had begun has ended, the rest was left"
+
+
+def test_who_is_interrupted_while_waiting_waits_on() -> None:
+    out = run(
+        """
+        import signal, threading, time
+        from streamrecon_kernels import each
+
+        caller = threading.current_thread()
+        begun, release, ended = threading.Event(), threading.Event(), []
+
+        def task(item):
+            if threading.current_thread() is caller:
+                assert begun.wait(10)
+            else:
+                begun.set()
+                assert release.wait(10)
+                ended.append(item)
+
+        def interrupt():
+            begun.wait(10)
+            for _ in range(5):
+                time.sleep(0.1)
+                signal.pthread_kill(caller.ident, signal.SIGINT)
+            time.sleep(0.1)
+            release.set()
+
+        for _ in range(3):
+            begun.clear(), release.clear(), ended.clear()
+            thread = threading.Thread(target=interrupt)
+            thread.start()
+            try:
+                each(task, range(2))
+                print("returned")
+            except KeyboardInterrupt:
+                print("interrupted", len(ended))
+            thread.join()
+
+        together = threading.Barrier(2, timeout=10)
+        each(lambda item: together.wait(), range(2))
+        print("several threads, as before")
+        """,
+        NUMBA_NUM_THREADS="2",
+    )
+    assert out.splitlines() == ["interrupted 1"] * 3 + ["several threads, as before"]
