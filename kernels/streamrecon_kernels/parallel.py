@@ -22,6 +22,7 @@ from typing import Any, Generic, TypeVar
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import numba
+from numba.np.ufunc.parallel import threading_layer
 
 LOCK = threading.Lock()
 """Held while a kernel runs on all cores."""
@@ -35,8 +36,24 @@ Item = TypeVar("Item")
 
 
 def threads() -> int:
-    """Threads that a kernel uses here, and other parallel code beside it should: 1 within `each`."""
-    return int(numba.get_num_threads()) if _call() is None else 1
+    """Threads that a kernel uses here, and other parallel code beside it should: 1 within `each`, and in a forked process."""
+    return int(numba.get_num_threads()) if _call() is None and not _forked else 1
+
+
+_forked = False
+"""Whether this process was forked from one that had started its threads: they are not here, and OpenMP's cannot be started."""
+
+
+def _in_child() -> None:
+    global _forked
+    try:
+        threading_layer()
+    except ValueError:  # none started yet
+        return
+    _forked = True
+
+
+os.register_at_fork(after_in_child=_in_child)
 
 
 class Kernel:

@@ -580,3 +580,43 @@ def test_who_is_interrupted_while_waiting_waits_on() -> None:
         NUMBA_NUM_THREADS="2",
     )
     assert out.splitlines() == ["interrupted 1"] * 3 + ["several threads, as before"]
+
+
+# Forks.
+
+
+@pytest.mark.parametrize("used", [False, True])
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_a_forked_process_reconstructs(used: bool, method: str) -> None:
+    """On one thread where there are some already, which cannot be forked."""
+    out = run(
+        f"""
+        import os, signal
+        import numpy as np
+        from streamrecon.config import ReconConfig
+        from streamrecon.engine.rank import ACCUMULATORS
+        from streamrecon.recon.accumulate import Shape, snapshot
+        from streamrecon.recon.device import CPU
+        from streamrecon.scan import Geometry
+        from streamrecon_kernels import threads
+
+        def reconstruct(rows):
+            options = ReconConfig()
+            accumulator = ACCUMULATORS["{method}"](Shape.of(Geometry(rows, 14), options, 6.7), options, CPU)
+            accumulator.add(np.ones((9, rows, 14), np.float32), np.arange(9) * 0.3, np.ones(9))
+            return snapshot(accumulator)
+
+        # Of one block, whose kernels share the cores, and of two, which have one each.
+        before = [reconstruct(rows) for rows in (10, 64)] if {used} else None
+        child = os.fork()
+        if not child:
+            signal.alarm(50)
+            after = [reconstruct(rows) for rows in (10, 64)]
+            same = before is None or all(np.array_equal(a, b) for a, b in zip(after, before))
+            print(threads(), same, flush=True)
+            os._exit(0)
+        print(os.waitpid(child, 0)[1])
+        """,
+        NUMBA_NUM_THREADS="2",
+    )
+    assert out.splitlines() == [f"{1 if used else 2} True", "0"]
