@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,9 @@ from streamrecon.scan import Geometry
 
 BLOCK_ROWS = 32
 """Most rows of a block: one index and one weight serve them all."""
+
+BINNINGS = (1, 2, 4, 8, 16)
+"""Of snapshots."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +144,11 @@ class Accumulator(Protocol):
             (angle,) radians.
         weight
             (angle,) radians: the arc each angle stands for.
+
+        Raises
+        ------
+        GeometryError
+            If they do not fit the shape or each other, or an angle or weight is not finite.
         """
 
     def add_constant(self, row: NDArray[np.float32], theta: NDArray[np.float64], weight: NDArray[np.float64]) -> None:
@@ -167,7 +175,13 @@ class Accumulator(Protocol):
         gain
             Factor that makes up for angles not yet measured.
         binning
-            1, or b for the means of b x b pixels and of `shape.row_binning(b)` rows; rows that fill no bin are left out.
+            One of `BINNINGS`: 1, or b for the means of b x b pixels and of `shape.row_binning(b)` rows; rows that fill no bin are
+            left out.
+
+        Raises
+        ------
+        GeometryError
+            If there are no such bins.
         """
 
     def merge(self, other: Accumulator) -> None:
@@ -189,11 +203,17 @@ def snapshot(
     gain
         Factor that makes up for angles not yet measured.
     binning
-        1, or b for the means of b x b x b voxels; voxels that do not fill a bin are left out.
+        One of `BINNINGS`: 1, or b for the means of b x b x b voxels; voxels that do not fill a bin are left out.
     out
         Memory of `snapshot_shape(accumulator.shape, binning)` to use: touching new pages takes about as long as a snapshot.
         What is returned is other memory where slices are left to be binned.
+
+    Raises
+    ------
+    GeometryError
+        If there are no such bins.
     """
+    check_binning(binning)
     shape = accumulator.shape
     volume = aligned_empty(snapshot_shape(shape, binning), np.float32) if out is None else out
     for index, place in enumerate(shape.slices(binning)):
@@ -218,26 +238,40 @@ def bin_slices(volume: NDArray[np.float32], binning: int) -> NDArray[np.float32]
     return np.asarray(bins.mean(axis=1, dtype=np.float32))
 
 
-def check_batch(
-    shape: Shape, projections: NDArray[np.float32], theta: NDArray[np.float64], weight: NDArray[np.float64]
-) -> None:
-    """Refuse a batch that does not fit.
+def check_binning(binning: int) -> None:
+    """Refuse bins that snapshots do not have.
 
     Raises
     ------
     GeometryError
         Saying what was got and expected.
     """
-    expected = (len(theta), shape.rows, shape.columns)
+    if binning not in BINNINGS:
+        raise GeometryError(f"binning is {binning}; expected one of {', '.join(map(str, BINNINGS))}")
+
+
+def check_batch(
+    shape: Shape, projections: NDArray[np.float32], theta: NDArray[Any], weight: NDArray[Any]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The angles and weights of a batch, in double precision; refuse a batch that does not fit.
+
+    Raises
+    ------
+    GeometryError
+        Saying what was got and expected.
+    """
+    expected = (*theta.shape, shape.rows, shape.columns)
     if (
         theta.ndim != 1
         or projections.shape != expected
         or projections.dtype != np.float32
         or weight.shape != theta.shape
+        or not all(np.can_cast(each.dtype, np.float64, "same_kind") for each in (theta, weight))
     ):
         raise GeometryError(
-            f"projections are {projections.dtype} {projections.shape}, theta {theta.shape}, weight {weight.shape}; "
-            f"expected float32 {expected} and one theta and weight each"
+            f"projections are {projections.dtype} {projections.shape}, theta {theta.dtype} {theta.shape}, weight "
+            f"{weight.dtype} {weight.shape}; expected float32 {expected} and one theta and weight each, real numbers"
         )
     if not (np.isfinite(theta).all() and np.isfinite(weight).all()):
         raise GeometryError("theta or weight of a projection is not finite")
+    return theta.astype(np.float64, copy=False), weight.astype(np.float64, copy=False)

@@ -14,7 +14,7 @@ from streamrecon_kernels import backproject, bin_pixels, filter_spectra, pack_ro
 
 from streamrecon.config import ReconConfig
 from streamrecon.errors import GeometryError
-from streamrecon.recon.accumulate import Accumulator, Shape, check_batch
+from streamrecon.recon.accumulate import Accumulator, Shape, check_batch, check_binning
 from streamrecon.recon.device import CPU, Array, Device, zeros
 from streamrecon.recon.filters import response
 from streamrecon.recon.workspace import Desks, desks
@@ -67,7 +67,7 @@ class DirectAccumulator:
         return int(self._volume.nbytes)
 
     def add(self, projections: NDArray[np.float32], theta: NDArray[np.float64], weight: NDArray[np.float64]) -> None:
-        check_batch(self.shape, projections, theta, weight)
+        theta, weight = check_batch(self.shape, projections, theta, weight)
         shape, there = self.shape, self._device.upload(projections)
         factor = self._device.put(np.asarray(weight[:, None] * self._response / shape.padded, np.float32))
 
@@ -79,7 +79,7 @@ class DirectAccumulator:
         self._count_filtering()
 
     def add_constant(self, row: NDArray[np.float32], theta: NDArray[np.float64], weight: NDArray[np.float64]) -> None:
-        check_batch(self.shape, np.broadcast_to(row, (len(theta), *row.shape)), theta, weight)
+        theta, weight = check_batch(self.shape, np.broadcast_to(row, (theta.size, *row.shape)), theta, weight)
         shape, there = self.shape, self._device.upload(row[None])
         factor = self._device.put(np.asarray(self._response[None] / shape.padded, np.float32))
 
@@ -127,6 +127,7 @@ class DirectAccumulator:
         backproject(self._volume[block], rows[:, first:end], cos, sin, offset, shape.radius)
 
     def snapshot_block(self, index: int, out: NDArray[np.float32], gain: float = 1.0, binning: int = 1) -> None:
+        check_binning(binning)
         shape = self.shape
         values = self._volume[index]
         if not len(out):  # the last block may have fewer rows than a bin

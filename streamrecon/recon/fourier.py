@@ -13,14 +13,14 @@ from streamrecon_kernels import LANES, KaiserBessel, fold_grid, lay_columns, tak
 
 from streamrecon.config import ReconConfig
 from streamrecon.errors import GeometryError
-from streamrecon.recon.accumulate import Accumulator, Shape, check_batch
+from streamrecon.recon.accumulate import BINNINGS, Accumulator, Shape, check_batch, check_binning
 from streamrecon.recon.bands import band_lengths, bands
-from streamrecon.recon.binned import FOLDED, Binned
+from streamrecon.recon.binned import Binned
 from streamrecon.recon.device import CPU, Array, Device, zeros
 from streamrecon.recon.spreading import Spreader
 from streamrecon.recon.workspace import Desks, Workspace, desks
 
-STEP = 2 * max(FOLDED)
+STEP = 2 * max(BINNINGS)
 """The grid's period is a multiple of this many cells, so that every preview is a central crop of even size."""
 
 CACHED = 5 << 19
@@ -103,17 +103,16 @@ class FourierAccumulator:
         return sum(int(grid.nbytes) for grid in self._grids)
 
     def add(self, projections: NDArray[np.float32], theta: NDArray[np.float64], weight: NDArray[np.float64]) -> None:
-        check_batch(self.shape, projections, theta, weight)
+        theta, weight = check_batch(self.shape, projections, theta, weight)
         self.filter_seconds += self._spreader.spread(self._device.upload(projections), theta, weight)
 
     def add_constant(self, row: NDArray[np.float32], theta: NDArray[np.float64], weight: NDArray[np.float64]) -> None:
-        check_batch(self.shape, np.broadcast_to(row, (len(theta), *row.shape)), theta, weight)
+        theta, weight = check_batch(self.shape, np.broadcast_to(row, (theta.size, *row.shape)), theta, weight)
         self.filter_seconds += self._spreader.spread(self._device.upload(row[None]), theta, weight)
 
     def snapshot_block(self, index: int, out: NDArray[np.float32], gain: float = 1.0, binning: int = 1) -> None:
         shape = self.shape
-        if binning not in FOLDED:
-            raise GeometryError(f"binning is {binning}; the Fourier method has previews of {(*FOLDED,)}")
+        check_binning(binning)
         if not len(out):  # the last block may have fewer rows than a bin
             return
         image = self._binned.get(binning) or Binned.of(shape, self._kernel, self._period, binning)

@@ -217,6 +217,9 @@ def bad_batches() -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
         "rows and columns exchanged": (good.transpose(0, 2, 1), theta, weight),
         "no rows": (good[:, 0], theta, weight),
         "theta of two axes": (good, theta[:, None], weight[:, None]),
+        "theta is a number": (good[0], np.array(0.5), np.array(1.0)),
+        "theta is complex": (good, theta + 0j, weight),
+        "theta is text": (good, theta.astype(str), weight),
     }
 
 
@@ -229,3 +232,30 @@ def test_a_batch_that_does_not_fit_is_refused(method: str, what: str) -> None:
     with pytest.raises(GeometryError):
         acc.add(*bad_batches()[what])
     np.testing.assert_array_equal(snapshot(acc), before)
+
+
+@methods
+@pytest.mark.parametrize("kind", ["f4", ">f8", "i8"])
+def test_angles_and_weights_are_taken_in_double_precision(method: str, kind: str) -> None:
+    """Whatever real numbers they are given as."""
+    projections, row = noise(3, 20)[0][:4], np.ones((3, 20), np.float32)
+    theta, weight = np.arange(4).astype(kind), np.arange(1, 5).astype(kind)
+    acc, expected = accumulator(method, 3, 20), accumulator(method, 3, 20)
+    acc.add(projections, theta, weight)
+    acc.add_constant(row, theta, weight)
+    expected.add(projections, np.arange(4.0), np.arange(1.0, 5.0))
+    expected.add_constant(row, np.arange(4.0), np.arange(1.0, 5.0))
+    np.testing.assert_array_equal(snapshot(acc), snapshot(expected))
+
+
+@methods
+@pytest.mark.parametrize("binning", [0, -2, 3, 32])
+@pytest.mark.parametrize("rows", [1, 40])
+def test_bins_that_there_are_not_are_refused(method: str, binning: int, rows: int) -> None:
+    acc = accumulator(method, rows, 20)
+    for call in (
+        lambda: snapshot(acc, binning=binning),
+        lambda: acc.snapshot_block(0, np.empty((1, 20, 20), np.float32), binning=binning),
+    ):
+        with pytest.raises(GeometryError, match=rf"binning is {binning}; expected one of 1, 2, 4, 8, 16$"):
+            call()
