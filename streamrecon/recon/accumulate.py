@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import math
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -123,6 +126,9 @@ class Accumulator(Protocol):
     """The linear state of a reconstruction.
 
     `add` is linear in the projections and in the weights, so a frame is removed by adding its negative.
+
+    One thread at a time: a snapshot, too, writes to the state and restores it. Another thread waits until the call has ended, so
+    that nothing is lost; but what it adds between two blocks is in the snapshot of the second one only.
     """
 
     shape: Shape
@@ -275,3 +281,25 @@ def check_batch(
     if not (np.isfinite(theta).all() and np.isfinite(weight).all()):
         raise GeometryError("theta or weight of a projection is not finite")
     return theta.astype(np.float64, copy=False), weight.astype(np.float64, copy=False)
+
+
+class Locked(Protocol):
+    """Has a lock."""
+
+    lock: threading.Lock
+
+
+Self = TypeVar("Self", bound=Locked)
+Given = ParamSpec("Given")
+Result = TypeVar("Result")
+
+
+def alone(method: Callable[Concatenate[Self, Given], Result]) -> Callable[Concatenate[Self, Given], Result]:
+    """Let one thread at a time into the methods of an accumulator that are marked with it; the accumulator has the `lock`."""
+
+    @functools.wraps(method)
+    def locked(self: Self, /, *given: Given.args, **named: Given.kwargs) -> Result:
+        with self.lock:
+            return method(self, *given, **named)
+
+    return locked

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import threading
 import time
 from collections.abc import Iterator
 
@@ -14,7 +15,7 @@ from streamrecon_kernels import backproject, bin_pixels, filter_spectra, pack_ro
 
 from streamrecon.config import ReconConfig
 from streamrecon.errors import GeometryError
-from streamrecon.recon.accumulate import Accumulator, Shape, check_batch, check_binning
+from streamrecon.recon.accumulate import Accumulator, Shape, alone, check_batch, check_binning
 from streamrecon.recon.device import CPU, Array, Device, zeros
 from streamrecon.recon.filters import response
 from streamrecon.recon.workspace import Desks, desks
@@ -38,7 +39,7 @@ class DirectAccumulator:
 
     def __init__(self, shape: Shape, options: ReconConfig, device: Device = CPU) -> None:
         self.shape, self._options, self._device = shape, options, device
-        self.filter_seconds = 0.0
+        self.filter_seconds, self.lock = 0.0, threading.Lock()
         self._upsampling = options.upsampling
         self._column_weight = device.put(shape.column_weight)
         self._response = response(options.filter, shape.padded, options.cutoff, options.filter_order)
@@ -66,6 +67,7 @@ class DirectAccumulator:
     def nbytes(self) -> int:
         return int(self._volume.nbytes)
 
+    @alone
     def add(self, projections: NDArray[np.float32], theta: NDArray[np.float64], weight: NDArray[np.float64]) -> None:
         theta, weight = check_batch(self.shape, projections, theta, weight)
         shape, there = self.shape, self._device.upload(projections)
@@ -78,6 +80,7 @@ class DirectAccumulator:
         self._device.each(add_block, range(shape.blocks))
         self._count_filtering()
 
+    @alone
     def add_constant(self, row: NDArray[np.float32], theta: NDArray[np.float64], weight: NDArray[np.float64]) -> None:
         theta, weight = check_batch(self.shape, np.broadcast_to(row, (theta.size, *row.shape)), theta, weight)
         shape, there = self.shape, self._device.upload(row[None])
@@ -126,6 +129,7 @@ class DirectAccumulator:
         offset = np.full(len(theta), axis * up - first, np.float32)
         backproject(self._volume[block], rows[:, first:end], cos, sin, offset, shape.radius)
 
+    @alone
     def snapshot_block(self, index: int, out: NDArray[np.float32], gain: float = 1.0, binning: int = 1) -> None:
         check_binning(binning)
         shape = self.shape
@@ -153,10 +157,12 @@ class DirectAccumulator:
             bin_pixels(volume, binning, cut, 1 / (len(cuts) * binning**2), out)
         return out
 
+    @alone
     def merge(self, other: Accumulator) -> None:
         if not isinstance(other, DirectAccumulator) or (other.shape, other._options) != (self.shape, self._options):
             raise GeometryError("only an accumulator of the same method, shape and options can be merged into this one")
         self._volume += other._volume
 
+    @alone
     def reset(self) -> None:
         self._volume[:] = 0

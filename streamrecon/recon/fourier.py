@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import threading
 from collections.abc import Iterator
 
 import numpy as np
@@ -13,7 +14,7 @@ from streamrecon_kernels import LANES, KaiserBessel, fold_grid, lay_columns, tak
 
 from streamrecon.config import ReconConfig
 from streamrecon.errors import GeometryError
-from streamrecon.recon.accumulate import BINNINGS, Accumulator, Shape, check_batch, check_binning
+from streamrecon.recon.accumulate import BINNINGS, Accumulator, Shape, alone, check_batch, check_binning
 from streamrecon.recon.bands import band_lengths, bands
 from streamrecon.recon.binned import Binned
 from streamrecon.recon.device import CPU, Array, Device, zeros
@@ -49,7 +50,7 @@ class FourierAccumulator:
 
     def __init__(self, shape: Shape, options: ReconConfig, device: Device = CPU) -> None:
         self.shape, self._options, self._device = shape, options, device
-        self.filter_seconds = 0.0
+        self.filter_seconds, self.lock = 0.0, threading.Lock()
         self._kernel = KaiserBessel(options.width, options.oversampling)
         self._period = self.period(shape, options)
         # Each band has a grid of its own, the low one's a few cells around the zero frequency: a cell's sum then depends on the
@@ -102,14 +103,17 @@ class FourierAccumulator:
     def nbytes(self) -> int:
         return sum(int(grid.nbytes) for grid in self._grids)
 
+    @alone
     def add(self, projections: NDArray[np.float32], theta: NDArray[np.float64], weight: NDArray[np.float64]) -> None:
         theta, weight = check_batch(self.shape, projections, theta, weight)
         self.filter_seconds += self._spreader.spread(self._device.upload(projections), theta, weight)
 
+    @alone
     def add_constant(self, row: NDArray[np.float32], theta: NDArray[np.float64], weight: NDArray[np.float64]) -> None:
         theta, weight = check_batch(self.shape, np.broadcast_to(row, (theta.size, *row.shape)), theta, weight)
         self.filter_seconds += self._spreader.spread(self._device.upload(row[None]), theta, weight)
 
+    @alone
     def snapshot_block(self, index: int, out: NDArray[np.float32], gain: float = 1.0, binning: int = 1) -> None:
         shape = self.shape
         check_binning(binning)
@@ -171,12 +175,14 @@ class FourierAccumulator:
             for place, values in zip(places, before, strict=True):
                 place[:] = values
 
+    @alone
     def merge(self, other: Accumulator) -> None:
         if not isinstance(other, FourierAccumulator) or (other.shape, other._options) != (self.shape, self._options):
             raise GeometryError("only an accumulator of the same method, shape and options can be merged into this one")
         for grid, more in zip(self._grids, other._grids, strict=True):
             grid += more
 
+    @alone
     def reset(self) -> None:
         for grid in self._grids:
             grid[:] = 0

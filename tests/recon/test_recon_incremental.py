@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 
 import numba
 import numpy as np
@@ -14,6 +15,7 @@ from recon_oracle import METHODS, accumulator, fill, relative
 
 from streamrecon.config import ReconConfig
 from streamrecon.errors import GeometryError
+from streamrecon.recon import direct, fourier
 from streamrecon.recon.accumulate import Accumulator, snapshot
 
 ANGLES = 23
@@ -259,3 +261,34 @@ def test_bins_that_there_are_not_are_refused(method: str, binning: int, rows: in
     ):
         with pytest.raises(GeometryError, match=rf"binning is {binning}; expected one of 1, 2, 4, 8, 16$"):
             call()
+
+
+@pytest.mark.parametrize(("method", "columns"), [("direct", 40), ("fourier", 40), ("fourier", 700)])
+def test_nothing_is_lost_that_another_thread_adds_beside_a_snapshot(
+    monkeypatch: pytest.MonkeyPatch, method: str, columns: int
+) -> None:
+    """With two bands a snapshot writes to the state."""
+    projections, theta, weight = noise(2, columns)
+    expected, acc = (fill(accumulator(method, 2, columns), projections, theta, weight) for _ in range(2))
+    first = snapshot(expected)
+    fill(expected, projections, theta, weight)
+    inside, seen = threading.Event(), list[bool]()
+    adding = threading.Thread(target=lambda: inside.wait(10) and fill(acc, projections, theta, weight))
+
+    module = fourier if method == "fourier" else direct
+    name = "lay_columns" if method == "fourier" else "take_slices"
+    real = getattr(module, name)
+
+    def wait(*arguments: object) -> None:
+        inside.set()
+        if not seen:
+            adding.join(0.5)
+            seen.append(adding.is_alive())
+        real(*arguments)
+
+    monkeypatch.setattr(module, name, wait)
+    adding.start()
+    np.testing.assert_array_equal(snapshot(acc), first)
+    adding.join(10)
+    assert seen[0], "it waits until the snapshot is made"
+    np.testing.assert_array_equal(snapshot(acc), snapshot(expected))
