@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from itertools import product
 
 import numpy as np
@@ -12,7 +13,7 @@ from recon_oracle import METHODS, accumulator, disc, fill, grid, half_turn, reco
 
 from streamrecon.config import ReconConfig
 from streamrecon.errors import GeometryError
-from streamrecon.recon.accumulate import BLOCK_ROWS, Shape, bin_slices, snapshot
+from streamrecon.recon.accumulate import BLOCK_ROWS, Accumulator, Shape, bin_slices, snapshot
 from streamrecon.scan import Geometry
 
 METHOD = pytest.mark.parametrize("method", sorted(METHODS))
@@ -250,6 +251,47 @@ def test_a_preview_is_the_mean_of_bins(method: str, side: int, binning: int) -> 
     # Half a pixel aside is clearly worse: the phase is right.
     for dx, dy in ((0.5, 0), (-0.5, 0), (0, 0.5), (0, -0.5), (0.5, 0.5), (-0.5, -0.5), (0.5, -0.5), (-0.5, 0.5)):
         assert relative(preview[:, inside], truth(dx, dy)[:, inside]) > max(2 * error, 0.02)
+
+
+def of_discs(columns: int, off: float, seed: int) -> Accumulator:
+    """Of a slice of four discs."""
+    rng, theta, center = np.random.default_rng(seed), half_turn(max(30, min(columns, 200))), (columns - 1) / 2 + off
+    reach = min(center, columns - 1 - center)
+    width, away, turn, value = rng.uniform([0.05, 0, 0, 0.2], [0.35, 0.6, 2 * math.pi, 1], (4, 4)).T
+    middle = reach * away * np.cos(theta[:, None] - turn)
+    u = np.arange(columns)[:, None] - center - middle[:, None]
+    chords = 2 * value * np.sqrt(np.clip((reach * width) ** 2 - u**2, 0, None))
+    return fill(accumulator("fourier", 1, columns, center), chords.sum(axis=2)[:, None], theta)
+
+
+def from_bins(acc: Accumulator, binning: int) -> float:
+    """How far a preview is from the means of bins, of the two nearest ways to cut them, relative."""
+    full, side = snapshot(acc)[0], acc.shape.side // binning
+    rest = acc.shape.side - side * binning
+    ways = []
+    for cut in (rest // 2, (rest + 1) // 2):
+        some = full[cut : cut + side * binning, cut : cut + side * binning]
+        ways.append(some.reshape(side, binning, side, binning).mean((1, 3)))
+    return relative(snapshot(acc, binning=binning), np.mean(ways, axis=0))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("binning", "rests", "enough"),
+    [(2, (0,), 4), (2, (1,), 128), (4, range(4), 16), (8, (0, 1, 4, 7), 8), (16, (0, 1, 8, 15), 8)],
+)
+def test_previews_of_enough_pixels_are_within_6_percent(binning: int, rests: Iterable[int], enough: int) -> None:
+    for sizes in ((4, 5, 7), (8, 11, 15), (16, 23, 31), (32, 47, 63), (64, 81), (128, 150, 181)):
+        sides = [n * binning + rest for n in sizes for rest in rests]
+        if max(sides) > 1100:
+            break
+        errors = [
+            from_bins(of_discs(columns, off * columns, columns + seed), binning)
+            for columns in sides
+            for seed, off in enumerate((0, 0.01, -0.2, 0))
+        ]
+        print(f"binned {binning}, {sizes[0]} to {sizes[-1]} pixels a side: at most {100 * max(errors):.1f} %")
+        assert sizes[0] < enough or max(errors) < 0.06
 
 
 @METHOD
