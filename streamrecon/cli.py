@@ -13,7 +13,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, get_args
 
-from streamrecon.config import Config, FilterName, Layout, Method, load
+from streamrecon.config import Config, FilterName, Layout, Method, WhenFull, load
 from streamrecon.errors import (
     ConfigError,
     PeerLostError,
@@ -117,7 +117,7 @@ def _recon(options: argparse.Namespace) -> int:
     with (
         Progress(options.log_json, options.quiet) as progress,
         _Page(options.serve, out, progress) as page,
-        Engine(config, out, progress.event, options.overwrite) as engine,
+        Engine(config, out, progress.event, options.overwrite, options.resume) as engine,
     ):
         result = None
         while result is None:
@@ -156,12 +156,36 @@ def _replay(options: argparse.Namespace) -> int:
     from streamrecon.replayer import replay
 
     config = _config(options)
-    report = replay(options.scan, options.to, config, connect_timeout=options.timeout, progress=_Sending(options.quiet))
+    report = replay(
+        options.scan,
+        options.to,
+        config,
+        live=options.live,
+        connect_timeout=options.timeout,
+        progress=_Sending(options.quiet),
+    )
     print(
         f"{report.frames} frames, {report.nbytes / 1e6:.1f} MB in {report.seconds:.2f} s "
         f"({report.nbytes / 1e6 / max(report.seconds, 1e-9):.1f} MB/s), {report.waited:.2f} s of it without credit"
+        + (f", in {report.sessions} sessions" if report.sessions > 1 else "")
     )
+    if report.dropped:
+        sys.stderr.write(f"streamrecon: {report.dropped} frames were dropped, as there was no room to keep them\n")
+        return EXIT_PARTIAL
     return 0
+
+
+SUPERVISE = "run an engine, and start it again when it dies; it goes on with its scan"
+
+
+def _supervise(options: argparse.Namespace) -> int:
+    from streamrecon.supervise import supervise
+
+    def tell(text: str) -> None:
+        sys.stderr.write(f"streamrecon supervise: {text}\n")
+        sys.stderr.flush()
+
+    return supervise(options.job, restarts=options.restarts, backoff=options.backoff, tell=tell)
 
 
 class _Sending:
@@ -404,10 +428,29 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("scan", metavar="SCAN", help="an HDF5 file, or 'simulated'")
     sub.add_argument("--to", required=True, metavar="ENDPOINT", help="of the engine")
     sub.add_argument("--timeout", type=float, metavar="S", help="seconds to wait for an engine; default: for ever")
+    sub.add_argument(
+        "--live", action="store_true",
+        help="keep what an engine does not have for good, as a detector must, rather than read it from the scan again",
+    )  # fmt: skip
+    sub.add_argument(
+        "--when-full", choices=get_args(WhenFull), dest="send.when_full",
+        help="of --live: what to do when send.retain_bytes of memory are full; default: wait",
+    )  # fmt: skip
+    sub.add_argument("--spool", dest="send.spool", metavar="DIR", help="of --when-full spool: where; default: /tmp")
     sub = command("recon", _recon, "wait for a scan and reconstruct it", rows, recon)
     sub.add_argument(
         "--listen", required=True, dest="engine.listen", metavar="ENDPOINT", help="tcp://127.0.0.1:PORT or ipc://PATH"
     )
+    sub.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on with the scan that an engine which died left in DIR, if it left one",
+    )
+    sub = commands.add_parser("supervise", help=SUPERVISE, description=SUPERVISE)
+    sub.set_defaults(command=_supervise)
+    sub.add_argument("--restarts", type=int, default=5, metavar="N", help="at most, in a row; default: 5")
+    sub.add_argument("--backoff", type=float, default=1.0, metavar="S", help="before the first; it doubles; default: 1")
+    sub.add_argument("job", nargs="*", metavar="-- COMMAND", help="such as: streamrecon recon --listen ENDPOINT")
     sub = command("inspect", _inspect, "what is in a scan, and what would happen", source, order, rows, recon)
     sub.add_argument("scan", metavar="FILE", help="an HDF5 file, or 'simulated'")
     sub = command(

@@ -20,6 +20,7 @@ Method = Literal["auto", "direct", "fourier"]
 FilterName = Literal["ramp", "ramlak", "shepp", "cosine", "hann", "hamming", "parzen", "butterworth", "none"]
 Combine = Literal["mean", "median"]
 OffsetAxis = Literal["auto", "yes", "no"]
+WhenFull = Literal["wait", "spool", "drop"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,10 +170,32 @@ class EngineConfig:
     """Seconds between heartbeats."""
     peer_timeout: float = 30.0
     """Seconds of silence after which the other end counts as lost."""
+    return_timeout: float = 60.0
+    """Seconds that a scan waits for a sender that fell silent or lost the connection, or for another one; then it ends as a
+    partial volume."""
+    sync_seconds: float = 1.0
+    """Longest time until a frame in the journal is written to the disk for good, which frees the sender's copy."""
     max_frame_bytes: int = 1 << 30
     """Largest frame accepted."""
     delay: float = 0.0
     """Extra seconds per projection, to see what a slow engine does."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SendConfig:
+    """What a sender keeps, so that nothing is lost when an engine is restarted: `[send]`."""
+
+    retain_bytes: int = 1 << 28
+    """Memory for frames that the engine does not have for good yet; one frame always fits."""
+    when_full: WhenFull = "wait"
+    """What to do when that memory is full: let the source wait, spool to disk and then wait, or drop frames, which are counted
+    and named in the volume's metadata."""
+    spool: str | None = None
+    """Folder of the spool; None is the system's for temporary files."""
+    spool_bytes: int = 1 << 34
+    """Disk for the spool."""
+    return_timeout: float = 60.0
+    """Seconds to wait for an engine that fell silent or lost the connection to come back."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,6 +208,7 @@ class Config:
     recon: ReconConfig = field(default_factory=ReconConfig)
     emit: EmitConfig = field(default_factory=EmitConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
+    send: SendConfig = field(default_factory=SendConfig)
 
     def __post_init__(self) -> None:
         check(self)
@@ -227,8 +251,13 @@ _LIMITS: dict[str, tuple[float, float]] = {
     "engine.disk_bytes": (1, 1 << 60),
     "engine.heartbeat": (0.01, 3600.0),
     "engine.peer_timeout": (0.05, 86400.0),
+    "engine.return_timeout": (0.0, 1e9),
+    "engine.sync_seconds": (0.0, 3600.0),
     "engine.max_frame_bytes": (1, 1 << 40),
     "engine.delay": (0.0, 3600.0),
+    "send.retain_bytes": (1, 1 << 50),
+    "send.spool_bytes": (1, 1 << 60),
+    "send.return_timeout": (0.0, 1e9),
 }
 
 

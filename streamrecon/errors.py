@@ -53,3 +53,7 @@ class GeometryError(StreamreconError, ValueError):
 
 class OutputError(StreamreconError, OSError):
     """The output folder or a file in it cannot be written."""
+
+
+class DiskFullError(OutputError):
+    """There is no space for a frame; it is kept, and written when there is."""

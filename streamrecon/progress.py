@@ -106,4 +106,5 @@ def _table(status: Status) -> Group:
         f"{status.rate:.1f} frames/s   version {status.version}   latency p50 / p99 {latency}   center {center}"
         f"   {status.nbytes / 1e6:.1f} MB"
     )
-    return Group(Text(status.phase, style="bold"), bars, Text(facts))
+    alarm = [Text(status.alarm, style="bold red")] if status.alarm else []
+    return Group(Text(status.phase, style="bold"), *alarm, bars, Text(facts))

@@ -23,6 +23,7 @@ def replay(
     endpoint: str,
     config: Config,
     *,
+    live: bool = False,
     connect_timeout: float | None = None,
     progress: Callable[[SendingEnd], None] = lambda end: None,
 ) -> SendReport:
@@ -35,7 +36,9 @@ def replay(
     endpoint
         Of the engine.
     config
-        Its `source`, `simulated` and `engine` tables are used.
+        Its `source`, `simulated`, `send` and `engine` tables are used.
+    live
+        Whether to keep what the engine does not have for good, as a detector must, rather than read it from the scan again.
     connect_timeout
         Seconds to wait for an engine; None waits for ever.
     progress
@@ -56,6 +59,8 @@ def replay(
         source.info(),
         frames,
         endpoint,
+        options=config.send,
+        can_replay=not live,
         heartbeat=config.engine.heartbeat,
         peer_timeout=config.engine.peer_timeout,
         connect_timeout=connect_timeout,

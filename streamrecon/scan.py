@@ -119,6 +119,17 @@ class Frame:
     """(row, column), C-contiguous, the detector's dtype."""
 
 
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """Frames that a source will not give, or that it gave and withdraws; others may come under their names later."""
+
+    kind: FrameKind
+    first: int
+    end: int
+    """One past the last index."""
+    reason: str
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class VolumeUpdate:
     """One version of the volume, as it is published."""

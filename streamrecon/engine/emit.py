@@ -56,6 +56,10 @@ class EmitPolicy:
         self._requested.clear()
         self._projections, self._time, self._renewed = projections, now, False
 
+    def resumed(self, projections: int) -> None:
+        """An earlier process had so many: a version is due as soon as the accumulator holds them."""
+        self._projections, self._renewed = projections, projections > 0
+
     def started_over(self) -> None:
         """The accumulator begins anew: a version is due as soon as it holds again what the last one did."""
         self._renewed = self._projections > 0

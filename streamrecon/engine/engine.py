@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import queue
 import threading
 import time
@@ -11,16 +12,16 @@ from types import TracebackType
 
 import numpy as np
 from numpy.typing import NDArray
-from streamrecon_kernels import Shrinking, complete, line_integrals, shrink_rows
+from streamrecon_kernels import Shrinking, all_compiled, complete, line_integrals, shrink_rows
 
 from streamrecon.config import Config, ReconConfig
+from streamrecon.engine import journal
 from streamrecon.engine.device import choose
 from streamrecon.engine.emit import EmitPolicy
 from streamrecon.engine.ingest import Accepted, Event, Ingest
-from streamrecon.engine.journal import Journal
 from streamrecon.engine.lock import FolderLock
 from streamrecon.engine.mask import Mask
-from streamrecon.engine.output import Output
+from streamrecon.engine.output import Output, finished
 from streamrecon.engine.picture import central_slices
 from streamrecon.engine.plan import Plan, make_plan
 from streamrecon.engine.rank import ACCUMULATORS, Rank
@@ -32,8 +33,8 @@ from streamrecon.errors import OutputError, PlanError, ScanAbortedError, Streamr
 from streamrecon.recon.accumulate import Shape, snapshot
 from streamrecon.recon.device import Device
 from streamrecon.scan import FrameKind, Geometry, ScanInfo
-from streamrecon.wire.messages import Range, Update
-from streamrecon.wire.outputs import Broken, Ended
+from streamrecon.wire.messages import Update
+from streamrecon.wire.outputs import Broken, Ended, Opened
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +74,9 @@ class Engine:
     listener
         Called, from any thread, with each event of the scan's story.
     overwrite
-        Replace another scan's volume in the output folder.
+        Replace another scan's volume in the output folder, and give up a scan that is in its journal.
+    resume
+        Go on with the scan that an earlier engine left in the output folder, if it left one.
 
     Raises
     ------
@@ -86,7 +89,12 @@ class Engine:
     """
 
     def __init__(
-        self, config: Config, out: str | Path, listener: Listener | None = None, overwrite: bool = False
+        self,
+        config: Config,
+        out: str | Path,
+        listener: Listener | None = None,
+        overwrite: bool = False,
+        resume: bool = False,
     ) -> None:
         self._config, self._out, self._overwrite = config, Path(out), overwrite
         self._counters = Counters()
@@ -94,19 +102,35 @@ class Engine:
         self._output: Output | None = None
         self._writer: Writer | None = None
         self._policy: EmitPolicy | None = None
-        self._journal: Journal | None = None
+        self._journal: journal.Journal | None = None
         self._result: Result | None = None
         self._error: BaseException | None = None
         self._stopping, self._done = threading.Event(), threading.Event()
         self._rank: Rank | None = None
         self._sender_lost = False
+        self._can_replay = True
+        self._keep = True
+        """Whether the journal stays when the engine ends."""
         path = config.normalize.bad_pixels
         self._mask = None if path is None else Mask.read(path)
         self._bad: NDArray[np.bool_] | None = None
-        _compile(choose(config.engine.device, 1 << 20))
+        self._device = choose(config.engine.device, 1 << 20)
         self._ingest = Ingest(config, self._prepare, self._counters)
         try:
             self._lock = FolderLock(self._out)
+            self._left = journal.find(self._out / "journal")
+            if resume and self._left is not None:
+                # A scan that was begun keeps its rows.
+                recon = dataclasses.replace(config.recon, rows=self._left.rows)
+                self._config = dataclasses.replace(config, recon=recon)
+            elif self._left is not None and not (
+                overwrite or self._left.can_replay or finished(self._out, self._left.info.uid)
+            ):
+                raise OutputError(
+                    f"{self._left.path} holds what came of scan {self._left.info.uid}, which was not finished and cannot be sent "
+                    "again: say --resume to go on with it, --overwrite to give it up, or choose another --out"
+                )
+            self._resume = resume and self._left is not None
             self._story = Story(self._out / "scan.log.jsonl", listener)
         except OutputError:
             self._ingest.stop()
@@ -138,7 +162,18 @@ class Engine:
         return self._stopping.is_set()
 
     def start(self) -> None:
-        """Start the threads; a sender may come from now on."""
+        """Start the threads; a sender may come from now on.
+
+        Raises
+        ------
+        StreamreconError
+            If there is a scan to go on with and it does not fit the machine, or its journal cannot be read.
+        """
+        if not all_compiled():
+            self._story.tell("compile", "compiling the kernels, once after an install: this takes most of a minute")
+        _compile(self._device)
+        if self._resume:
+            self._go_on()
         self._ingest.start()
         self._compute.start()
 
@@ -187,6 +222,7 @@ class Engine:
         """The sender is known to be gone: what has come, also what is still in the ring, becomes a last partial volume."""
         if not self._sender_lost:
             self._sender_lost = True
+            self._ingest.abandon()
             self._ingest.refuse(reason)
 
     def close(self) -> None:
@@ -195,13 +231,15 @@ class Engine:
             self.stop()
             self._done.wait()
         self._ingest.stop()
+        self._put_away()
         self._story.close()
         self._lock.release()
 
     # Called by the I/O thread.
 
-    def _prepare(self, info: ScanInfo, rows: Range) -> Ring:
+    def _prepare(self, opened: Opened) -> Ring:
         """Plan before anything is allocated."""
+        info, rows = opened.info, opened.rows
         if self._plan is not None:
             raise ScanAbortedError("this engine has had its scan")
         frame = (rows[1] - rows[0]) * info.geometry.columns * info.dtype.itemsize
@@ -211,15 +249,41 @@ class Engine:
         if self._mask is not None:
             self._bad = self._mask.rows(info.geometry, rows)
         plan = make_plan(info, rows, self._config, self._out)
-        self._output = Output(
-            self._out, info.uid, self._config.emit.keep, self._config.emit.keep_seconds, self._overwrite
-        )
+        emit = self._config.emit
+        self._output = Output(self._out, info.uid, emit.keep, emit.keep_seconds, self._overwrite, self._resume)
         for line in plan.lines():
             self._story.tell("plan", line)
-        shape = (rows[1] - rows[0], info.geometry.columns)
-        self._journal = Journal(self._out / "journal" / "frames.raw", shape, info.dtype)
-        self._plan = plan
-        return Ring(plan.slots, shape, info.dtype)
+        folder = self._out / "journal"
+        if not self._resume and self._left is not None:
+            self._left.path.unlink(missing_ok=True)
+        self._journal = journal.Journal(
+            self._left.path if self._resume and self._left is not None else journal.place(folder, rows),
+            info,
+            rows,
+            self._config.engine.sync_seconds,
+            self._ingest.durable,
+            opened.can_replay,
+            opened.epoch,
+            self._resume,
+        )
+        self._plan, self._can_replay = plan, opened.can_replay
+        return Ring(plan.slots, (rows[1] - rows[0], info.geometry.columns), info.dtype)
+
+    def _go_on(self) -> None:
+        """With the scan that an earlier engine left."""
+        assert self._left is not None
+        left = self._left
+        ring = self._prepare(Opened(left.info, left.rows, left.can_replay))
+        assert self._journal is not None
+        had = self._journal.inventory
+        text = f"going on with scan {left.info.uid}: {had.counts[FrameKind.PROJECTION]} projections are in the journal"
+        if self._journal.damaged:
+            text += f"; {self._journal.damaged} frames in it are damaged or were not written to their end"
+        self._story.tell("resume", text, frames=len(had), damaged=self._journal.damaged)
+        self._counters.projections = had.counts[FrameKind.PROJECTION]
+        self._counters.frames = len(had)
+        self._counters.version = self._output.newest if self._output else 0
+        self._ingest.resume(left.info, left.rows, ring, had, self._journal.ended)
 
     # The compute thread.
 
@@ -241,11 +305,15 @@ class Engine:
     def _give_back(self) -> None:
         if self._writer is not None:
             self._writer.close()
-        if self._journal is not None:
-            self._journal.close(keep=self._error is not None)
-            if self._error is not None:
-                text = f"the frames are kept as they came in {self._journal.path}, until the next run into this folder"
-                self._story.tell("kept", text)
+
+    def _put_away(self) -> None:
+        """The journal, once the sender has heard that the volume is final: until then it might be asked for again."""
+        if self._journal is None:
+            return
+        self._journal.close(self._keep)
+        if self._keep:
+            text = f"the frames are kept as they came in {self._journal.path}: --resume goes on with them"
+            self._story.tell("kept", text)
 
     def _reconstruct(self) -> Result:
         event: Event = self._ingest.inbox.get()
@@ -279,6 +347,8 @@ class Engine:
             end = Broken("the scan had no projections")
             self._ingest.refuse(end.reason)
         complete = isinstance(end, Ended)
+        # What can be sent again, or was given up, need not take the disk's space.
+        self._keep = isinstance(end, Broken) and not end.given_up and not self._can_replay
         if complete:
             self._ingest.finish()
         reason = end.reason if isinstance(end, Broken) else None

@@ -23,8 +23,20 @@ from streamrecon.errors import StreamreconError
 from streamrecon.scan import FrameKind, ScanInfo
 from streamrecon.transport import Poller, Publisher, Receiver, Wakeup, private_ipc
 from streamrecon.wire.credit import CreditWindow
+from streamrecon.wire.inventory import Inventory
 from streamrecon.wire.messages import Range, Update
-from streamrecon.wire.outputs import Arrived, Broken, Ended, Opened, Output, Reply, TurnedAway
+from streamrecon.wire.outputs import (
+    Arrived,
+    Broken,
+    Ended,
+    Opened,
+    Output,
+    Reply,
+    SenderBack,
+    SenderLost,
+    TurnedAway,
+    Withdrawn,
+)
 from streamrecon.wire.receiving import ReceivingEnd
 
 log = logging.getLogger(__name__)
@@ -38,6 +50,8 @@ class Arrival:
     index: int
     theta: float | None
     slot: int
+    xxh3: int
+    """Hash of its pixels."""
     at: float
     """Seconds, monotonic."""
 
@@ -51,8 +65,8 @@ class Accepted:
     ring: Ring
 
 
-Event = Accepted | Arrival | Ended | Broken
-Prepare = Callable[[ScanInfo, Range], Ring]
+Event = Accepted | Arrival | Withdrawn | SenderLost | SenderBack | Ended | Broken
+Prepare = Callable[[Opened], Ring]
 """Plans a scan and gives its ring; raises a `StreamreconError` to refuse it."""
 
 
@@ -97,17 +111,22 @@ class Ingest(threading.Thread):
             rows=config.recon.rows,
             heartbeat=options.heartbeat,
             peer_timeout=options.peer_timeout,
+            return_timeout=options.return_timeout,
         )
         self._ring: Ring | None = None
         self._wakeup = Wakeup()
         self._calls: deque[Callable[[], None]] = deque()
-        self._stopped = False
+        self._stopped, self._over = False, threading.Event()
 
     # Called by other threads: each is carried out by this one.
 
     def release(self, slot: int) -> None:
         """The frame in a slot was taken: its credit goes back to the sender."""
         self._do(lambda: self._free(slot))
+
+    def durable(self, entries: int) -> None:
+        """So many frames and withdrawals, in the order they came, survive a crash."""
+        self._do(lambda: self._act(self._end.durable(entries, time.monotonic())))
 
     def finish(self) -> None:
         """The final volume can be read: tell the sender."""
@@ -123,6 +142,14 @@ class Ingest(threading.Thread):
             publisher = self._publisher
             self._do(lambda: publisher.offer(update, payload))
 
+    def resume(self, info: ScanInfo, rows: Range, ring: Ring, inventory: Inventory, ended: bool) -> None:
+        """Go on with a scan that an earlier process received; before the thread is started."""
+        self._ring = ring
+        self._counters.ring_frames = ring.slots
+        self.inbox.put(Accepted(info, rows, ring))
+        window = CreditWindow(ring.nbytes, ring.slots)
+        self._act(self._end.resume(info, rows, inventory, ended, window, time.monotonic()))
+
     def in_volume(self, projections: int) -> None:
         """How many projections the volume holds, told with the next credit."""
         self._end.in_volume = projections
@@ -133,7 +160,12 @@ class Ingest(threading.Thread):
             self._close()
             return
         self._do(self._stop)
-        self.join(10)
+        # Not by joining the thread: a KeyboardInterrupt in a join leaves Python 3.11 with a thread it takes for ended.
+        self._over.wait()
+
+    def abandon(self) -> None:
+        """The sender is known to be gone for good."""
+        self._do(self._end.abandon)
 
     def _do(self, call: Callable[[], None]) -> None:
         self._calls.append(call)
@@ -152,6 +184,7 @@ class Ingest(threading.Thread):
             self.inbox.put(Broken(f"the I/O thread failed: {type(error).__name__}: {error}"))
         finally:
             self._close()
+            self._over.set()
 
     def _close_receiver(self) -> None:
         self._receiver.close()
@@ -183,7 +216,7 @@ class Ingest(threading.Thread):
     def _act(self, outputs: list[Output]) -> None:
         for output in outputs:
             if isinstance(output, Reply):
-                self._receiver.send(output.peer, output.message)
+                self._receiver.send(output.peer, output.message, output.payload)
             elif isinstance(output, Opened):
                 self._open(output)
             elif isinstance(output, Arrived):
@@ -195,7 +228,7 @@ class Ingest(threading.Thread):
 
     def _open(self, opened: Opened) -> None:
         try:
-            self._ring = self._prepare(opened.info, opened.rows)
+            self._ring = self._prepare(opened)
         except (StreamreconError, MemoryError) as error:
             self.refusal = error
             self._act(self._end.refuse(str(error)))
@@ -214,7 +247,7 @@ class Ingest(threading.Thread):
         self._counters.frames += 1
         self._counters.nbytes += header.nbytes
         self._counters.projections += header.kind == FrameKind.PROJECTION
-        self.inbox.put(Arrival(FrameKind(header.kind), header.index, header.theta, slot, now))
+        self.inbox.put(Arrival(FrameKind(header.kind), header.index, header.theta, slot, header.xxh3, now))
 
     def _free(self, slot: int) -> None:
         assert self._ring is not None
@@ -224,5 +257,6 @@ class Ingest(threading.Thread):
     def _count(self) -> None:
         counters = self._counters
         counters.malformed, counters.duplicates = self._receiver.malformed, self._end.duplicates
+        counters.sender = self._end.why_nothing_comes
         if self._end.window is not None:
             counters.credit_frames = self._end.window.told_frames - self._end.window.received_frames

@@ -1,23 +1,54 @@
-"""The journal: every frame of the slab as it came, appended to a file.
+"""The journal: every frame of the slab as it came, appended to a file, checksummed, on the disk for good once it is *durable*.
 
 It is the store of retained projections: a better center, late darks, weights of lost frames and the median of many flats
-are taken from it, so that nothing of the scan need stay in memory. It is not yet read after a crash.
+are taken from it, so that nothing of the scan need stay in memory. After a crash it is what the scan goes on from.
+
+The file begins with what the scan announced. Then follow entries of one size, each a head of 64 bytes and a frame's pixels. A
+head names the file and its place in it, so nothing that an earlier file left on the disk can be taken for an entry.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
-from collections.abc import Sequence
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgpack
 import numpy as np
+import xxhash
 from numpy.typing import NDArray
 
-from streamrecon.errors import OutputError
-from streamrecon.scan import FrameKind
+from streamrecon.errors import DiskFullError, GeometryError, OutputError
+from streamrecon.failpoints import fail
+from streamrecon.scan import FrameKind, Geometry, ScanInfo
+from streamrecon.wire.inventory import Inventory
+from streamrecon.wire.messages import Range
+
+MAGIC = b"SRJOURN1"
+BLOCK = 4096
+HEAD = struct.Struct("<4sB3xQQdQQQ8x")
+"""Mark, kind, place, index, theta, hash of the pixels, identity of the file, hash of the head up to here."""
+MARK = b"SRfr"
+WITHDRAWN = 16
+"""Kind of an entry that takes the projection of its index back."""
+ENDED = 17
+"""Kind of an entry after the last frame."""
+SENDER = 18
+"""Kind of an entry that says which sender has the scan from then on: its index is the epoch."""
+NONE = (1 << 64) - 1
+"""Index of an entry that takes nothing back."""
+
+SYNC_BYTES = 64 << 20
+"""Bytes after which the file is synced, however short ago that was."""
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,61 +66,167 @@ class Record:
     """Seconds, monotonic."""
 
 
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What an earlier process left."""
+
+    path: Path
+    info: ScanInfo
+    rows: Range
+    """Detector rows of the slab."""
+    can_replay: bool
+    """Whether the sender could have sent it all again."""
+
+
 class Journal:
-    """An append-only file of frames of one shape and dtype; used by one thread.
+    """An append-only file of frames of one shape and dtype; used by one thread, besides the one that syncs it.
 
     Parameters
     ----------
     path
-        Of the file; one that is there is replaced.
-    shape
-        (row, column) of a frame.
-    dtype
-        Of its pixels.
+        Of the file; one that is there is replaced, unless `resume`.
+    info, rows
+        Of the scan.
+    sync_seconds
+        Longest time until an entry is durable.
+    durable
+        Called, in the syncing thread, with the number of entries of this process that are durable.
+    can_replay
+        Whether the sender can send the scan again.
+    epoch
+        Of the sender.
+    resume
+        Go on with the file that is there.
 
     Raises
     ------
     OutputError
-        If the file cannot be made.
+        If the file cannot be made, or read.
     """
 
-    def __init__(self, path: Path, shape: tuple[int, int], dtype: np.dtype[Any]) -> None:
-        self.path, self.shape, self.dtype = path, shape, dtype
+    def __init__(
+        self,
+        path: Path,
+        info: ScanInfo,
+        rows: Range,
+        sync_seconds: float = 1.0,
+        durable: Callable[[int], None] = lambda entries: None,
+        can_replay: bool = True,
+        epoch: int = 0,
+        resume: bool = False,
+    ) -> None:
+        self.path, self.info, self.rows = path, info, rows
+        self.shape, self.dtype = (rows[1] - rows[0], info.geometry.columns), info.dtype
         self.projections: list[Record] = []
         self.flats: list[Record] = []
         self.darks: list[Record] = []
-        self._count = 0
-        self._nbytes = shape[0] * shape[1] * dtype.itemsize
+        self.inventory = Inventory()
+        """Of the entries that an earlier process wrote."""
+        self.ended = False
+        """Whether the sender had sent everything by then."""
+        self.damaged = 0
+        """Entries of an earlier process that cannot be read and were cut off or are left out."""
+        self._nbytes = self.shape[0] * self.shape[1] * self.dtype.itemsize
+        self._stride = HEAD.size + -(-self._nbytes // HEAD.size) * HEAD.size
+        self._entries: list[tuple[int, int, int, float]] = []
+        """Place, kind, index and theta of what an earlier process wrote, in its order."""
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
+            flags = os.O_RDWR | (0 if resume else os.O_CREAT | os.O_TRUNC)
+            self._file = os.open(path, flags, 0o600)
+            if resume:
+                header = _read_header(self._file, path)
+                self._id, self._start = header["id"], header["start"]
+                self.inventory.sender(header["epoch"])
+                self._recover()
+            else:
+                self._id, self._count = int.from_bytes(os.urandom(8), "little"), 0
+                self._start = _write_header(self._file, info, rows, can_replay, epoch, self._id)
+                os.fsync(self._file)
+                _sync_folder(path.parent)
         except OSError as error:
-            raise OutputError(f"cannot make the journal {path}: {error.strerror}") from error
+            raise OutputError(f"cannot make the journal {path}: {error.strerror or error}") from error
+        self._sync = _Sync(self._file, sync_seconds, durable)
 
-    def append(self, kind: FrameKind, index: int, theta: float | None, frame: NDArray[Any], arrived: float) -> Record:
+    # Writing.
+
+    def append(
+        self, kind: FrameKind, index: int, theta: float | None, frame: NDArray[Any], arrived: float, xxh3: int
+    ) -> Record:
         """Write a frame.
+
+        Parameters
+        ----------
+        kind, index, theta
+            Of the frame.
+        frame
+            (row, column).
+        arrived
+            Seconds, monotonic.
+        xxh3
+            Hash of its pixels.
 
         Raises
         ------
+        DiskFullError
+            If there is no space; the journal is as it was before.
         OutputError
-            If the disk is full or fails.
+            If the disk fails, now or when it was last synced.
         """
         record = Record(kind, index, theta or 0.0, self._count, arrived)
-        data, offset = frame.data.cast("B"), self._count * self._nbytes
+        self._write(int(kind), index, record.theta, xxh3, frame.data.cast("B"))
+        self._list(kind).append(record)
+        return record
+
+    def withdraw(self, index: int | None, number: int) -> None:
+        """Note that a projection does not count any more, by which GAP; the caller takes it off the list."""
+        self._write(WITHDRAWN, NONE if index is None else index, 0.0, number, memoryview(b""))
+
+    def sender(self, epoch: int) -> None:
+        """Note that a sender has the scan."""
+        self._write(SENDER, epoch, 0.0, 0, memoryview(b""))
+
+    def end(self) -> None:
+        """Note that the sender has sent everything."""
+        self._write(ENDED, 0, 0.0, 0, memoryview(b""))
+
+    def _write(self, kind: int, index: int, theta: float, xxh3: int, pixels: memoryview) -> None:
+        if self._sync.error is not None:
+            raise OutputError(f"the journal {self.path} cannot be synced: {self._sync.error}") from self._sync.error
+        place = self._start + self._count * self._stride
         try:
-            while data:
-                written = os.pwrite(self._file, data, offset)
-                data, offset = data[written:], offset + written
+            # The head comes last: where it is, the pixels are, as far as this process is concerned.
+            self._put(pixels, place + HEAD.size)
+            fail("journal.between")
+            self._put(memoryview(self._head(self._count, kind, index, theta, xxh3)), place)
         except OSError as error:
+            if error.errno in FULL:
+                raise DiskFullError(
+                    f"the disk of the journal {self.path} is full ({error.strerror}); it must hold the raw scan"
+                ) from error
             raise OutputError(
-                f"cannot write frame {self._count} to the journal {self.path}: {error.strerror}; "
-                "the disk of --out must hold the raw scan"
+                f"cannot write entry {self._count} of the journal {self.path}: {error.strerror}"
             ) from error
         self._count += 1
-        {FrameKind.PROJECTION: self.projections, FrameKind.FLAT: self.flats, FrameKind.DARK: self.darks}[kind].append(
-            record
-        )
-        return record
+        fail("journal.written")
+        self._sync.written(self._stride)
+
+    def _put(self, data: memoryview, offset: int) -> None:
+        while data:
+            fail("journal.write")
+            written = os.pwrite(self._file, data, offset)
+            data, offset = data[written:], offset + written
+
+    def _head(self, number: int, kind: int, index: int, theta: float, xxh3: int) -> bytes:
+        head = HEAD.pack(MARK, kind, number, index, theta, xxh3, self._id, 0)
+        return HEAD.pack(MARK, kind, number, index, theta, xxh3, self._id, _hash(head))
+
+    def _list(self, kind: int) -> list[Record]:
+        return {FrameKind.PROJECTION: self.projections, FrameKind.FLAT: self.flats, FrameKind.DARK: self.darks}[
+            FrameKind(kind)
+        ]
+
+    # Reading.
 
     def read(self, records: Sequence[Record], rows: slice = slice(None)) -> NDArray[Any]:
         """Frames, (frame, row, column), or some rows of them.
@@ -103,21 +240,245 @@ class Journal:
         out = np.empty((len(records), end - first, self.shape[1]), self.dtype)
         row_bytes = self.shape[1] * self.dtype.itemsize
         for frame, record in zip(out, records, strict=True):
-            view, offset = frame.data.cast("B"), record.number * self._nbytes + first * row_bytes
-            while view:
-                try:
-                    got = os.preadv(self._file, [view], offset)
-                except OSError as error:
-                    raise OutputError(f"cannot read the journal {self.path}: {error.strerror}") from error
-                if not got:
+            offset = self._start + record.number * self._stride + HEAD.size + first * row_bytes
+            try:
+                if not _read_into(self._file, frame.data.cast("B"), offset):
                     raise OutputError(f"the journal {self.path} ends within frame {record.number}; was it changed?")
-                view, offset = view[got:], offset + got
+            except OSError as error:
+                raise OutputError(f"cannot read the journal {self.path}: {error.strerror or error}") from error
         return out
+
+    # After a crash.
+
+    def _recover(self) -> None:
+        """Check every entry; cut off what was not written to its end, leave out what was damaged since."""
+        places = max(0, -(-(os.fstat(self._file).st_size - self._start) // self._stride))
+        pixels = np.empty(self._nbytes, np.uint8)
+        last = 0
+        for place in range(places):
+            entry = self._entry(place, pixels)
+            if entry is None:
+                continue
+            last = place + 1
+            self._entries.append((place, *entry[:3]))
+            self._count_in(*entry)
+        self._count = last
+        self.damaged = places - len(self._entries)
+        os.ftruncate(self._file, self._start + last * self._stride)
+
+    def _entry(self, place: int, pixels: NDArray[np.uint8]) -> tuple[int, int, float, int] | None:
+        """Kind, index, theta and hash of a sound entry."""
+        offset = self._start + place * self._stride
+        head = bytearray(HEAD.size)
+        if not _read_into(self._file, memoryview(head), offset):
+            return None
+        mark, kind, number, index, theta, xxh3, identity, check = HEAD.unpack(head)
+        if (mark, number, identity) != (MARK, place, self._id):
+            return None
+        if check != _hash(HEAD.pack(mark, kind, number, index, theta, xxh3, identity, 0)):
+            return None
+        if kind in set(FrameKind) and (
+            not _read_into(self._file, pixels.data, offset + HEAD.size) or xxhash.xxh3_64_intdigest(pixels.data) != xxh3
+        ):
+            return None
+        return kind, index, theta, xxh3
+
+    def _count_in(self, kind: int, index: int, theta: float, xxh3: int) -> None:
+        if kind == ENDED:
+            self.ended = True
+        elif kind == SENDER:
+            self.inventory.sender(index)
+        elif kind == WITHDRAWN:
+            self.inventory.followed = xxh3
+            if self.inventory.hash_of(FrameKind.PROJECTION, index) is not None:
+                self.inventory.remove(FrameKind.PROJECTION, index)
+        elif self.inventory.hash_of(kind, index) is None:
+            self.inventory.add(kind, index, xxh3)
+
+    def recovered(self) -> Iterator[Record]:
+        """Frames that an earlier process wrote, in their order; each is on its list when it comes out."""
+        now = time.monotonic()
+        for place, kind, index, theta in self._entries:
+            if kind == WITHDRAWN:
+                self.projections[:] = [record for record in self.projections if record.index != index]
+            elif kind in set(FrameKind):
+                record = Record(FrameKind(kind), index, theta, place, now)
+                self._list(kind).append(record)
+                yield record
+        self._entries = []
+
+    # The end.
 
     def close(self, keep: bool = False) -> None:
         """Close the file, and delete it unless it is to be kept."""
+        self._sync.close()
         os.close(self._file)
         if not keep:
             self.path.unlink(missing_ok=True)
             with contextlib.suppress(OSError):  # someone else's files may be in it
                 self.path.parent.rmdir()
+
+
+class _Sync(threading.Thread):
+    """Syncs a file some time after it was written to."""
+
+    def __init__(self, file: int, seconds: float, durable: Callable[[int], None]) -> None:
+        super().__init__(name="streamrecon-sync", daemon=True)
+        self._file, self._seconds, self._durable = file, seconds, durable
+        self._condition = threading.Condition()
+        self._entries, self._nbytes, self._synced, self._closed = 0, 0, 0, False
+        self._first = 0.0
+        """When the first entry was written that is not durable."""
+        self.error: OSError | None = None
+        """After an error the kernel may have forgotten what it could not write: only a new process can tell what is there."""
+        self.start()
+
+    def written(self, nbytes: int) -> None:
+        """One more entry."""
+        with self._condition:
+            if self._entries == self._synced:
+                self._first = time.monotonic()
+                self._condition.notify()
+            self._entries += 1
+            self._nbytes += nbytes
+            if self._nbytes >= SYNC_BYTES:
+                self._condition.notify()
+
+    def close(self) -> None:
+        """End the thread, after all that was written is durable."""
+        with self._condition:
+            self._closed = True
+            self._condition.notify()
+        self.join()
+
+    def run(self) -> None:
+        while True:
+            with self._condition:
+                while self._entries == self._synced and not self._closed:
+                    self._condition.wait()
+                while not self._closed and self._nbytes < SYNC_BYTES:
+                    left = self._first + self._seconds - time.monotonic()
+                    if left <= 0:
+                        break
+                    self._condition.wait(left)
+                if self._entries == self._synced:
+                    return
+                entries, self._nbytes = self._entries, 0
+            try:
+                fail("journal.sync")
+                os.fdatasync(self._file)
+            except OSError as error:
+                self.error = error
+                return
+            fail("journal.synced")
+            with self._condition:
+                self._synced, self._first = entries, time.monotonic()
+            self._durable(entries)
+
+
+def find(folder: Path) -> Found | None:
+    """What an earlier process left in a folder, if anything.
+
+    Raises
+    ------
+    OutputError
+        If there is a journal that cannot be read.
+    """
+    for path in sorted(folder.glob("*.frames")):
+        try:
+            file = os.open(path, os.O_RDONLY)
+        except OSError as error:
+            raise OutputError(f"cannot read the journal {path}: {error.strerror}") from error
+        try:
+            header = _read_header(file, path)
+        finally:
+            os.close(file)
+        return Found(path, header["info"], header["rows"], header["can_replay"])
+    return None
+
+
+def place(folder: Path, rows: Range) -> Path:
+    """Where the journal of some detector rows is."""
+    return folder / f"rows-{rows[0]:05d}-{rows[1]:05d}.frames"
+
+
+def _write_header(file: int, info: ScanInfo, rows: Range, can_replay: bool, epoch: int, identity: int) -> int:
+    """Bytes that it takes."""
+    geometry = info.geometry
+    text = msgpack.packb(
+        {
+            "id": identity,
+            "uid": info.uid,
+            "rows": rows,
+            "detector": (geometry.rows, geometry.columns),
+            "pixel_size": geometry.pixel_size,
+            "center": geometry.center,
+            "dtype": info.dtype.newbyteorder("<").str,
+            "counts": [info.counts.get(kind) for kind in FrameKind],
+            "theta": None if info.theta is None else np.ascontiguousarray(info.theta, "<f8").tobytes(),
+            "metadata": dict(info.metadata),
+            "can_replay": can_replay,
+            "epoch": epoch,
+        }
+    )
+    data = MAGIC + struct.pack("<QQ", len(text), xxhash.xxh3_64_intdigest(text)) + text
+    start = -(-len(data) // BLOCK) * BLOCK
+    os.pwrite(file, data.ljust(start, b"\0"), 0)
+    return start
+
+
+def _read_header(file: int, path: Path) -> dict[str, Any]:
+    fault = f"{path} is no journal, or its beginning is damaged: it cannot be gone on with. Move it away, or say --overwrite"
+    begin = os.pread(file, len(MAGIC) + 16, 0)
+    if len(begin) < len(MAGIC) + 16 or not begin.startswith(MAGIC):
+        raise OutputError(fault)
+    length, check = struct.unpack("<QQ", begin[len(MAGIC) :])
+    size = os.fstat(file).st_size
+    text = os.pread(file, length, len(begin)) if length <= size else b""
+    if len(text) != length or xxhash.xxh3_64_intdigest(text) != check:
+        raise OutputError(fault)
+    try:
+        fields = msgpack.unpackb(text, use_list=False)
+        theta = fields["theta"]
+        rows, columns = fields["detector"]
+        info = ScanInfo(
+            fields["uid"],
+            Geometry(rows, columns, fields["pixel_size"], fields["center"]),
+            np.dtype(fields["dtype"]),
+            dict(zip(FrameKind, fields["counts"], strict=True)),
+            None if theta is None else np.frombuffer(theta, "<f8").astype(np.float64),
+            fields["metadata"],
+        )
+    except (ValueError, KeyError, TypeError, GeometryError) as error:
+        raise OutputError(f"{fault} ({error})") from error
+    start = -(-(len(begin) + length) // BLOCK) * BLOCK
+    return {
+        "id": fields["id"],
+        "start": start,
+        "info": info,
+        "rows": fields["rows"],
+        "can_replay": fields["can_replay"],
+        "epoch": fields["epoch"],
+    }
+
+
+def _hash(head: bytes) -> int:
+    return xxhash.xxh3_64_intdigest(head)
+
+
+def _read_into(file: int, view: memoryview, offset: int) -> bool:
+    """Whether the file goes on to the end of the view."""
+    while view:
+        got = os.preadv(file, [view], offset)
+        if not got:
+            return False
+        view, offset = view[got:], offset + got
+    return True
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -54,6 +54,8 @@ class Output:
         Versions beyond the newest `keep` that are older than `keep_seconds` are deleted; beyond `most_kept`, younger ones, too.
     overwrite
         Replace another scan's volume, too.
+    resume
+        Go on after the versions that an earlier process wrote of this scan.
 
     Raises
     ------
@@ -61,18 +63,25 @@ class Output:
         If the folder cannot be made, or holds the volume of another scan.
     """
 
-    def __init__(self, folder: Path, uid: str, keep: int, keep_seconds: float, overwrite: bool = False) -> None:
+    def __init__(
+        self, folder: Path, uid: str, keep: int, keep_seconds: float, overwrite: bool = False, resume: bool = False
+    ) -> None:
         self.folder, self._keep, self._keep_seconds = folder, keep, keep_seconds
         self.partials = folder / "partials"
         if not overwrite:
             _refuse_foreign(folder / "volume.h5", uid)
         try:
             self.partials.mkdir(parents=True, exist_ok=True)
-            # What an earlier scan left here would be taken for this one's.
-            for old in (*_versions(self.partials).values(), *self.partials.glob(".v*")):
-                shutil.rmtree(old)
-            for name in ("volume.h5", "volume.png"):
-                (folder / name).unlink(missing_ok=True)
+            for unfinished in self.partials.glob(".v*"):
+                shutil.rmtree(unfinished)
+            if not resume:
+                # What an earlier scan left here would be taken for this one's.
+                for old in _versions(self.partials).values():
+                    shutil.rmtree(old)
+                for name in ("volume.h5", "volume.png"):
+                    (folder / name).unlink(missing_ok=True)
+            self.newest = max(_versions(self.partials), default=0)
+            """Number of the newest version that is there."""
         except OSError as error:
             raise OutputError(f"cannot use the output folder {folder}: {error.strerror}") from error
 
@@ -139,6 +148,16 @@ class Output:
 def most_kept(keep: int) -> int:
     """Versions on disk at the most: what a reader may still have open is spared, but not at the price of the disk."""
     return 2 * keep
+
+
+def finished(folder: Path, uid: str) -> bool:
+    """Whether the final volume of a scan is in a folder."""
+    try:
+        with h5py.File(folder / "volume.h5", "r", locking=False) as file:
+            process = file["entry/reconstruction"]
+            return bool(process["final"][()]) and process["parameters/scan_uid"][()].decode() == uid
+    except (OSError, KeyError, AttributeError):
+        return False
 
 
 def _refuse_foreign(volume: Path, uid: str) -> None:

@@ -24,6 +24,7 @@ from streamrecon.engine.plan import Plan, fit
 from streamrecon.engine.status import Counters
 from streamrecon.engine.story import Story
 from streamrecon.engine.writer import Job, Writer
+from streamrecon.errors import DiskFullError
 from streamrecon.recon.accumulate import Accumulator, Shape, bin_slices
 from streamrecon.recon.device import CPU, Device
 from streamrecon.recon.direct import DirectAccumulator
@@ -34,7 +35,7 @@ from streamrecon.recon.rings import Stripes
 from streamrecon.recon.weights import arc_weights, covered_arc
 from streamrecon.recon.workspace import Workspace
 from streamrecon.scan import FrameKind, Geometry, VolumeUpdate
-from streamrecon.wire.outputs import Broken, Ended
+from streamrecon.wire.outputs import Broken, Ended, SenderBack, SenderLost, Withdrawn
 
 ACCUMULATORS: dict[str, Callable[[Shape, ReconConfig, Device], Accumulator]] = {
     "direct": DirectAccumulator,
@@ -46,6 +47,9 @@ COUNT_SECONDS = 0.25
 
 CONSTANT_BATCHES = 8
 """Batches of angles to which a constant row is added between two looks at the ring."""
+
+RETRY_SECONDS = 0.5
+"""Between two attempts to write to a disk that is full."""
 
 UNKNOWN = 1000
 """Projections assumed for provisional weights where their number is unknown; the gain makes up for it."""
@@ -124,9 +128,20 @@ class Rank:
         self._counted = 0.0
         self._end: Ended | Broken | None = None
         self._stop_reason: str | None = None
-        self._version = 0
+        self._version = writer.newest
         self._shown = 0
         """Projections of the journal that a version has shown."""
+        self._held: Event | None = None
+        """What cannot be written to the journal as long as the disk is full."""
+        self._retry = 0.0
+        self._withdrawn: list[int] = []
+        """Projections to be taken out of the accumulator."""
+        for record in journal.recovered():
+            if record.kind is FrameKind.FLAT:
+                self._fields.keep(record)
+        if journal.projections:
+            self._shown = len(journal.projections)
+            policy.resumed(self._shown)
 
     def stop(self, reason: str) -> None:
         """End the scan after the batch in work; any thread."""
@@ -136,6 +151,7 @@ class Rank:
         """Reconstruct until the scan has ended and its last version is handed to the writer; how it ended."""
         while True:
             self._absorb(self._room(), self._patience())
+            self._take_back()
             self._combine_flats()
             self._align()
             self._accumulate(self._next_batch())
@@ -188,25 +204,87 @@ class Rank:
             self._end = Broken(self._stop_reason)
             self._tell_end(self._end)
         while room > 0 and self._end is None:
-            try:
-                with self._counters.stage("wait"):
-                    event = self._inbox.get(timeout=max(0.0, deadline - time.monotonic()))
-            except queue.Empty:
+            event = self._next_event(deadline)
+            if event is None:
                 return
-            if isinstance(event, Arrival):
-                self._keep(event)
-                room -= 1
-            elif isinstance(event, Ended | Broken):
-                self._end = event
-                self._tell_end(event)
+            try:
+                room -= self._take(event)
+            except DiskFullError as error:
+                self._hold(event, error)
+            else:
+                self._counters.alarm = None
+
+    def _next_event(self, deadline: float) -> Event | None:
+        """What happened next, also if it happened before and could not be dealt with; None if nothing until then."""
+        if self._held is not None:
+            time.sleep(max(0.0, min(deadline, self._retry) - time.monotonic()))
+            if time.monotonic() < self._retry:
+                return None
+            event, self._held = self._held, None
+            return event
+        try:
+            with self._counters.stage("wait"):
+                return self._inbox.get(timeout=max(0.0, deadline - time.monotonic()))
+        except queue.Empty:
+            return None
+
+    def _hold(self, event: Event, error: DiskFullError) -> None:
+        """Try again later. The frame stays in the ring, so credit stops and the sender keeps what follows."""
+        self._held, self._retry = event, time.monotonic() + RETRY_SECONDS
+        if self._counters.alarm is None:
+            self._counters.alarm = f"{error}: make space; the scan goes on by itself"
+            self._story.tell("disk_full", self._counters.alarm)
+
+    def _take(self, event: Event) -> int:
+        """Deal with what happened; the frames that left the ring."""
+        if isinstance(event, Arrival):
+            self._keep(event)
+            return 1
+        if isinstance(event, Withdrawn):
+            self._journal.withdraw(event.index, event.number)
+            if event.index is not None:
+                self._withdrawn.append(event.index)
+        elif isinstance(event, SenderLost):
+            self._story.tell("sender_lost", f"{event.reason}; the scan waits for it, or for another one")
+        elif isinstance(event, SenderBack):
+            self._journal.sender(event.epoch)
+            self._story.tell("sender_back", "a sender goes on with the scan")
+        elif isinstance(event, Ended | Broken):
+            if isinstance(event, Ended):
+                self._journal.end()
+            self._end = event
+            self._tell_end(event)
+        return 0
 
     def _keep(self, arrival: Arrival) -> None:
         with self._counters.stage("journal"):
             frame = self._ring[arrival.slot]
-            record = self._journal.append(arrival.kind, arrival.index, arrival.theta, frame, arrival.at)
+            record = self._journal.append(arrival.kind, arrival.index, arrival.theta, frame, arrival.at, arrival.xxh3)
         self._release(arrival.slot)
         if arrival.kind is FrameKind.FLAT:
             self._fields.keep(record)
+
+    def _take_back(self) -> None:
+        """Take withdrawn projections out of the accumulator, by adding their negative, and off the list."""
+        for index in self._withdrawn:
+            # Another one may have come under its name since; the first on the list is the one that is meant.
+            place = next(i for i, record in enumerate(self._journal.projections) if record.index == index)
+            if place < self._cursor:
+                records = self._journal.projections[place : place + 1]
+                projections = self._fields.line_integrals(records)
+                if self._stripes is not None:
+                    self._stripes.learn(-projections, count=-1)
+                    projections -= self._stripes.row
+                self._add(projections, _theta(records), -self._weights_used[place : place + 1])
+                self._weights_used = np.delete(self._weights_used, place)
+                self._cursor -= 1
+                self._count()
+            del self._journal.projections[place]
+            self._shown -= place < self._shown
+            self._final = None
+            self._alignment.restudy()
+            self._story.tell("withdrawn", f"projection {index} was withdrawn by the sender", index=index)
+        self._withdrawn = []
 
     # Normalization.
 
@@ -482,7 +560,8 @@ class Rank:
         if isinstance(self._end, Broken):
             return self._end.reason
         if isinstance(self._end, Ended) and self._end.missing:
-            return "projections " + ", ".join(f"{a} to {b - 1}" for a, b in self._end.missing[:32]) + " never came"
+            never = "projections " + ", ".join(f"{a} to {b - 1}" for a, b in self._end.missing[:32]) + " never came"
+            return "; ".join([never, *(f"{count} {reason}" for reason, count in self._end.gaps)])
         return None
 
     def _parameters(self, gain: float) -> dict[str, Any]:

@@ -47,6 +47,8 @@ class Status:
     """Seconds from a projection's arrival to the first version that holds it, p50 and p99."""
     dropped: int
     """Malformed messages dropped and duplicates ignored."""
+    alarm: str | None
+    """What has to be done by people, such as making space on a disk."""
 
 
 @dataclass(slots=True)
@@ -67,6 +69,9 @@ class Counters:
     ring_frames: int = 0
     malformed: int = 0
     duplicates: int = 0
+    sender: str = ""
+    """Why no frames come, where the sender is the reason."""
+    alarm: str | None = None
     began: float | None = None
     """When the first frame arrived, monotonic."""
     latencies: deque[float] = field(default_factory=lambda: deque(maxlen=LATENCIES))
@@ -100,7 +105,7 @@ class Counters:
             p50, p99 = np.percentile(latencies, [50, 99])
             latency = float(p50), float(p99)
         return Status(
-            phase=self.phase,
+            phase=f"{self.phase}; {self.sender}" if self.sender else self.phase,
             uid=self.uid,
             frames=self.frames,
             projections=self.projections,
@@ -115,4 +120,5 @@ class Counters:
             nbytes=self.nbytes,
             latency=latency,
             dropped=self.malformed + self.duplicates,
+            alarm=self.alarm,
         )

@@ -48,6 +48,11 @@ class Writer(threading.Thread):
         """Why the newest version could not be written, if it could not."""
 
     @property
+    def newest(self) -> int:
+        """Number of the newest version that an earlier process wrote; 0 is none."""
+        return self._output.newest
+
+    @property
     def idle(self) -> bool:
         """Whether a new version would be written at once."""
         return self._idle.is_set()

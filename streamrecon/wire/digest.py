@@ -20,5 +20,12 @@ class Digest:
 
     def add(self, kind: int, index: int, xxh3: int) -> None:
         """Take in one frame."""
-        item = xxhash.xxh3_64_intdigest(struct.pack("<QQQ", kind, index, xxh3))
-        self.value = (self.value + item) % (1 << 64)
+        self.value = (self.value + _item(kind, index, xxh3)) % (1 << 64)
+
+    def remove(self, kind: int, index: int, xxh3: int) -> None:
+        """Give up a frame that was taken in."""
+        self.value = (self.value - _item(kind, index, xxh3)) % (1 << 64)
+
+
+def _item(kind: int, index: int, xxh3: int) -> int:
+    return xxhash.xxh3_64_intdigest(struct.pack("<QQQ", kind, index, xxh3))

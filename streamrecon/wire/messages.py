@@ -35,7 +35,7 @@ class Hello(Message):
     uid: str
     """Of the scan."""
     epoch: int
-    """Grows with every restart of the sender. Carried, not used yet: a second sender of a scan in work is told BUSY."""
+    """Grows with every restart of the sender, not with its sessions: of two senders of a scan the younger one has it."""
     role: Literal["producer", "relay"] = "producer"
     codecs: tuple[str, ...] = ("raw",)
     can_replay: bool = False
@@ -70,12 +70,14 @@ class Welcome(Message):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Busy(Message):
-    """Receiver: another scan has the engine."""
+    """Receiver: another scan, or a younger sender of this one, has the engine."""
 
     TYPE: ClassVar[int] = 3
     reason: str
     retry_after: float
     """Seconds."""
+    epoch: int = 0
+    """Of the sender that has this scan, where it is not 0: one that was never let in may take over with a higher one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,13 +114,22 @@ class ScanOpen(Message):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Have(Message):
-    """Receiver: the scan is accepted; these frames, by kind, are durable here already."""
+    """Receiver: the scan is accepted; these frames are durable here already. They are all that ever came.
+
+    The payload holds ranges of indices, (range, 2) little-endian uint64, first those of the projections.
+    """
 
     TYPE: ClassVar[int] = 6
+    PAYLOAD: ClassVar[bool] = True
     session: int
-    projections: tuple[Range, ...] = ()
-    flats: tuple[Range, ...] = ()
-    darks: tuple[Range, ...] = ()
+    projections: int = 0
+    """Ranges of them in the payload."""
+    flats: int = 0
+    darks: int = 0
+    gaps: int = 0
+    """Number of the last GAP of this sender that has been followed; 0 is none."""
+    ended: bool = False
+    """Whether END has come already: nothing more is taken."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,7 +141,7 @@ class FrameHeader(Message):
     session: int
     lane: int
     n: int
-    """Position in the scan's numbering, 0, 1, ... over all kinds."""
+    """Position among the frames of this session, 0, 1, ... over all kinds."""
     kind: int
     index: int
     """Among the frames of its kind."""
@@ -152,10 +163,12 @@ class FrameHeader(Message):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gap(Message):
-    """Sender: frames that will never come."""
+    """Sender: frames that will not come, or that are withdrawn after they were sent; they may still come later."""
 
     TYPE: ClassVar[int] = 8
     session: int
+    number: int
+    """1, 2, ... in the order in which a sender gives frames up, whatever the session."""
     kind: int
     indices: tuple[Range, ...]
     reason: str
@@ -184,8 +197,8 @@ class Ack(Message):
     lane: int
     received: int
     """Frames checked and in the ring: every n below this."""
-    durable: tuple[Range, ...] = ()
-    """Ranges of n that survive a crash of the receiver."""
+    durable: int = 0
+    """Frames that survive a crash of the receiver: every n below this."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -219,10 +232,11 @@ class End(Message):
     TYPE: ClassVar[int] = 13
     session: int
     projections: int
+    """In all sessions, without those withdrawn."""
     flats: int
     darks: int
     digest: int
-    """Of all frames, whatever their order."""
+    """Of the frames of this session, whatever their order."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

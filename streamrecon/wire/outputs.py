@@ -15,6 +15,7 @@ class Reply:
 
     peer: bytes
     message: Message
+    payload: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,10 @@ class Opened:
 
     info: ScanInfo
     rows: Range
+    can_replay: bool = True
+    """Whether the sender can send the scan again from its start."""
+    epoch: int = 0
+    """Of the sender."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +39,38 @@ class Arrived:
 
 
 @dataclass(frozen=True, slots=True)
+class Withdrawn:
+    """The sender gave frames up: a projection that had come does not count any more."""
+
+    index: int | None
+    """None where none of them had come."""
+    number: int
+    """Of the GAP."""
+
+
+@dataclass(frozen=True, slots=True)
+class SenderLost:
+    """The sender fell silent; the scan waits for it, or for another one."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class SenderBack:
+    """The scan goes on, with the same sender or another one."""
+
+    epoch: int
+    """Of the sender; to be remembered like a frame, so that an older one is known as such."""
+
+
+@dataclass(frozen=True, slots=True)
 class Ended:
     """The sender has sent everything."""
 
     missing: tuple[Range, ...]
     """Projection indices that never came."""
+    gaps: tuple[tuple[str, int], ...] = ()
+    """Projections that the sender gave up, by the reason it gave."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +78,8 @@ class Broken:
     """The scan will not be completed."""
 
     reason: str
+    given_up: bool = False
+    """Whether the sender ended it, and will not go on with it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,4 +89,4 @@ class TurnedAway:
     reason: str
 
 
-Output = Reply | Opened | Arrived | Ended | Broken | TurnedAway
+Output = Reply | Opened | Arrived | Withdrawn | SenderLost | SenderBack | Ended | Broken | TurnedAway

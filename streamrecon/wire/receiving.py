@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import re
+from collections import deque
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from streamrecon.scan import UID_PATTERN, FrameKind, Geometry, ScanInfo
 from streamrecon.wire.codec import Buffer, clip
 from streamrecon.wire.credit import CreditWindow
 from streamrecon.wire.digest import Digest, frame_hash
+from streamrecon.wire.inventory import Inventory
 from streamrecon.wire.messages import (
     VERSION,
     Abort,
@@ -24,7 +26,6 @@ from streamrecon.wire.messages import (
     EndOk,
     FrameHeader,
     Gap,
-    Have,
     Hello,
     Lane,
     Message,
@@ -32,9 +33,21 @@ from streamrecon.wire.messages import (
     Range,
     Reset,
     ScanOpen,
+    Status,
     Welcome,
 )
-from streamrecon.wire.outputs import Arrived, Broken, Ended, Opened, Output, Reply, TurnedAway
+from streamrecon.wire.outputs import (
+    Arrived,
+    Broken,
+    Ended,
+    Opened,
+    Output,
+    Reply,
+    SenderBack,
+    SenderLost,
+    TurnedAway,
+    Withdrawn,
+)
 from streamrecon.wire.session import Role, Session, State
 
 PARTING = 2.0
@@ -45,44 +58,100 @@ COUNT_LIMIT = 100_000_000
 
 
 @dataclass(slots=True)
+class _Candidate:
+    """A sender that has said HELLO; it has the scan once it has announced it, and nobody is disturbed before."""
+
+    peer: bytes
+    id: int
+    uid: str
+    epoch: int
+    lane: Range
+    announced: tuple[int, int]
+    can_replay: bool
+    heard: float
+    session: Session
+
+
+@dataclass(slots=True)
 class ReceivingEnd:
-    """One scan, from HELLO to the last END_OK.
+    """One scan, from the first HELLO to the last END_OK, in as many sessions as it takes.
 
     A frame is checked against the session, the numbering, the scan and the credit before it is let in. An error of the
-    sender ends the session with ABORT; what had been let in stays.
+    sender ends the scan with ABORT; what had been let in stays. A sender that falls silent, or whose connection breaks,
+    leaves the scan waiting: it or a younger one may go on with what is not durable yet.
     """
 
     incarnation: str
     rows: Range | None = None
     """Detector rows to ask for; None is all."""
+    others: tuple[Lane, ...] = ()
+    """Lanes of other receivers, which a sender has to open, too."""
     heartbeat: float = 1.0
     """Seconds."""
     peer_timeout: float = 30.0
     """Seconds."""
+    return_timeout: float = 0.0
+    """Seconds that a scan waits for a sender once it has none."""
     in_volume: int = 0
     """Projections in the volume, told with the credit."""
     duplicates: int = 0
     """Frames that came twice and were dropped."""
     peer: bytes | None = None
+    """Routing id of the sender that has the session; None where none has."""
     session: Session = field(default_factory=lambda: Session(Role.RECEIVER))
     window: CreditWindow | None = None
     info: ScanInfo | None = None
+    inventory: Inventory = field(default_factory=Inventory)
     received: int = 0
-    """Frames let in, over all kinds: every n below this."""
-    counts: dict[FrameKind, int] = field(default_factory=lambda: dict.fromkeys(FrameKind, 0))
-    digest: Digest = field(default_factory=Digest)
+    """Frames of this session let in, over all kinds: every n below this."""
+    paused: bool = False
+    """Whether the sender says that the scan is paused."""
     _lane: Range = (0, 0)
     _id: int = 0
-    _seen: dict[tuple[int, int], int] = field(default_factory=dict)
-    _gap_end: int = 0
-    """One past the last projection that a GAP named."""
-    _announced: tuple[int, int] = (0, 0)
-    _uid: str = ""
+    _ids: int = 0
+    """Sessions begun."""
+    _candidate: _Candidate | None = None
+    _digest: Digest = field(default_factory=Digest)
+    """Of the frames of this session."""
+    _arrivals: int = 0
+    """Frames let in, over all sessions."""
+    _durable_arrivals: int = 0
+    _not_durable: deque[int] = field(default_factory=deque)
+    """Of each frame of this session that is not durable, the number of arrivals that it waits for."""
     _heard: float = 0.0
     _told: float = 0.0
-    _acked: int = 0
+    _acked: tuple[int, int] = (0, 0)
+    _lost_at: float | None = None
+    _lost_why: str = "the scan was taken up again without a sender"
     _end: EndOk | None = None
+    _over: Broken | None = None
+    _final: bool = False
     _parted: bool = False
+
+    def resume(
+        self, info: ScanInfo, rows: Range, inventory: Inventory, ended: bool, window: CreditWindow, now: float
+    ) -> list[Output]:
+        """Go on with a scan that an earlier process received: it waits for a sender.
+
+        Parameters
+        ----------
+        info, rows
+            Of the scan, as it was opened.
+        inventory
+            The frames that are durable here.
+        ended
+            Whether the sender had sent everything.
+        window
+            Room in the ring.
+        now
+            Seconds, monotonic.
+        """
+        self.info, self.inventory, self.window = info, inventory, window
+        self._lane, self.rows, self._lost_at = rows, rows, now
+        if not ended:
+            return []
+        self._end = EndOk(session=0, state="received", missing=self.missing()[:64], digest=0)
+        return [Ended(self.missing())]
 
     def hear(self, peer: bytes, message: Message, payload: Buffer | None, now: float) -> list[Output]:
         """Take a message.
@@ -105,8 +174,11 @@ class ReceivingEnd:
             and self._end is not None
         ):
             return [Reply(peer, self._end)]  # the last END_OK was lost
-        if peer != self.peer or getattr(message, "session", None) != self._id:
-            session = getattr(message, "session", 0)
+        session = getattr(message, "session", 0)
+        candidate = self._candidate
+        if candidate is not None and (peer, session) == (candidate.peer, candidate.id):
+            return self._announced(candidate, message, payload, now)
+        if peer != self.peer or session != self._id:
             return [Reply(peer, Reset(session=session, reason="this session is not known here; start over with HELLO"))]
         self._heard = now
         if self.session.over:
@@ -114,17 +186,24 @@ class ReceivingEnd:
         try:
             if not self.session.receive(message):
                 return []
-            return self._handle(message, payload)
-        except (RemoteProtocolError, GeometryError) as error:
-            return self._turn_away(str(error)) if self.info is None else self._break(str(error))
+            return self._handle(message, payload, now)
+        except RemoteProtocolError as error:
+            return self._break(str(error))
 
     def _hello(self, peer: bytes, hello: Hello, now: float) -> list[Output]:
-        if peer == self.peer and hello.uid == self._uid and self.session.state is State.WELCOMED:
-            self._heard = now
+        if peer == self.peer and not self.session.over:
             return []  # said again before WELCOME was heard
-        if self.peer is not None:
-            reason = "this engine has ended its scan" if self.session.over else f"scan {self._uid} is in work"
-            return [Reply(peer, Busy(reason=reason, retry_after=max(1.0, self.heartbeat)))]
+        candidate = self._candidate
+        if candidate is not None and (peer, hello.uid, hello.epoch) == (
+            candidate.peer,
+            candidate.uid,
+            candidate.epoch,
+        ):
+            candidate.heard = now
+            return []
+        busy = self._busy(hello)
+        if busy is not None:
+            return [Reply(peer, busy)]
         rows = self.rows or (0, hello.rows)
         fault: str | None = None
         if not hello.version_min <= VERSION <= hello.version_max:
@@ -139,82 +218,130 @@ class ReceivingEnd:
             fault = f"rows {rows[0]}:{rows[1]} were asked for (--rows), but the detector has {hello.rows}"
         if fault is not None:
             return [Reply(peer, Abort(session=0, reason=fault)), TurnedAway(fault)]
-        self.peer, self._uid, self._lane, self._heard = peer, hello.uid, rows, now
-        self._announced = hello.rows, hello.columns
-        self._id += 1
-        self.session.receive(hello)
-        return [self._reply(Welcome(incarnation=self.incarnation, session=self._id, lanes=(Lane(rows=rows),)))]
+        self._ids += 1
+        self._candidate = candidate = _Candidate(
+            peer,
+            self._ids,
+            hello.uid,
+            hello.epoch,
+            rows,
+            (hello.rows, hello.columns),
+            hello.can_replay,
+            now,
+            Session(Role.RECEIVER),
+        )
+        candidate.session.receive(hello)
+        welcome = Welcome(incarnation=self.incarnation, session=candidate.id, lanes=(Lane(rows=rows), *self.others))
+        candidate.session.send(welcome)
+        return [Reply(peer, welcome)]
 
-    def _handle(self, message: Message, payload: Buffer | None) -> list[Output]:
-        if isinstance(message, ScanOpen):
-            self.info = self._read_scan(message, payload or b"")
-            return [Opened(self.info, self._lane)]
+    def _busy(self, hello: Hello) -> Busy | None:
+        """Why this sender cannot have the scan, if it cannot."""
+        retry, candidate = max(1.0, self.heartbeat), self._candidate
+        if self._over is not None or (self._final and self.info is not None and hello.uid != self.info.uid):
+            return Busy(reason="this engine has ended its scan", retry_after=retry)
+        uid = self.info.uid if self.info is not None else None if candidate is None else candidate.uid
+        if uid is not None and hello.uid != uid:
+            return Busy(reason=f"scan {uid} is in work", retry_after=retry)
+        epoch = self.inventory.epoch
+        if hello.epoch < epoch:
+            reason = f"a younger sender has scan {uid}: its epoch is {epoch}, this one's {hello.epoch}"
+            return Busy(reason=reason, retry_after=retry, epoch=epoch)
+        return None
+
+    def _announced(self, candidate: _Candidate, message: Message, payload: Buffer | None, now: float) -> list[Output]:
+        """Take what a candidate says: with SCAN_OPEN it has the scan, and who had it is answered RESET from then on."""
+        candidate.heard = now
+        try:
+            candidate.session.receive(message)
+            if isinstance(message, Abort):
+                self._candidate = None
+                return [TurnedAway(f"the sender gave up: {message.reason}")]
+            if not isinstance(message, ScanOpen):
+                return []
+            info = _read_scan(candidate, message, payload or b"")
+            other = None if self.info is None else _difference(self.info, info)
+            if other is not None:
+                raise RemoteProtocolError(f"scan {info.uid} is announced again, but {other} differs from before")
+        except (RemoteProtocolError, GeometryError) as error:
+            return self._turn_away(candidate, str(error))
+        self._leave_session()
+        self.peer, self.session, self._id = candidate.peer, candidate.session, candidate.id
+        self._lane, self._heard, self._lost_at = candidate.lane, now, None
+        self._candidate = None
+        self.inventory.sender(candidate.epoch)
+        if self.info is not None:
+            self._arrivals += 1
+            return [SenderBack(candidate.epoch)]
+        self.info = info
+        return [Opened(info, self._lane, candidate.can_replay, candidate.epoch)]
+
+    def _turn_away(self, candidate: _Candidate, reason: str) -> list[Output]:
+        self._candidate = None
+        return [Reply(candidate.peer, Abort(session=candidate.id, reason=clip(reason))), TurnedAway(reason)]
+
+    def _handle(self, message: Message, payload: Buffer | None, now: float) -> list[Output]:
         if isinstance(message, FrameHeader):
-            return self._frame(message, payload or b"")
+            return self._frame(message, payload or b"", now)
         if isinstance(message, Gap):
-            self._note_gap(message)
+            return self._gap(message)
+        if isinstance(message, Status):
+            self.paused = message.paused
         if isinstance(message, End):
             return self._ended(message)
         if isinstance(message, Abort):
-            reason = f"the sender gave up: {message.reason}"
-            return self._turn_away(reason) if self.info is None else [Broken(reason)]
+            return self._broken(f"the sender gave up: {message.reason}", given_up=True)
         return []
-
-    def _note_gap(self, message: Gap) -> None:
-        for first, end in message.indices:
-            if not first <= end <= COUNT_LIMIT or message.kind not in set(FrameKind):
-                raise RemoteProtocolError(
-                    f"GAP names the frames {first} to {end} of kind {message.kind}; expected a range of a known kind"
-                )
-            # What was sent cannot be withdrawn yet. The shorter of the two is searched, whatever range a peer names.
-            come = (i for i in range(first, end)) if end - first < len(self._seen) else (i for _, i in self._seen)
-            if any(first <= i < end and (message.kind, i) in self._seen for i in come):
-                raise RemoteProtocolError(
-                    f"GAP names frames of {first} to {end} that have come; they cannot be withdrawn"
-                )
-            if message.kind == FrameKind.PROJECTION:
-                self._gap_end = max(self._gap_end, end)
-
-    def _read_scan(self, message: ScanOpen, payload: Buffer) -> ScanInfo:
-        if message.uid != self._uid:
-            raise RemoteProtocolError(f"SCAN_OPEN is of scan {message.uid}, HELLO was of {self._uid}")
-        if (message.rows, message.columns) != self._announced:
-            raise RemoteProtocolError(
-                f"SCAN_OPEN has {message.rows} rows x {message.columns} columns, HELLO had "
-                f"{self._announced[0]} x {self._announced[1]}"
-            )
-        theta = None
-        if not message.has_theta and len(payload):
-            raise RemoteProtocolError(f"SCAN_OPEN carries {len(payload)} bytes, but says that it has no angles")
-        if message.has_theta:
-            if message.projections is None or len(payload) != 8 * message.projections:
-                raise RemoteProtocolError(
-                    f"SCAN_OPEN carries {len(payload)} bytes of angles for {message.projections} projections; expected 8 each"
-                )
-            theta = np.frombuffer(bytes(payload), "<f8").astype(np.float64)
-        if not re.fullmatch(r"[<|][uif][1248]", message.dtype):
-            raise RemoteProtocolError(f"SCAN_OPEN names the dtype {message.dtype[:40]!r}; expected one like '<u2'")
-        dtype = np.dtype(message.dtype)
-        counts = {
-            FrameKind.PROJECTION: message.projections,
-            FrameKind.FLAT: message.flats,
-            FrameKind.DARK: message.darks,
-        }
-        geometry = Geometry(message.rows, message.columns, message.pixel_size, message.center)
-        return ScanInfo(message.uid, geometry, dtype, counts, theta, message.metadata)
 
     def accept(self, window: CreditWindow, now: float) -> list[Output]:
         """Answer `Opened`: the plan fits, and there is a ring."""
         if self.session.state is not State.OPENING:
             return []
         self.window = window
-        return [self._reply(Have(session=self._id)), *self._tell(now)]
+        return self._go_on(now)
 
     def refuse(self, reason: str) -> list[Output]:
         """Answer `Opened`, or end a running scan from this side."""
         return self._break(reason)
 
-    def _frame(self, header: FrameHeader, payload: Buffer) -> list[Output]:
+    def _go_on(self, now: float) -> list[Output]:
+        """Let frames come, once all that came in earlier sessions is durable: so HAVE says all that need not come again."""
+        if self._durable_arrivals < self._arrivals or self.window is None:
+            return []
+        self.window = CreditWindow(self.window.capacity_bytes, self.window.capacity_frames)
+        have, payload = self.inventory.have(self._id, self._end is not None)
+        return [self._reply(have, payload), *self._tell(now)]
+
+    def durable(self, arrivals: int, now: float) -> list[Output]:
+        """So many frames, of all that were let in and in their order, survive a crash from now on."""
+        self._durable_arrivals = max(self._durable_arrivals, arrivals)
+        while self._not_durable and self._not_durable[0] <= self._durable_arrivals:
+            self._not_durable.popleft()
+        return self._go_on(now) if self.session.state is State.OPENING else []
+
+    def _gap(self, message: Gap) -> list[Output]:
+        withdrawn: list[Output] = []
+        for first, end in message.indices:
+            if not first <= end <= COUNT_LIMIT or message.kind not in set(FrameKind):
+                raise RemoteProtocolError(
+                    f"GAP names the frames {first} to {end} of kind {message.kind}; expected a range of a known kind"
+                )
+            here = self.inventory.within(message.kind, first, end)
+            if here and message.kind != FrameKind.PROJECTION:
+                raise RemoteProtocolError(
+                    f"GAP withdraws {FrameKind(message.kind).name.lower()} {here[0]}, which has come; only projections can be"
+                )
+            if here and self._end is not None:
+                raise RemoteProtocolError(f"GAP withdraws projection {here[0]} after the scan has ended")
+            for index in here:
+                self.inventory.remove(message.kind, index)
+                withdrawn.append(Withdrawn(index, message.number))
+            self.inventory.note_gap(message.kind, (first, end), message.reason, message.number)
+        withdrawn = withdrawn or [Withdrawn(None, message.number)]
+        self._arrivals += len(withdrawn)  # the journal has to note them, too
+        return withdrawn
+
+    def _frame(self, header: FrameHeader, payload: Buffer, now: float) -> list[Output]:
         assert self.window is not None
         nbytes = self.nbytes
         if header.nbytes != nbytes or len(payload) != nbytes or header.rows != self._lane or header.lane != 0:
@@ -225,29 +352,32 @@ class ReceivingEnd:
         if header.codec != "raw":
             raise RemoteProtocolError(f"frame {header.n} is coded as {header.codec!r}; 'raw' was agreed")
         self._check_identity(header)
-        self.window.receive(nbytes)
         if frame_hash(memoryview(payload)) != header.xxh3:
             reason = f"frame {header.n} was damaged on the way: its bytes do not have the checksum in its header"
             return [self._reply(Nack(session=self._id, lane=0, n=header.n, reason=reason)), *self._break(reason)]
-        seen = self._seen.get((header.kind, header.index))
-        if seen is not None and header.n <= self.received:
-            if seen != header.xxh3:
-                raise RemoteProtocolError(
-                    f"frame {header.n} is {FrameKind(header.kind).name} {header.index} again, with other pixels than before"
-                )
-            self.duplicates += 1
-            self.window.free(nbytes)
-            self.received = max(self.received, header.n + 1)
+        seen = self.inventory.hash_of(header.kind, header.index)
+        if seen is not None and seen != header.xxh3:
+            raise RemoteProtocolError(
+                f"frame {header.n} is {FrameKind(header.kind).name} {header.index} again, with other pixels than before"
+            )
+        if header.n < self.received and seen is not None:
+            self.duplicates += 1  # the same message once more: it has had its credit
             return []
         if header.n != self.received:
-            raise RemoteProtocolError(
-                f"frame {header.n} came where frame {self.received} was due: the frames between were lost when the "
-                "connection broke"
-            )
-        self._seen[header.kind, header.index] = header.xxh3
+            return self._reset(f"frame {header.n} came where frame {self.received} was due", now)
+        self.window.receive(nbytes)
         self.received += 1
-        self.counts[FrameKind(header.kind)] += 1
-        self.digest.add(header.kind, header.index, header.xxh3)
+        self._digest.add(header.kind, header.index, header.xxh3)
+        if seen is not None:
+            self.duplicates += 1
+            self.window.free(nbytes)
+            self._not_durable.append(self._arrivals)
+            return []
+        if self._end is not None:
+            raise RemoteProtocolError(f"frame {header.n} is new, but the scan has ended")
+        self.inventory.add(header.kind, header.index, header.xxh3)
+        self._arrivals += 1
+        self._not_durable.append(self._arrivals)
         return [Arrived(header, payload)]
 
     def _check_identity(self, header: FrameHeader) -> None:
@@ -271,45 +401,50 @@ class ReceivingEnd:
                     f"projection {header.index} has theta {header.theta}, but the scan announced {announced}"
                 )
 
-    def _expected(self) -> int | None:
-        return self.info.counts.get(FrameKind.PROJECTION) if self.info else None
-
     @property
     def nbytes(self) -> int:
         """Of a frame's rows of this lane."""
         assert self.info is not None
         return (self._lane[1] - self._lane[0]) * self.info.geometry.columns * self.info.dtype.itemsize
 
+    @property
+    def why_nothing_comes(self) -> str:
+        """Where the sender is the reason; else empty."""
+        if self.info is None or self._end is not None or self._over is not None:
+            return ""
+        if self.peer is None:
+            return f"waiting {self.return_timeout:g} s for the sender to come back"
+        return "paused by the sender" if self.paused else ""
+
     def missing(self) -> tuple[Range, ...]:
         """Ranges of projection indices that have not come, gaps included."""
-        have = sorted(index for kind, index in self._seen if kind == FrameKind.PROJECTION)
-        end = self._expected()
-        if end is None:
-            end = max(max(have, default=-1) + 1, self._gap_end)
-        edges = [-1, *have, end]
-        return tuple((a + 1, b) for a, b in itertools.pairwise(edges) if b > a + 1)
+        return self.inventory.missing(self.info.counts.get(FrameKind.PROJECTION) if self.info else None)
 
     def _ended(self, message: End) -> list[Output]:
-        ours = tuple(self.counts[kind] for kind in FrameKind)
+        ours = tuple(self.inventory.counts[kind] for kind in FrameKind)
         theirs = (message.projections, message.flats, message.darks)
-        if ours != theirs or message.digest != self.digest.value:
+        if ours != theirs or message.digest != self._digest.value:
             raise RemoteProtocolError(
                 f"the sender ends after {theirs} projections, flats and darks with digest {message.digest:016x}; "
-                f"received were {ours} with {self.digest.value:016x}"
+                f"received were {ours} with {self._digest.value:016x}"
             )
         first = self._end is None
-        if first:
-            self._end = EndOk(session=self._id, state="received", missing=self.missing()[:64], digest=self.digest.value)
-        assert self._end is not None
+        state: Literal["received", "final"] = "final" if self._final else "received"
+        self._end = EndOk(session=self._id, state=state, missing=self.missing()[:64], digest=self._digest.value)
         outputs: list[Output] = [self._reply(self._end)]
-        return [*outputs, Ended(self.missing())] if first else outputs
+        return [*outputs, Ended(self.missing(), tuple(self.inventory.gaps.items()))] if first else outputs
 
     def finish(self) -> list[Output]:
         """The volume is final and on disk."""
+        self._final = True
         if self.session.state is not State.ENDING or self._end is None:
             return []
         self._end = dataclasses.replace(self._end, state="final")
         return [self._reply(self._end)]
+
+    def abandon(self) -> None:
+        """No sender will come back: it need not be waited for."""
+        self.return_timeout = 0.0
 
     def free(self, nbytes: int) -> None:
         """A frame has left the ring."""
@@ -317,16 +452,28 @@ class ReceivingEnd:
             self.window.free(nbytes)
 
     def parting(self, now: float) -> bool:
-        """Whether the sender may not have read the last message yet, so that the connection should be kept."""
+        """Whether the sender may not have heard the last word yet, so that this end should stay."""
+        if self._final and (self._end is None or self._end.state != "final"):
+            if self._lost_at is None:
+                return self.peer is not None
+            return now - self._lost_at < self.return_timeout
         return self.peer is not None and self.session.over and not self._parted and now - self._heard < PARTING
 
     def tick(self, now: float) -> list[Output]:
-        """Credit that is due, the heartbeat, and whether the sender fell silent; call often."""
-        if self.peer is None or self.session.over:
+        """Credit that is due, the heartbeat, and whether the sender fell silent or does not come back; call often."""
+        candidate = self._candidate
+        if candidate is not None and now - candidate.heard > self.peer_timeout:
+            self._candidate, reason = None, f"the sender has been silent for {self.peer_timeout:g} s"
+            return [Reply(candidate.peer, Reset(session=candidate.id, reason=reason)), TurnedAway(reason)]
+        if self._over is not None or self.session.over:
             return []
+        if self.peer is None:
+            waited = self._lost_at is not None and now - self._lost_at > self.return_timeout
+            if not waited or self._end is not None:
+                return []
+            return self._broken(f"{self._lost_why}, and none came back within {self.return_timeout:g} s")
         if now - self._heard > self.peer_timeout:
-            reason = f"the sender has been silent for {self.peer_timeout:g} s"
-            return self._turn_away(reason) if self.info is None else self._break(reason)
+            return self._lose(f"the sender has been silent for {self.peer_timeout:g} s", now)
         if self.window is None or self.session.state not in (State.STREAMING, State.ENDING):
             return []
         if now - self._told >= self.heartbeat or self.window.worth_telling():
@@ -342,24 +489,87 @@ class ReceivingEnd:
                 Credit(session=self._id, lane=0, max_bytes=max_bytes, max_frames=max_frames, in_volume=self.in_volume)
             )
         ]
-        if self.received > self._acked:
-            self._acked = self.received
-            outputs.append(self._reply(Ack(session=self._id, lane=0, received=self.received)))
+        marks = self.received, self.received - len(self._not_durable)
+        if marks != self._acked:
+            self._acked = marks
+            outputs.append(self._reply(Ack(session=self._id, lane=0, received=marks[0], durable=marks[1])))
         return outputs
+
+    def _lose(self, reason: str, now: float) -> list[Output]:
+        if self.return_timeout <= 0 and self._end is None:
+            return self._break(reason)
+        self._leave_session()
+        self._lost_at, self._lost_why = now, reason
+        return [SenderLost(reason)]
+
+    def _reset(self, reason: str, now: float) -> list[Output]:
+        """Make the sender start a new session: what was lost on the way comes again."""
+        reset = self._reply(Reset(session=self._id, reason=reason))
+        self._leave_session()
+        self._lost_at, self._lost_why = now, reason
+        return [reset, SenderLost(reason)]
+
+    def _leave_session(self) -> None:
+        """Forget the session, but not the scan. Frames that are still in the ring were let in; they do not come again."""
+        self.peer, self.session, self.paused = None, Session(Role.RECEIVER), False
+        self.received, self._digest, self._acked = 0, Digest(), (0, 0)
+        self._not_durable.clear()
 
     def _break(self, reason: str) -> list[Output]:
         if self.peer is None or self.session.over:
-            return [Broken(reason)]
+            return self._broken(reason)
         abort = self._reply(Abort(session=self._id, reason=clip(reason)))
-        return [abort, Broken(reason)]
+        return [abort, *self._broken(reason)]
 
-    def _turn_away(self, reason: str) -> list[Output]:
-        """Nothing was announced yet: the engine goes on waiting for a scan."""
-        outputs: list[Output] = [] if self.session.over else [self._reply(Abort(session=self._id, reason=clip(reason)))]
-        self.peer, self.session, self._uid = None, Session(Role.RECEIVER), ""
-        return [*outputs, TurnedAway(reason)]
+    def _broken(self, reason: str, given_up: bool = False) -> list[Output]:
+        self._over = Broken(reason, given_up)
+        return [self._over]
 
-    def _reply(self, message: Message) -> Reply:
+    def _reply(self, message: Message, payload: bytes | None = None) -> Reply:
         assert self.peer is not None
         self.session.send(message)
-        return Reply(self.peer, message)
+        return Reply(self.peer, message, payload)
+
+
+def _difference(ours: ScanInfo, theirs: ScanInfo) -> str | None:
+    """What tells a scan from another one under the same uid; None where they are the same."""
+    if ours.theta is None or theirs.theta is None:
+        same_theta = ours.theta is theirs.theta
+    else:
+        same_theta = np.array_equal(ours.theta, theirs.theta)
+    parts = {
+        "the detector": ours.geometry == theirs.geometry,
+        "the pixels' dtype": ours.dtype == theirs.dtype,
+        "the number of frames": dict(ours.counts) == dict(theirs.counts),
+        "the list of angles": same_theta,
+    }
+    return next((name for name, equal in parts.items() if not equal), None)
+
+
+def _read_scan(candidate: _Candidate, message: ScanOpen, payload: Buffer) -> ScanInfo:
+    if message.uid != candidate.uid:
+        raise RemoteProtocolError(f"SCAN_OPEN is of scan {message.uid}, HELLO was of {candidate.uid}")
+    if (message.rows, message.columns) != candidate.announced:
+        raise RemoteProtocolError(
+            f"SCAN_OPEN has {message.rows} rows x {message.columns} columns, HELLO had "
+            f"{candidate.announced[0]} x {candidate.announced[1]}"
+        )
+    theta = None
+    if not message.has_theta and len(payload):
+        raise RemoteProtocolError(f"SCAN_OPEN carries {len(payload)} bytes, but says that it has no angles")
+    if message.has_theta:
+        if message.projections is None or len(payload) != 8 * message.projections:
+            raise RemoteProtocolError(
+                f"SCAN_OPEN carries {len(payload)} bytes of angles for {message.projections} projections; expected 8 each"
+            )
+        theta = np.frombuffer(bytes(payload), "<f8").astype(np.float64)
+    if not re.fullmatch(r"[<|][uif][1248]", message.dtype):
+        raise RemoteProtocolError(f"SCAN_OPEN names the dtype {message.dtype[:40]!r}; expected one like '<u2'")
+    dtype = np.dtype(message.dtype)
+    counts = {
+        FrameKind.PROJECTION: message.projections,
+        FrameKind.FLAT: message.flats,
+        FrameKind.DARK: message.darks,
+    }
+    geometry = Geometry(message.rows, message.columns, message.pixel_size, message.center)
+    return ScanInfo(message.uid, geometry, dtype, counts, theta, message.metadata)

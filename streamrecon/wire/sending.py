@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
 from collections.abc import Mapping
@@ -11,7 +12,7 @@ import numpy as np
 
 from streamrecon.errors import PeerLostError, RemoteProtocolError, ScanAbortedError
 from streamrecon.scan import Frame, FrameKind, ScanInfo
-from streamrecon.wire.codec import clip
+from streamrecon.wire.codec import Buffer, clip
 from streamrecon.wire.credit import CreditCursor
 from streamrecon.wire.digest import Digest, frame_hash
 from streamrecon.wire.messages import (
@@ -22,7 +23,10 @@ from streamrecon.wire.messages import (
     End,
     EndOk,
     FrameHeader,
+    Gap,
+    Have,
     Hello,
+    Lane,
     Message,
     Nack,
     Range,
@@ -30,6 +34,7 @@ from streamrecon.wire.messages import (
     Status,
     Welcome,
 )
+from streamrecon.wire.ranges import Ranges
 from streamrecon.wire.session import Role, Session, State
 
 log = logging.getLogger(__name__)
@@ -40,11 +45,13 @@ METADATA_LIMIT = 2048
 
 @dataclass(slots=True)
 class SendingEnd:
-    """One session of one scan, from HELLO to the last END_OK."""
+    """One session of one lane of a scan, from HELLO to the last END_OK."""
 
     info: ScanInfo
     epoch: int
     can_replay: bool = True
+    retain_bytes: int = 0
+    """How much the sender keeps until it is durable."""
     heartbeat: float = 1.0
     """Seconds."""
     peer_timeout: float = 30.0
@@ -52,20 +59,29 @@ class SendingEnd:
     session: Session = field(default_factory=lambda: Session(Role.SENDER))
     credit: CreditCursor = field(default_factory=CreditCursor)
     digest: Digest = field(default_factory=Digest)
-    counts: dict[FrameKind, int] = field(default_factory=lambda: dict.fromkeys(FrameKind, 0))
-    rows: Range = (0, 0)
-    """Detector rows the receiver asked for; known once it has said WELCOME."""
+    lanes: tuple[Lane, ...] = ()
+    """As the receiver's WELCOME names them; the first one is this session's."""
     busy: Busy | None = None
     """The receiver's last word where it has no time."""
+    have: dict[FrameKind, Ranges] = field(default_factory=dict)
+    """Frames that the receiver had before this session."""
+    followed: int = 0
+    """Number of the last GAP that it had followed by then."""
+    ended: bool = False
+    """Whether it had END by then."""
     received: int = 0
-    """Frames the receiver has checked."""
+    """Frames of this session that the receiver has checked."""
+    durable: int = 0
+    """Frames of this session that survive a crash of the receiver."""
+    paused: bool = False
+    """Told with the heartbeat."""
     in_volume: int = 0
     """Projections that are in the volume."""
     missing: tuple[Range, ...] = ()
-    _identities: set[tuple[FrameKind, int]] = field(default_factory=set)
     _id: int = 0
     _heard: float = 0.0
     _sent: float = 0.0
+    _ending: End | None = None
 
     def hello(self, now: float) -> Hello:
         """The first message, and again after BUSY."""
@@ -73,13 +89,23 @@ class SendingEnd:
         self.busy = None
         shape = self.info.geometry
         message = Hello(
-            uid=self.info.uid, epoch=self.epoch, can_replay=self.can_replay, rows=shape.rows, columns=shape.columns
+            uid=self.info.uid,
+            epoch=self.epoch,
+            can_replay=self.can_replay,
+            retain_bytes=self.retain_bytes,
+            rows=shape.rows,
+            columns=shape.columns,
         )
         self.session.send(message)
         return message
 
-    def hear(self, message: Message, now: float) -> list[tuple[Message, bytes | None]]:
-        """Take a message; the messages to answer with, with their payloads.
+    @property
+    def rows(self) -> Range:
+        """Detector rows the receiver asked for; known once it has said WELCOME."""
+        return self.lanes[0].rows if self.lanes else (0, 0)
+
+    def hear(self, message: Message, payload: Buffer | None, now: float) -> list[tuple[Message, bytes | None]]:
+        """Take a message and its payload; the messages to answer with, with their payloads.
 
         Raises
         ------
@@ -100,8 +126,17 @@ class SendingEnd:
         elif isinstance(message, Credit):
             self.credit.extend(message.max_bytes, message.max_frames)
             self.in_volume = message.in_volume
+        elif isinstance(message, Have):
+            self.have = _read_have(message, bytes(payload or b""))
+            self.followed, self.ended = message.gaps, message.ended
         elif isinstance(message, Ack):
+            if not message.durable <= message.received <= self.credit.sent_frames:
+                raise RemoteProtocolError(
+                    f"the engine acknowledges {message.received} frames, {message.durable} of them as durable; "
+                    f"{self.credit.sent_frames} were sent"
+                )
             self.received = max(self.received, message.received)
+            self.durable = max(self.durable, message.durable)
         elif isinstance(message, Nack):
             log.error("the engine refused frame %d: %s", message.n, message.reason)
         elif isinstance(message, EndOk):
@@ -117,14 +152,14 @@ class SendingEnd:
     def _welcomed(self, message: Welcome, now: float) -> tuple[Message, bytes | None]:
         self._id = message.session
         info = self.info
-        if len(message.lanes) != 1 or message.lanes[0].endpoint:
-            raise RemoteProtocolError(
-                f"the engine offers {len(message.lanes)} lanes; this sender serves one connection"
-            )
-        first, end = message.lanes[0].rows
-        if not first < end <= info.geometry.rows:
-            raise RemoteProtocolError(f"the engine asks for rows {first}:{end} of {info.geometry.rows}")
-        self.rows = (first, end)
+        if not message.lanes or message.lanes[0].endpoint:
+            raise RemoteProtocolError("the engine's WELCOME does not say which rows come over this connection")
+        for lane in message.lanes:
+            if not lane.rows[0] < lane.rows[1] <= info.geometry.rows:
+                raise RemoteProtocolError(
+                    f"the engine asks for rows {lane.rows[0]}:{lane.rows[1]} of {info.geometry.rows}"
+                )
+        self.lanes = message.lanes
         theta = b"" if info.theta is None else np.ascontiguousarray(info.theta, "<f8").tobytes()
         reply = ScanOpen(
             session=self._id,
@@ -152,6 +187,13 @@ class SendingEnd:
     def frame(self, frame: Frame, now: float) -> FrameHeader:
         """Number a frame and take its credit; the payload is `frame.data`'s bytes.
 
+        Parameters
+        ----------
+        frame
+            With the rows of this lane.
+        now
+            Seconds, monotonic.
+
         Raises
         ------
         LocalProtocolError
@@ -171,24 +213,36 @@ class SendingEnd:
         )
         self.session.send(header)
         self.credit.spend(payload.nbytes)
-        if (frame.kind, header.index) not in self._identities:  # a frame that a source gives twice counts once
-            self._identities.add((frame.kind, header.index))
-            self.counts[frame.kind] += 1
-            self.digest.add(header.kind, header.index, header.xxh3)
+        self.digest.add(header.kind, header.index, header.xxh3)
         self._sent = now
         return header
 
-    def end(self, now: float) -> End:
-        """After the last frame, and again until it is answered."""
+    def gap(self, number: int, kind: FrameKind, indices: tuple[Range, ...], reason: str, now: float) -> Gap:
+        """Give up frames, or withdraw projections that were sent."""
         self._sent = now
+        message = Gap(session=self._id, number=number, kind=int(kind), indices=indices, reason=clip(reason))
+        self.session.send(message)
+        return message
+
+    def end(self, counts: Mapping[FrameKind, int], now: float) -> End:
+        """After the last frame, and again until it is answered.
+
+        Parameters
+        ----------
+        counts
+            Frames of each kind that the receiver must have by now, whatever session they came in.
+        now
+            Seconds, monotonic.
+        """
         message = End(
             session=self._id,
-            projections=self.counts[FrameKind.PROJECTION],
-            flats=self.counts[FrameKind.FLAT],
-            darks=self.counts[FrameKind.DARK],
+            projections=counts[FrameKind.PROJECTION],
+            flats=counts[FrameKind.FLAT],
+            darks=counts[FrameKind.DARK],
             digest=self.digest.value,
         )
         self.session.send(message)
+        self._sent, self._ending = now, message
         return message
 
     def abort(self, reason: str) -> Abort | None:
@@ -223,13 +277,27 @@ class SendingEnd:
         if now - self._sent < self.heartbeat:
             return None
         if state is State.ENDING:
-            return self.end(now)
+            assert self._ending is not None
+            self._sent = now
+            self.session.send(self._ending)
+            return self._ending
         if state in (State.OPENING, State.STREAMING):
             self._sent = now
-            message = Status(session=self._id, sent=self.credit.sent_frames)
+            message = Status(session=self._id, sent=self.credit.sent_frames, paused=self.paused)
             self.session.send(message)
             return message
         return None
+
+
+def _read_have(message: Have, payload: bytes) -> dict[FrameKind, Ranges]:
+    sizes = [16 * count for count in (message.projections, message.flats, message.darks)]
+    if len(payload) != sum(sizes):
+        raise RemoteProtocolError(f"HAVE carries {len(payload)} bytes for {sum(sizes) // 16} ranges; expected 16 each")
+    ends = list(itertools.accumulate(sizes))
+    return {
+        kind: Ranges.from_bytes(payload[end - size : end])
+        for kind, end, size in zip(FrameKind, ends, sizes, strict=True)
+    }
 
 
 def _portable(metadata: Mapping[str, str | float | int]) -> dict[str, str | float | int]:

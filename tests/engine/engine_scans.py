@@ -71,7 +71,9 @@ def config(
     return Config(
         recon=ReconConfig(**({"center": 24.3, "method": "direct"} | (recon or {}))),
         emit=EmitConfig(**({"every": 1000} | (emit or {}))),
-        engine=EngineConfig(**({"heartbeat": 0.2, "peer_timeout": 20.0, "ring_bytes": 1 << 20} | (engine or {}))),
+        engine=EngineConfig(
+            **({"heartbeat": 0.2, "peer_timeout": 20.0, "return_timeout": 0.0, "ring_bytes": 1 << 20} | (engine or {}))
+        ),
         normalize=NormalizeConfig(**(normalize or {})),
     )
 

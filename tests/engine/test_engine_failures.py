@@ -17,7 +17,6 @@ import numpy as np
 import pytest
 from engine_scans import D, F, P, Scan, batch, config, difference, read, read_volume, simulated, stream
 
-import streamrecon.engine.journal as journal_module
 from streamrecon.engine import Engine
 from streamrecon.engine.output import Output
 from streamrecon.errors import OutputError, PlanError, ScanAbortedError, SourceError, StreamreconError
@@ -149,23 +148,15 @@ def test_closing_twice_and_before_the_start(tmp_path: Path) -> None:
     assert not path.exists(), "an engine that was closed without being started still listens"
 
 
-@pytest.mark.parametrize("when", ["journal", "output", "later output"])
+@pytest.mark.parametrize("when", ["output", "later output"])
 def test_a_full_disk_is_a_clear_error(scan: Scan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str) -> None:
-    if when == "journal":
-        write, count = os.pwrite, iter(range(1000))
+    fsync, syncs = os.fsync, iter(range(1000))
+    first = 2 if when == "output" else 8
 
-        def pwrite(*arguments: Any) -> int:
-            return full_disk() if next(count) >= 40 else write(*arguments)
+    def sync(descriptor: int) -> None:
+        return full_disk() if next(syncs) >= first else fsync(descriptor)
 
-        monkeypatch.setattr(journal_module.os, "pwrite", pwrite)
-    else:
-        fsync, syncs = os.fsync, iter(range(1000))
-        first = 0 if when == "output" else 6
-
-        def sync(descriptor: int) -> None:
-            return full_disk() if next(syncs) >= first else fsync(descriptor)
-
-        monkeypatch.setattr(os, "fsync", sync)
+    monkeypatch.setattr(os, "fsync", sync)
     began = time.monotonic()
     streamed = stream(scan, config(emit={"every": 10}), tmp_path)
     assert time.monotonic() - began < 10

@@ -437,10 +437,9 @@ def test_the_journal_is_private(scan: Scan, tmp_path: Path) -> None:
     modes: list[int] = []
 
     def watch(engine: Engine) -> None:
-        path = tmp_path / "journal" / "frames.raw"
-        while not path.exists():
+        while not (paths := list((tmp_path / "journal").glob("*.frames"))):
             time.sleep(0.005)
-        modes.append(path.stat().st_mode & 0o777)
+        modes.append(paths[0].stat().st_mode & 0o777)
 
     stream(scan, config(), tmp_path, frames=slowly(scan, 0.01), watch=watch)
     assert modes == [0o600]

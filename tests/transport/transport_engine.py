@@ -14,18 +14,28 @@ from streamrecon.errors import EndpointError
 from streamrecon.scan import Frame, FrameKind, Geometry, ScanInfo
 from streamrecon.transport import Poller, Receiver, Wakeup
 from streamrecon.wire.credit import CreditWindow
-from streamrecon.wire.messages import FrameHeader, Range
-from streamrecon.wire.outputs import Arrived, Broken, Ended, Opened, Reply, TurnedAway
+from streamrecon.wire.messages import FrameHeader, Lane, Range
+from streamrecon.wire.outputs import (
+    Arrived,
+    Broken,
+    Ended,
+    Opened,
+    Reply,
+    SenderBack,
+    SenderLost,
+    TurnedAway,
+    Withdrawn,
+)
 from streamrecon.wire.receiving import ReceivingEnd
 
 PATIENCE = 15.0
 """Seconds after which a test is given up."""
 
 
-def scan(count: int = 20, rows: int = 4, columns: int = 8, dtype: str = "<u2") -> ScanInfo:
+def scan(count: int = 20, rows: int = 4, columns: int = 8, dtype: str = "<u2", uid: str = "scan") -> ScanInfo:
     """A scan of projections only."""
     return ScanInfo(
-        "scan",
+        uid,
         Geometry(rows, columns),
         np.dtype(dtype),
         {FrameKind.PROJECTION: count, FrameKind.FLAT: 0, FrameKind.DARK: 0},
@@ -72,7 +82,8 @@ def _listen(endpoint: str, max_payload: int) -> Receiver:
 class TestEngine(threading.Thread):
     """Receives one scan.
 
-    `hold` keeps all frames in the ring while it is set; `delay` is the time between two frames leaving it.
+    `hold` keeps all frames in the ring while it is set; `delay` is the time between two frames leaving it. Frames that have
+    left it are durable while `durable` is set.
     """
 
     __test__ = False
@@ -87,11 +98,16 @@ class TestEngine(threading.Thread):
         delay: float = 0.0,
         max_payload: int = 1 << 20,
         incarnation: str = "i",
+        others: tuple[Lane, ...] = (),
+        durable: bool = True,
     ) -> None:
         super().__init__(name="test-engine", daemon=True)
         self.receiver = _listen(endpoint, max_payload)
         self.endpoint = self.receiver.endpoint
-        self.end = ReceivingEnd(incarnation, rows, heartbeat, peer_timeout)
+        self.end = ReceivingEnd(incarnation, rows, others, heartbeat, peer_timeout)
+        self.durable = threading.Event()
+        if durable:
+            self.durable.set()
         self.slots, self.delay = slots, delay
         self.hold, self.done = threading.Event(), threading.Event()
         self.wakeup = Wakeup()
@@ -99,7 +115,7 @@ class TestEngine(threading.Thread):
         self.arrived: list[tuple[FrameHeader, bytes]] = []
         self.ended: list[Ended] = []
         self.broken: list[Broken] = []
-        self.freed = 0
+        self.freed = self.noted = 0
         self.error: BaseException | None = None
         self._free_at = 0.0
         self.refuse_with = ""
@@ -116,6 +132,8 @@ class TestEngine(threading.Thread):
                     self.freed += 1
                     self._free_at = time.monotonic() + self.delay
                     self.end.free(self.end.nbytes)
+                if self.durable.is_set():
+                    self._act(self.end.durable(self.freed + self.noted, time.monotonic()))
                 if self.ended and self.freed == len(self.arrived):
                     self._act(self.end.finish())
                 if self.refuse_with:
@@ -131,7 +149,7 @@ class TestEngine(threading.Thread):
     def _act(self, outputs: list[Any]) -> None:
         for output in outputs:
             if isinstance(output, Reply):
-                self.receiver.send(output.peer, output.message)
+                self.receiver.send(output.peer, output.message, output.payload)
             elif isinstance(output, Opened):
                 self.opened.append(output)
                 window = CreditWindow(self.slots * self.end.nbytes, self.slots)
@@ -139,7 +157,9 @@ class TestEngine(threading.Thread):
             elif isinstance(output, Arrived):
                 self.arrived.append((output.header, bytes(output.payload)))
             else:
-                if isinstance(output, TurnedAway):
+                if isinstance(output, SenderBack | Withdrawn):
+                    self.noted += 1
+                if isinstance(output, TurnedAway | SenderBack | SenderLost | Withdrawn):
                     continue
                 (self.ended if isinstance(output, Ended) else self.broken).append(output)
 

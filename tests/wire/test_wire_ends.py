@@ -27,6 +27,7 @@ from streamrecon.wire.messages import (
     Lane,
     Message,
     Nack,
+    Reset,
     ScanOpen,
     Status,
     Welcome,
@@ -69,7 +70,7 @@ def test_everything_arrives_once_in_order(
         (n, f.kind, f.index, f.theta) for n, f in enumerate(sent)
     ]
     assert [payload for _, payload in each.arrived] == [f.data.tobytes() for f in sent]
-    assert end.digest.value == each.end.digest.value
+    assert end.digest.value == each.end.inventory.digest.value
     (opened,) = each.opened
     assert opened.rows == (rows or (0, 4))
     assert (opened.info.uid, opened.info.frame_shape, opened.info.dtype) == (info.uid, info.frame_shape, info.dtype)
@@ -96,7 +97,7 @@ def test_numbers_and_facts_pass_unchanged() -> None:
     each = engine()
     end = SendingEnd(info, 1)
     (welcome,) = each.hear(end.hello(0.0))
-    ((message, payload),) = end.hear(through(welcome)[0], 0.0)
+    ((message, payload),) = end.hear(through(welcome)[0], None, 0.0)
     each.hear(message, payload)
     got = each.opened[0].info
     assert got.geometry == info.geometry
@@ -124,7 +125,7 @@ def test_no_metadata_keeps_a_scan_from_being_sent(metadata: dict[str, str | floa
     end = SendingEnd(replace(scan(), metadata=metadata), 1)
     each = engine()
     (welcome,) = each.hear(end.hello(0.0))
-    ((message, payload),) = end.hear(through(welcome)[0], 0.0)
+    ((message, payload),) = end.hear(through(welcome)[0], None, 0.0)
     have, *_ = each.hear(message, payload)
     assert isinstance(have, Have)
 
@@ -136,7 +137,7 @@ def test_any_reason_to_give_up_reaches_the_other_side(reason: str) -> None:
     assert isinstance(message, Abort)
     end = SendingEnd(script.info, 1)
     end.hello(0.0)
-    end.hear(Welcome(incarnation="i", session=1, lanes=(Lane(rows=(0, 4)),)), 0.0)
+    end.hear(Welcome(incarnation="i", session=1, lanes=(Lane(rows=(0, 4)),)), None, 0.0)
     given_up = end.abort(reason)
     assert given_up is not None
     each, _ = streaming()
@@ -191,8 +192,6 @@ def test_other_pixels_under_the_same_name() -> None:
 @pytest.mark.parametrize(
     ("n", "kind", "index", "changes"),
     [
-        (1, 0, 0, {}),
-        (1 << 63, 0, 0, {}),
         (0, 7, 0, {}),
         (0, 3, 0, {"theta": 0.5}),
         (0, (1 << 64) - 1, 0, {}),
@@ -233,6 +232,22 @@ def test_a_frame_that_does_not_fit_ends_the_scan(n: int, kind: int, index: int, 
     # What is still on its way is ignored.
     assert each.hear(*script.frame(0, 0, 0)) == []
     assert each.hear(script.end()) == []
+
+
+@pytest.mark.parametrize("n", [1, 1 << 63])
+def test_a_frame_out_of_its_turn_begins_a_new_session(n: int) -> None:
+    """What was lost on the way comes again; what had come stays."""
+    each, script = streaming()
+    (reset,) = each.hear(*script.frame(n, 0, 0))
+    assert isinstance(reset, Reset)
+    assert not each.broken
+    assert "due" in each.lost[0].reason
+    assert [type(m) for m in each.hear(*script.frame(0, 0, 0))] == [Reset]
+    welcome, *_ = each.hear(script.hello())
+    script.session = welcome.session
+    each.hear(script.scan_open(), script.theta)
+    each.hear(*script.frame(0, 0, 0))
+    assert len(each.arrived) == 1
 
 
 def test_damage_is_refused() -> None:
@@ -310,7 +325,7 @@ def test_a_second_end_that_says_something_else() -> None:
 def test_gaps_are_missing() -> None:
     each, script = streaming(scan(10, counts=False), slots=4)
     end = whole(each, script)
-    assert each.hear(Gap(session=1, kind=0, indices=((4, 6), (8, 9)), reason="dropped")) == []
+    assert each.hear(Gap(session=1, number=1, kind=0, indices=((4, 6), (8, 9)), reason="dropped")) == []
     each.hear(end)
     assert each.ended[0].missing == ((4, 9),)
 
@@ -318,12 +333,12 @@ def test_gaps_are_missing() -> None:
 @pytest.mark.parametrize("indices", [((5, 3),), ((0, 1 << 40),), ((1 << 63, 1 << 63),)])
 def test_gaps_that_are_no_ranges(indices: tuple[tuple[int, int], ...]) -> None:
     each, _ = streaming()
-    aborted(each, each.hear(Gap(session=1, kind=0, indices=indices, reason="r")))
+    aborted(each, each.hear(Gap(session=1, number=1, kind=0, indices=indices, reason="r")))
 
 
 def test_a_gap_of_an_unknown_kind() -> None:
     each, _ = streaming()
-    aborted(each, each.hear(Gap(session=1, kind=7, indices=((0, 1),), reason="r")))
+    aborted(each, each.hear(Gap(session=1, number=1, kind=7, indices=((0, 1),), reason="r")))
 
 
 def test_sender_and_receiver_say_their_heartbeats() -> None:
@@ -340,7 +355,7 @@ def test_sender_and_receiver_say_their_heartbeats() -> None:
     assert credit.in_volume == 5
     assert ack == Ack(session=1, lane=0, received=1)
     end = opening(script.info)
-    end.hear(Have(session=1), 0.0)
+    end.hear(Have(session=1), b"", 0.0)
     assert end.tick(0.5) is None
     assert end.tick(1.0) == Status(session=1, sent=0)
     assert end.tick(1.5) is None
@@ -350,40 +365,88 @@ def opening(info: ScanInfo) -> SendingEnd:
     """A sender that has announced its scan at the time 0."""
     end = SendingEnd(info, 1, heartbeat=1.0, peer_timeout=10.0)
     end.hello(0.0)
-    ((message, _),) = end.hear(Welcome(incarnation="i", session=1, lanes=(Lane(rows=(0, 4)),)), 0.0)
+    ((message, _),) = end.hear(Welcome(incarnation="i", session=1, lanes=(Lane(rows=(0, 4)),)), None, 0.0)
     assert isinstance(message, ScanOpen)
     return end
 
 
-@pytest.mark.parametrize("state", ["welcomed", "streaming", "ending"])
-def test_a_silent_sender_is_given_up(state: str) -> None:
-    if state == "welcomed":
-        each = engine(peer_timeout=10.0)
-        each.hear(Script(scan()).hello())
-    else:
-        each, script = streaming(peer_timeout=10.0, slots=4)
-        if state == "ending":
-            each.hear(whole(each, script))
+def test_a_sender_that_is_silent_after_its_end_is_not_missed() -> None:
+    each, script = streaming(peer_timeout=10.0, slots=4)
+    end = whole(each, script)
+    each.hear(end)
+    each.now += 100.0
+    assert each.tick() == []
+    assert "silent" in each.lost[0].reason
+    each.take(each.end.finish())
+    assert not each.broken
+    # It comes back and hears that all is well.
+    welcome, *_ = each.hear(script.hello())
+    script.session = welcome.session
+    have, *_ = each.hear(script.scan_open(), script.theta)
+    assert isinstance(have, Have)
+    (answer,) = each.hear(replace(end, session=script.session, digest=0))
+    assert isinstance(answer, EndOk)
+    assert answer.state == "final"
+    assert len(each.ended) == 1
+
+
+def test_a_sender_that_is_silent_before_it_announced_a_scan_may_start_over() -> None:
+    each = engine(peer_timeout=10.0)
+    script = Script(scan())
+    each.hear(script.hello())
+    each.now += 10.1
+    (message,) = each.tick()
+    assert isinstance(message, Reset)
+    (away,) = each.turned_away
+    assert "silent" in away.reason
+    assert [type(m) for m in each.hear(script.hello())] == [Welcome]
+
+
+def test_a_silent_sender_is_given_up() -> None:
+    each, _ = streaming(peer_timeout=10.0, slots=4)
     each.now += 10.0
     assert not [m for m in each.tick() if isinstance(m, Abort)]
     each.now += 0.1
     (message,) = each.tick()
     assert isinstance(message, Abort)
-    # Before a scan was announced the engine goes on waiting for one.
-    (ended,) = each.turned_away if state == "welcomed" else each.broken
+    (ended,) = each.broken
     assert "silent" in ended.reason
     each.now += 100.0
     assert each.tick() == []
-    assert len(each.broken) + len(each.turned_away) == 1
+    assert len(each.broken) == 1
+
+
+def test_a_silent_sender_is_waited_for() -> None:
+    each, script = streaming(peer_timeout=10.0, return_timeout=50.0, slots=4)
+    each.hear(*script.frame(0, 0, 0))
+    each.free()
+    each.now += 10.1
+    assert each.tick() == []
+    assert "silent" in each.lost[0].reason
+    each.now += 40.0
+    assert each.tick() == []
+    assert [type(m) for m in each.hear(*script.frame(1, 0, 1))] == [Reset], "it has to ask what is here"
+    (welcome,) = each.hear(script.hello())
+    script.session = welcome.session
+    have, *_ = each.hear(script.scan_open(), script.theta)
+    assert isinstance(have, Have)
+    assert have.projections == 1
+    each.now += 10.1
+    each.tick()
+    each.now += 50.1
+    assert each.tick() == []
+    (ended,) = each.broken
+    assert "silent" in ended.reason
+    assert "50 s" in ended.reason
 
 
 def test_a_silent_receiver_is_given_up() -> None:
     for steps in (1, 2, 3):
         end = opening(scan())
         if steps > 1:
-            end.hear(Have(session=1), 0.0)
+            end.hear(Have(session=1), b"", 0.0)
         if steps > 2:
-            end.end(0.0)
+            end.end(dict.fromkeys(FrameKind, 0), 0.0)
         for now in range(11):
             end.tick(float(now))
         with pytest.raises(PeerLostError, match="silent"):
@@ -500,9 +563,9 @@ def test_numpy_numbers_in_a_frame() -> None:
     each = engine()
     end = SendingEnd(info, 1)
     (welcome,) = each.hear(end.hello(0.0))
-    ((message, payload),) = end.hear(welcome, 0.0)
+    ((message, payload),) = end.hear(welcome, None, 0.0)
     for reply in each.hear(message, payload):
-        end.hear(reply, 0.0)
+        end.hear(reply, b"", 0.0)
     data = np.ones((4, 3), "<u2")
     for n, theta in enumerate([np.float64(0.5), np.float32(0.5)]):
         frame = Frame(FrameKind.PROJECTION, np.int64(n), theta, data)  # type: ignore[arg-type]
@@ -515,7 +578,7 @@ def test_numpy_numbers_in_a_frame() -> None:
     "lanes",
     [
         (),
-        (Lane(rows=(0, 2)), Lane(rows=(2, 4))),
+        (Lane(rows=(0, 2)), Lane(rows=(2, 5), endpoint="tcp://127.0.0.1:1")),
         (Lane(rows=(0, 4), endpoint="tcp://elsewhere:1"),),
         (Lane(rows=(0, 0)),),
         (Lane(rows=(3, 2)),),
@@ -527,28 +590,34 @@ def test_a_welcome_that_cannot_be_followed(lanes: tuple[Lane, ...]) -> None:
     end = SendingEnd(scan(), 1)
     end.hello(0.0)
     with pytest.raises(RemoteProtocolError):
-        end.hear(Welcome(incarnation="i", session=1, lanes=lanes), 0.0)
+        end.hear(Welcome(incarnation="i", session=1, lanes=lanes), None, 0.0)
     assert isinstance(end.abort("no"), Abort)
 
 
 def test_the_senders_ear() -> None:
     end = opening(scan())
-    assert end.hear(Abort(session=9, reason="of an earlier session"), 0.0) == []
-    end.hear(Have(session=1), 0.0)
-    end.hear(Credit(session=1, lane=0, max_bytes=24, max_frames=9), 0.0)
-    end.hear(Credit(session=1, lane=0, max_bytes=12, max_frames=3), 0.0)
+    assert end.hear(Abort(session=9, reason="of an earlier session"), None, 0.0) == []
+    end.hear(Have(session=1), b"", 0.0)
+    end.hear(Credit(session=1, lane=0, max_bytes=24, max_frames=9), None, 0.0)
+    end.hear(Credit(session=1, lane=0, max_bytes=12, max_frames=3), None, 0.0)
     assert end.credit.allows(24)
     assert not end.credit.allows(25)
-    end.hear(Ack(session=1, lane=0, received=7), 0.0)
-    end.hear(Ack(session=1, lane=0, received=3), 0.0)
-    assert end.received == 7
+    frame = frames_of(scan(), (0, 4), (1, 0, 0))[0]
+    for _ in range(3):
+        end.frame(frame, 0.0)
+    end.hear(Ack(session=1, lane=0, received=3, durable=2), None, 0.0)
+    end.hear(Ack(session=1, lane=0, received=1), None, 0.0)
+    assert (end.received, end.durable) == (3, 2)
+    for more in (Ack(session=1, lane=0, received=4), Ack(session=1, lane=0, received=3, durable=4)):
+        with pytest.raises(RemoteProtocolError, match="acknowledges"):
+            end.hear(more, None, 0.0)
     with pytest.raises(RemoteProtocolError):
-        end.hear(EndOk(session=1, state="received", digest=0), 0.0)
-    end.end(0.0)
+        end.hear(EndOk(session=1, state="received", digest=0), None, 0.0)
+    end.end(dict.fromkeys(FrameKind, 0), 0.0)
     with pytest.raises(RemoteProtocolError, match="digest"):
-        end.hear(EndOk(session=1, state="received", digest=12345), 0.0)
+        end.hear(EndOk(session=1, state="received", digest=12345), None, 0.0)
     with pytest.raises(ScanAbortedError, match="disk"):
-        end.hear(Abort(session=1, reason="the disk is full"), 0.0)
+        end.hear(Abort(session=1, reason="the disk is full"), None, 0.0)
 
 
 def test_a_session_that_is_unknown_is_lost() -> None:
@@ -556,7 +625,7 @@ def test_a_session_that_is_unknown_is_lost() -> None:
     stranger = engine()
     (reset,) = stranger.hear(end.abort("x") or Status(session=1, sent=0))
     end = opening(scan())
-    assert end.hear(reset, 0.0) == []
+    assert end.hear(reset, None, 0.0) == []
     assert end.session.state is State.LOST
     assert end.tick(1e9) is None
 
@@ -568,10 +637,10 @@ def test_hello_twice_before_the_answer_is_read() -> None:
     back: list[Message] = [reply for hello in hellos for reply in each.hear(hello)]
     there: list[tuple[Message, bytes | None]] = []
     for reply in back:
-        there += end.hear(reply, 1.0)
+        there += end.hear(reply, None, 1.0)
     for message, payload in there:
         for reply in each.hear(message, payload):
-            end.hear(reply, 1.0)
+            end.hear(reply, b"", 1.0)
     assert end.session.state is each.end.session.state is State.STREAMING
     assert not each.broken
     assert each.end.peer == PEER

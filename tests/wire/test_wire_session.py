@@ -43,7 +43,7 @@ SAMPLES = {
         ),
         Have(session=1),
         FrameHeader(session=1, lane=0, n=0, kind=0, index=0, theta=0.0, rows=(0, 1), nbytes=2, xxh3=0),
-        Gap(session=1, kind=0, indices=(), reason="r"),
+        Gap(session=1, number=1, kind=0, indices=(), reason="r"),
         Credit(session=1, lane=0, max_bytes=0, max_frames=0),
         Ack(session=1, lane=0, received=0),
         Nack(session=1, lane=0, n=0, reason="r"),

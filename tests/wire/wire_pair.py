@@ -27,7 +27,18 @@ from streamrecon.wire.messages import (
     ScanOpen,
     Welcome,
 )
-from streamrecon.wire.outputs import Arrived, Broken, Ended, Opened, Output, Reply, TurnedAway
+from streamrecon.wire.outputs import (
+    Arrived,
+    Broken,
+    Ended,
+    Opened,
+    Output,
+    Reply,
+    SenderBack,
+    SenderLost,
+    TurnedAway,
+    Withdrawn,
+)
 from streamrecon.wire.receiving import ReceivingEnd
 from streamrecon.wire.sending import SendingEnd
 from streamrecon.wire.session import State
@@ -83,13 +94,17 @@ class Engine:
     end: ReceivingEnd
     slots: int = 2
     now: float = 100.0
-    sent: deque[tuple[bytes, Message]] = field(default_factory=deque)
+    sent: deque[tuple[bytes, Message, bytes | None]] = field(default_factory=deque)
     opened: list[Opened] = field(default_factory=list)
     arrived: list[tuple[FrameHeader, bytes]] = field(default_factory=list)
     ended: list[Ended] = field(default_factory=list)
     broken: list[Broken] = field(default_factory=list)
     turned_away: list[TurnedAway] = field(default_factory=list)
     in_ring: int = 0
+    withdrawn: list[int] = field(default_factory=list)
+    lost: list[SenderLost] = field(default_factory=list)
+    taken: int = 0
+    """Frames and withdrawals that have left the ring, and are durable."""
 
     def hear(self, message: Message, payload: bytes | None = None, peer: bytes = PEER) -> list[Message]:
         """Pass a message in; the replies to that peer."""
@@ -103,9 +118,10 @@ class Engine:
         replies: list[Message] = []
         for output in outputs:
             if isinstance(output, Reply):
-                message, _ = through(output.message)
+                message, payload = through(output.message, output.payload)
                 assert message == output.message
-                self.sent.append((output.peer, message))
+                assert bytes(payload or b"") == (output.payload or b"")
+                self.sent.append((output.peer, message, output.payload))
                 replies += [message] if output.peer == peer else []
             elif isinstance(output, Opened):
                 self.opened.append(output)
@@ -115,6 +131,13 @@ class Engine:
                 self.arrived.append((output.header, bytes(output.payload)))
                 self.in_ring += 1
                 assert self.in_ring <= self.slots, "the ring overflowed"
+            elif isinstance(output, Withdrawn):
+                self.withdrawn += [] if output.index is None else [output.index]
+                replies += self.note(peer)
+            elif isinstance(output, SenderLost):
+                self.lost.append(output)
+            elif isinstance(output, SenderBack):
+                replies += self.note(peer)
             elif isinstance(output, Ended):
                 self.ended.append(output)
             elif isinstance(output, TurnedAway):
@@ -126,10 +149,17 @@ class Engine:
                 self.broken.append(output)
         return replies
 
+    def note(self, peer: bytes) -> list[Message]:
+        """What is noted in the journal besides frames."""
+        self.taken += 1
+        return self.take(self.end.durable(self.taken, self.now), peer)
+
     def free(self) -> None:
         if self.in_ring:
             self.in_ring -= 1
+            self.taken += 1
             self.end.free(self.end.nbytes)
+            self.take(self.end.durable(self.taken, self.now))
 
 
 def engine(**options: Any) -> Engine:
@@ -210,8 +240,8 @@ def aborted(each: Engine, replies: list[Message]) -> str:
 
 
 def undisturbed(each: Engine, before: Any, replies: Iterable[Message]) -> None:
-    """Check that a stranger was turned away and nothing changed."""
-    assert all(isinstance(reply, Reset | Busy) for reply in replies)
+    """Check that a stranger has not got further than the door, and nothing changed."""
+    assert all(isinstance(reply, Reset | Busy | Welcome | Abort) for reply in replies)
     assert each.broken == []
     assert snapshot(each) == before
 
@@ -219,7 +249,8 @@ def undisturbed(each: Engine, before: Any, replies: Iterable[Message]) -> None:
 def snapshot(each: Engine) -> Any:
     end, window = each.end, each.end.window
     return (
-        end.peer, end.session.state, end.received, dict(end.counts), end.digest.value, end.duplicates, end.missing(),
+        end.peer, end.session.state, end.received, dict(end.inventory.counts), end.inventory.digest.value,
+        end.duplicates, end.missing(),
         len(each.arrived), len(each.opened), len(each.ended),
         None if window is None else (window.received_frames, window.told_frames, window.freed_frames),
     )  # fmt: skip
@@ -231,10 +262,12 @@ def run(
     """Play a whole scan with everything happening in random order; returns the sender when both ends are over."""
     end = SendingEnd(info, epoch=1)
     there: deque[tuple[Message, bytes | None]] = deque()
-    back: deque[Message] = deque()
+    back: deque[tuple[Message, bytes | None]] = deque()
     now = 100.0
     there.append((end.hello(now), None))
     todo: deque[Frame] | None = None
+    given: set[tuple[FrameKind, int]] = set()
+    end_counts = dict.fromkeys(FrameKind, 0)
     for _ in range(5000):
         if end.session.over and each.end.session.over:
             return end
@@ -247,13 +280,15 @@ def run(
             message, payload = there.popleft()
             each.hear(message, payload)
         elif action == "back" and back:
-            message, _ = through(back.popleft())
-            there.extend(end.hear(message, now))
+            message, payload = through(*back.popleft())
+            there.extend(end.hear(message, payload, now))
         elif action == "send" and todo is not None and end.streaming:
             if not todo:
-                there.append((end.end(now), None))
+                there.append((end.end(end_counts, now), None))
             elif end.credit.allows(todo[0].data.nbytes):
                 frame = todo.popleft()
+                given.add((frame.kind, frame.index))
+                end_counts = {kind: sum(k == kind for k, _ in given) for kind in FrameKind}
                 there.append((end.frame(frame, now), frame.data.tobytes()))
         elif action == "free":
             each.free()
@@ -264,6 +299,6 @@ def run(
                 there.append((beat, None))
         elif action == "finish" and each.ended and not each.in_ring and rng.random() < 0.3:
             each.take(each.end.finish())
-        back.extend(message for _, message in each.sent)
+        back.extend((message, payload) for _, message, payload in each.sent)
         each.sent.clear()
     raise AssertionError(f"a deadlock: {end.session.state}, {each.end.session.state}, {end.credit}, {each.end.window}")

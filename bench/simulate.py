@@ -1,0 +1,660 @@
+"""Senders, ranks, networks and disks that fail, on a clock of their own: `python -m bench.simulate --seeds 2000`.
+
+What runs is the real protocol (`streamrecon.wire`); sockets, threads and files are played. A seed decides everything that
+happens, so a schedule that loses a frame can be played again: `python -m bench.simulate --seed 1234 --trace`.
+
+A frame is counted into an integer for each of its rows, as an accumulator would add it, so "lost" and "twice" are exact.
+"""
+
+from __future__ import annotations
+
+import argparse
+import heapq
+import itertools
+import logging
+import random
+import sys
+import time
+from collections import Counter, deque
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from streamrecon.errors import PeerLostError, RemoteProtocolError, ScanAbortedError
+from streamrecon.scan import Frame, FrameKind, Gap, Geometry, ScanInfo
+from streamrecon.wire.codec import decode, encode
+from streamrecon.wire.credit import CreditWindow
+from streamrecon.wire.dispatch import Dispatch
+from streamrecon.wire.inventory import Inventory
+from streamrecon.wire.messages import Ack, Credit, End, EndOk, FrameHeader, Hello, Lane, Message, Range
+from streamrecon.wire.outputs import Arrived, Broken, Ended, Opened, Reply, SenderBack, Withdrawn
+from streamrecon.wire.receiving import ReceivingEnd
+
+ROWS, COLUMNS = 6, 2
+LIMIT = 3000.0
+"""Seconds of a schedule's own clock after which it counts as stuck."""
+
+Identity = tuple[FrameKind, int]
+
+
+class LostFramesError(AssertionError):
+    """A schedule ended otherwise than it must."""
+
+
+@dataclass
+class Scenario:
+    """What may happen in one schedule, drawn from its seed."""
+
+    ranks: int
+    items: list[Frame | Gap]
+    """What the source gives, in its order: it may take projections back, and give others under their names."""
+    info: ScanInfo
+    live: bool
+    """The source cannot give a frame again."""
+    drop: bool
+    retain: int
+    """Frames that a sender can keep."""
+    slots: int
+    faults: list[tuple[float, str]]
+    latency: float
+
+    def left(self) -> dict[Identity, Frame]:
+        """What the source has given in the end."""
+        frames: dict[Identity, Frame] = {}
+        for item in self.items:
+            if isinstance(item, Frame):
+                frames[item.kind, item.index] = item
+            else:
+                for index in range(item.first, item.end):
+                    frames.pop((item.kind, index), None)
+        return frames
+
+
+def draw(seed: int) -> Scenario:
+    """The scenario of a seed."""
+    rng = random.Random(seed)
+    counts = {
+        FrameKind.PROJECTION: rng.randint(0, 40),
+        FrameKind.FLAT: rng.randint(0, 3),
+        FrameKind.DARK: rng.randint(0, 2),
+    }
+    known = rng.random() < 0.7
+    theta = np.linspace(0, np.pi, counts[FrameKind.PROJECTION], endpoint=False)
+    info = ScanInfo(
+        "scan",
+        Geometry(ROWS, COLUMNS),
+        np.dtype("<u4"),
+        counts if known else dict.fromkeys(FrameKind),
+        theta if known else None,
+    )
+    values = np.random.default_rng(seed)
+    frames = [
+        Frame(
+            kind,
+            index,
+            float(theta[index]) if kind is FrameKind.PROJECTION else None,
+            values.integers(0, 1 << 20, (ROWS, COLUMNS), np.uint32),
+        )
+        for kind in (FrameKind.DARK, FrameKind.FLAT, FrameKind.PROJECTION)
+        for index in range(counts[kind])
+    ]
+    if rng.random() < 0.3:
+        rng.shuffle(frames)
+    live = rng.random() < 0.5
+    faults = [
+        (
+            rng.uniform(0.0, 15.0),
+            rng.choice(
+                ["kill engine", "kill engine", "kill sender", "cut", "cut", "freeze engine", "disk full", "lose", "lose",
+                 "repeat", "stranger"]
+            ),
+        )
+        for _ in range(rng.choice([0, 1, 1, 2, 3, 5]))
+    ]  # fmt: skip
+    items: list[Frame | Gap] = list(frames)
+    if counts[FrameKind.PROJECTION] and rng.random() < 0.3:
+        at = rng.randrange(len(frames))
+        taken = frames[at]
+        if taken.kind is FrameKind.PROJECTION:
+            back = rng.randint(at + 1, len(items))
+            items.insert(back, Gap(taken.kind, taken.index, taken.index + 1, "withdrawn by the source"))
+            if rng.random() < 0.5:
+                items.insert(rng.randint(back + 1, len(items)), replace(taken, data=taken.data ^ 1))
+    return Scenario(
+        ranks=rng.choice([1, 1, 2, 3]),
+        items=items,
+        info=info,
+        live=live,
+        drop=live and rng.random() < 0.15,
+        retain=rng.randint(1, 12),
+        slots=rng.randint(2, 6),
+        faults=sorted(faults),
+        latency=rng.choice([0.001, 0.01, 0.1]),
+    )
+
+
+class World:
+    """The clock, and what is to happen when."""
+
+    def __init__(self, seed: int, trace: bool) -> None:
+        self.now, self.rng, self._trace = 0.0, random.Random(seed + 1), trace
+        self._queue: list[tuple[float, int, Callable[[], None]]] = []
+        self._order = itertools.count()
+
+    def at(self, when: float, call: Callable[[], None]) -> None:
+        """Do something later."""
+        heapq.heappush(self._queue, (max(when, self.now), next(self._order), call))
+
+    def after(self, seconds: float, call: Callable[[], None]) -> None:
+        """Do something so many seconds from now."""
+        self.at(self.now + seconds, call)
+
+    def step(self) -> None:
+        """Do what comes next."""
+        self.now, _, call = heapq.heappop(self._queue)
+        call()
+
+    def tell(self, text: str) -> None:
+        """For `--trace`."""
+        if self._trace:
+            print(f"{self.now:10.4f}  {text}")
+
+
+@dataclass
+class Pipe:
+    """One connection of a sender's lane to a rank: what is put in comes out in order, or not at all."""
+
+    world: World
+    lane: int
+    peer: bytes
+    latency: float
+    open: bool = True
+    _last: dict[str, float] = field(default_factory=dict)
+
+    def carry(self, way: str, parts: list[Any], deliver: Callable[[list[Any]], None]) -> None:
+        """Deliver later, and after what went the same way before."""
+        when = max(self._last.get(way, 0.0), self.world.now + self.world.rng.uniform(0.0, self.latency))
+        self._last[way] = when
+        self.world.at(when, lambda: deliver(parts) if self.open else None)
+
+
+class Disk:
+    """One rank's journal: entries, of which a crash keeps at least those that were synced."""
+
+    def __init__(self) -> None:
+        self.entries: list[tuple[str, Identity, int, Any]] = []
+        self.synced = 0
+        self.full_until = 0.0
+
+    def crash(self, rng: random.Random) -> None:
+        """What was not synced is kept in part."""
+        del self.entries[rng.randint(self.synced, len(self.entries)) :]
+        self.synced = len(self.entries)
+
+    def inventory(self) -> tuple[Inventory, bool]:
+        """What `engine.journal` would find."""
+        found, ended = Inventory(), False
+        for what, (kind, index), xxh3, _ in self.entries:
+            if what == "end":
+                ended = True
+            elif what == "sender":
+                found.sender(xxh3)
+            elif what == "withdrawn":
+                found.followed = xxh3
+                if found.hash_of(kind, index) is not None:
+                    found.remove(kind, index)
+            elif found.hash_of(kind, index) is None:
+                found.add(kind, index, xxh3)
+        return found, ended
+
+
+class Rank:
+    """One receiver, its ring, and an accumulator of integers."""
+
+    def __init__(self, job: Job, number: int, disk: Disk, info: ScanInfo | None) -> None:
+        self.job, self.number, self.disk, self.world = job, number, disk, job.world
+        rows = job.rows(number)
+        others = tuple(Lane(rows=job.rows(r), endpoint=f"lane:{r}") for r in range(1, job.ranks)) if not number else ()
+        self.end = ReceivingEnd(
+            f"i{job.incarnation}", rows, others, heartbeat=1.0, peer_timeout=8.0, return_timeout=LIMIT
+        )
+        self.inbox: deque[tuple[bytes, list[Any]]] = deque()
+        self.ring: deque[tuple[str, Any]] = deque()
+        self.base = len(disk.entries)
+        self.sums: dict[Identity, Any] = {}
+        self.ended = False
+        self.broken: str | None = None
+        self.working = False
+        if info is not None:
+            inventory, self.ended = disk.inventory()
+            window = CreditWindow(job.scenario.slots * self.nbytes, job.scenario.slots)
+            self.end.resume(info, rows, inventory, self.ended, window, self.world.now)
+            for entry in disk.entries:
+                self.accumulate(entry)
+        self.world.after(0.1, self.tick)
+        self.world.after(self.world.rng.uniform(0.1, 1.0), self.sync)
+
+    @property
+    def nbytes(self) -> int:
+        first, end = self.job.rows(self.number)
+        return (end - first) * COLUMNS * 4
+
+    @property
+    def alive(self) -> bool:
+        return self.job.ranks_alive and self in self.job.members
+
+    def hear(self, peer: bytes, parts: list[Any]) -> None:
+        self.inbox.append((peer, parts))
+        self.read()
+
+    def read(self) -> None:
+        """What has arrived, in its order, unless the process is frozen."""
+        while self.alive and self.inbox and not self.job.frozen(self):
+            peer, parts = self.inbox.popleft()
+            message, payload = decode(parts)
+            self.act(self.end.hear(peer, message, payload, self.world.now))
+
+    def act(self, outputs: list[Any]) -> None:
+        for output in outputs:
+            if isinstance(output, Reply):
+                self.job.reply(self, output)
+            elif isinstance(output, Opened):
+                self.job.info = output.info
+                self.disk.entries.append(("sender", (FrameKind.PROJECTION, -1), output.epoch, None))
+                self.base, self.disk.synced = 1, 1  # is in the file's beginning, which is synced when it is made
+                window = CreditWindow(self.job.scenario.slots * self.nbytes, self.job.scenario.slots)
+                self.act(self.end.accept(window, self.world.now))
+            elif isinstance(output, Arrived):
+                self.ring.append(("frame", (output.header, bytes(output.payload))))
+                frames = sum(what == "frame" for what, _ in self.ring)
+                if frames > self.job.scenario.slots:
+                    raise LostFramesError(f"rank {self.number} has {frames} frames in {self.job.scenario.slots} slots")
+            elif isinstance(output, Withdrawn):
+                self.ring.append(("withdrawn", output))
+            elif isinstance(output, SenderBack):
+                self.ring.append(("sender", output.epoch))
+            elif isinstance(output, Ended):
+                self.ring.append(("end", output))
+            elif isinstance(output, Broken):
+                self.broken = output.reason
+        if self.ring and not self.working:
+            self.working = True
+            self.world.after(self.world.rng.uniform(0.0, 0.3), self.work)
+
+    def work(self) -> None:
+        """Take one thing out of the ring, into the journal and the accumulator."""
+        self.working = False
+        if not self.alive or not self.ring:
+            return
+        if self.job.frozen(self) or self.disk.full_until > self.world.now:
+            self.working = True
+            self.world.after(0.5, self.work)
+            return
+        what, item = self.ring.popleft()
+        entry: tuple[str, Identity, int, Any]
+        if what == "frame":
+            header, payload = item
+            entry = (what, (FrameKind(header.kind), header.index), header.xxh3, payload)
+            self.end.free(self.nbytes)
+        elif what == "withdrawn":
+            entry = (what, (FrameKind.PROJECTION, -1 if item.index is None else item.index), item.number, None)
+        elif what == "sender":
+            entry = (what, (FrameKind.PROJECTION, -1), item, None)
+        else:
+            entry = (what, (FrameKind.PROJECTION, 0), 0, None)
+            self.ended = True
+        self.disk.entries.append(entry)
+        self.accumulate(entry)
+        self.act([])
+
+    def accumulate(self, entry: tuple[str, Identity, int, Any]) -> None:
+        what, identity, _, payload = entry
+        if what == "frame":
+            before = self.sums.get(identity)
+            if before is not None and before[0] > 0:
+                raise LostFramesError(f"rank {self.number} counts {identity} twice")
+            self.sums[identity] = (1, np.frombuffer(payload, "<u4").astype(np.int64).sum())
+        elif what == "withdrawn" and identity[1] >= 0:
+            if identity not in self.sums:
+                raise LostFramesError(f"rank {self.number} takes back {identity}, which it does not have")
+            del self.sums[identity]
+
+    def sync(self) -> None:
+        if not self.alive:
+            return
+        if not self.job.frozen(self):
+            self.disk.synced = len(self.disk.entries)
+            self.act(self.end.durable(self.disk.synced - self.base, self.world.now))
+        self.world.after(self.world.rng.uniform(0.2, 1.5), self.sync)
+
+    def tick(self) -> None:
+        if not self.alive:
+            return
+        self.read()
+        if not self.job.frozen(self):
+            self.act(self.end.tick(self.world.now))
+            if all(member.ended and not member.ring for member in self.job.members):
+                self.act(self.end.finish())
+        self.world.after(0.3, self.tick)
+
+
+class Job:
+    """The ranks; they die together and are started again together."""
+
+    def __init__(self, world: World, scenario: Scenario) -> None:
+        self.world, self.scenario, self.ranks = world, scenario, scenario.ranks
+        self.disks = [Disk() for _ in range(self.ranks)]
+        self.info: ScanInfo | None = None
+        self.incarnation = 0
+        self.members: list[Rank] = []
+        self.ranks_alive = False
+        self._frozen: dict[int, float] = {}
+        self.pipes: dict[bytes, tuple[Pipe, Sender]] = {}
+        self.start()
+
+    def rows(self, rank: int) -> Range:
+        edges = [round(ROWS * r / self.ranks) for r in range(self.ranks + 1)]
+        return edges[rank], edges[rank + 1]
+
+    def start(self) -> None:
+        self.incarnation += 1
+        self.ranks_alive, self._frozen = True, {}
+        self.members = []
+        for number, disk in enumerate(self.disks):
+            known = any(each.entries for each in self.disks)
+            self.members.append(Rank(self, number, disk, self.info if known else None))
+        self.world.tell(f"engine {self.incarnation} starts")
+
+    def kill(self) -> None:
+        if not self.ranks_alive:
+            return
+        self.world.tell("the engine dies")
+        self.ranks_alive = False
+        for pipe, _ in self.pipes.values():
+            pipe.open = False
+        for disk in self.disks:
+            disk.crash(self.world.rng)
+        self.world.after(self.world.rng.uniform(0.5, 20.0), self.start)
+
+    def freeze(self) -> None:
+        rank = self.world.rng.randrange(self.ranks)
+        self._frozen[rank] = self.world.now + self.world.rng.uniform(1.0, 20.0)
+        self.world.tell(f"rank {rank} is frozen until {self._frozen[rank]:.1f}")
+
+    def frozen(self, rank: Rank) -> bool:
+        return self._frozen.get(rank.number, 0.0) > self.world.now
+
+    def reply(self, rank: Rank, output: Reply) -> None:
+        pipe, sender = self.pipes.get(output.peer, (None, None))
+        if pipe is None or sender is None or not pipe.open:
+            return  # ROUTER drops what it cannot deliver
+        if isinstance(output.message, Credit | Ack | EndOk) and sender.job_loses("lose"):
+            self.world.tell(f"{output.message.name()} is lost")
+            return
+        parts = [*encode(output.message), *([output.payload] if output.payload is not None else [])]
+        pipe.carry("back", parts, lambda got: sender.hear(pipe, got))
+
+
+class Sender:
+    """A process that sends the scan."""
+
+    def __init__(self, world: World, job: Job, scenario: Scenario, epoch: int, given: int) -> None:
+        self.world, self.job, self.scenario = world, job, scenario
+        self.alive, self.error = True, None
+        self.error: Exception | None = None
+        self.dispatch: Dispatch[Frame] = Dispatch(
+            scenario.info, "lane:0", epoch, not scenario.live, drop=scenario.drop, ahead=scenario.drop,
+            heartbeat=1.0, peer_timeout=8.0, return_timeout=LIMIT,
+        )  # fmt: skip
+        self.given = given
+        """Frames that the source had given before this process, which a live source does not give again."""
+        self.position, self.passes, self.session = given if scenario.live else 0, 0, 0
+        self.kept = 0
+        self.pipes: list[Pipe] = []
+        self.faults: Counter[str] = Counter()
+        self.dispatch.begin(world.now)
+        world.after(0.0, self.loop)
+
+    def job_loses(self, fault: str) -> bool:
+        if self.faults[fault]:
+            self.faults[fault] -= 1
+            return True
+        return False
+
+    def kill(self) -> None:
+        self.alive = False
+        for pipe in self.pipes:
+            pipe.open = False
+
+    def cut(self) -> None:
+        """A connection breaks; libzmq makes another one, and the other side sees someone new."""
+        if self.pipes:
+            number = self.world.rng.randrange(len(self.pipes))
+            self.pipes[number].open = False
+            self.pipes[number] = self.pipe(number)
+            self.world.tell(f"lane {number} is cut")
+
+    def pipe(self, lane: int) -> Pipe:
+        peer = b"%d" % self.world.rng.getrandbits(60)
+        pipe = Pipe(self.world, lane, peer, self.scenario.latency)
+        self.job.pipes[peer] = pipe, self
+        return pipe
+
+    def loop(self) -> None:
+        if not self.alive or self.dispatch.done:
+            return
+        try:
+            self.run_once()
+        except (PeerLostError, RemoteProtocolError, ScanAbortedError) as error:
+            self.error, self.alive = error, False
+            return
+        self.world.after(self.world.rng.uniform(0.01, 0.2), self.loop)
+
+    def run_once(self) -> None:
+        dispatch, now = self.dispatch, self.world.now
+        self.connect()
+        for number, pipe in enumerate(self.pipes):
+            if not pipe.open and self.job.ranks_alive:  # connected again to an engine that is back
+                self.pipes[number] = self.pipe(number)
+            if self.pipes[number].open and self.job.ranks_alive:
+                dispatch.greet(number, now)
+        dispatch.tick(now)
+        self.say()
+        if dispatch.session != self.session:
+            return
+        if self.passes != dispatch.passes:
+            self.position = 0 if self.passes else self.position
+            self.passes = dispatch.passes
+        moved = True
+        while moved:
+            moved = self.take() | self.send()
+            for _ in dispatch.forgotten():
+                self.kept -= 1
+
+    def connect(self) -> None:
+        if self.session != self.dispatch.session:
+            for pipe in self.pipes:
+                pipe.open = False
+            self.pipes, self.session = [], self.dispatch.session
+        self.pipes += [self.pipe(lane) for lane in range(len(self.pipes), len(self.dispatch.lanes))]
+
+    def take(self) -> bool:
+        dispatch = self.dispatch
+        if not dispatch.hungry or self.world.rng.random() < 0.3:
+            return False
+        if self.position >= len(self.scenario.items):
+            dispatch.source_ended()
+            return False
+        frame = self.scenario.items[self.position]
+        if isinstance(frame, Gap):
+            dispatch.give_up(frame.kind, (frame.first, frame.end), frame.reason)
+            self.position += 1
+            return True
+        identity = frame.kind, frame.index
+        if self.kept >= self.scenario.retain:
+            if not dispatch.no_room(identity):
+                return False
+        elif dispatch.put(identity, frame):
+            self.kept += 1
+        self.position += 1
+        return True
+
+    def send(self) -> bool:
+        following = self.dispatch.next(
+            lambda lane: lane < len(self.pipes) and self.pipes[lane].open and self.job.ranks_alive
+        )
+        if following is None:
+            return False
+        lane, kept = following
+        first, end = self.dispatch.lanes[lane].end.rows
+        part = replace(kept, data=np.ascontiguousarray(kept.data[first:end]))
+        header = self.dispatch.send(lane, part, self.world.now)
+        self.say()
+        self.post(lane, header, part.data.tobytes())
+        return True
+
+    def say(self) -> None:
+        if self.session == self.dispatch.session:
+            for lane, message, payload in self.dispatch.messages():
+                if lane < len(self.pipes):
+                    self.post(lane, message, payload)
+
+    def post(self, lane: int, message: Message, payload: bytes | None) -> None:
+        pipe = self.pipes[lane]
+        if not pipe.open or not self.job.ranks_alive:
+            return
+        if isinstance(message, End) and self.job_loses("lose"):
+            self.world.tell("END is lost")
+            return
+        members = self.job.members
+        parts = [*encode(message), *([payload] if payload is not None else [])]
+        again = isinstance(message, FrameHeader) and self.job_loses("repeat")
+        for _ in range(2 if again else 1):
+            pipe.carry("there", parts, lambda got: members[lane].hear(pipe.peer, got))
+
+    def hear(self, pipe: Pipe, parts: list[Any]) -> None:
+        if not self.alive or pipe not in self.pipes or self.session != self.dispatch.session:
+            return
+        message, payload = decode(parts)
+        try:
+            self.dispatch.hear(self.pipes.index(pipe), message, payload, self.world.now)
+            self.say()
+        except (PeerLostError, RemoteProtocolError, ScanAbortedError) as error:
+            self.error, self.alive = error, False
+
+
+def play(seed: int, trace: bool = False) -> dict[str, int]:
+    """Play a schedule to its end, and check it.
+
+    Raises
+    ------
+    LostFramesError
+        If frames were lost or counted twice, or it does not end.
+    """
+    scenario, world = draw(seed), World(seed, trace)
+    job = Job(world, scenario)
+    senders = [Sender(world, job, scenario, 1000, 0)]
+    lost: set[Identity] = set()
+    happened: Counter[str] = Counter()
+
+    def succeed() -> None:
+        """Another process goes on with the scan; the clock of its machine may be behind."""
+        old = senders[-1]
+        old.kill() if world.rng.random() < 0.7 else world.tell("the old sender lives on")
+        given = old.position
+        if scenario.live:
+            lost.update(old.dispatch.outbox.kept())  # is gone with the process; what is durable is not
+            touched = (item for item in scenario.items[:given] if isinstance(item, Gap))
+            lost.update((item.kind, index) for item in touched for index in range(item.first, item.end))
+        epoch = senders[-1].dispatch.epoch + world.rng.choice([-500, 1, 500])
+        world.tell(f"another sender, epoch {epoch}, from frame {given} on")
+        senders.append(Sender(world, job, scenario, epoch, given))
+
+    def strike(fault: str) -> None:
+        happened[fault] += 1
+        world.tell(f"fault: {fault}")
+        if fault == "kill engine":
+            job.kill()
+        elif fault == "kill sender":
+            succeed()
+        elif fault == "cut":
+            senders[-1].cut()
+        elif fault == "freeze engine":
+            job.freeze()
+        elif fault == "disk full":
+            job.disks[world.rng.randrange(job.ranks)].full_until = world.now + world.rng.uniform(1.0, 30.0)
+        elif fault == "stranger":
+            uid = world.rng.choice([scenario.info.uid, "other"])
+            hello = Hello(uid=uid, epoch=world.rng.choice([1, 1 << 60]), rows=ROWS, columns=COLUMNS)
+            if job.ranks_alive:
+                job.members[0].hear(b"stranger", encode(hello))
+        else:
+            senders[-1].faults[fault] += 1
+
+    for when, fault in scenario.faults:
+        world.at(when, lambda fault=fault: strike(fault))  # type: ignore[misc]
+    while not any(sender.dispatch.done for sender in senders):
+        world.step()
+        if world.now > LIMIT:
+            raise LostFramesError(f"stuck: {[str(m.end.session.state) for m in job.members]}, {senders[-1].dispatch}")
+        if not any(sender.alive for sender in senders):
+            raise LostFramesError(f"the senders gave up: {[sender.error for sender in senders]}")
+        broken = [member.broken for member in job.members if member.broken]
+        if broken:
+            raise LostFramesError(f"the engine gave up: {broken[0]}")
+    check(scenario, job, senders, lost)
+    return dict(happened)
+
+
+def check(scenario: Scenario, job: Job, senders: list[Sender], excused: set[Identity]) -> None:
+    """Every rank has every frame once, with its own bytes."""
+    expected = scenario.left()
+    if scenario.drop and (senders[-1].dispatch.dropped or len(senders) > 1):
+        excused = excused | set(expected)
+    for member in job.members:
+        first, end = job.rows(member.number)
+        got = {identity: value for identity, (count, value) in member.sums.items() if count == 1}
+        missing = set(expected) - set(got) - excused
+        if missing:
+            raise LostFramesError(f"rank {member.number} lost {sorted(missing)[:5]} ({len(missing)})")
+        surplus = set(got) - set(expected)
+        if surplus - excused:
+            raise LostFramesError(f"rank {member.number} has {sorted(surplus)[:5]}, which were withdrawn")
+        for identity, value in got.items():
+            right = identity in expected and value == expected[identity].data[first:end].astype(np.int64).sum()
+            if not right and identity not in excused:
+                raise LostFramesError(f"rank {member.number} has other pixels of {identity}")
+        if set(got) != {i for i, (c, _) in job.members[0].sums.items() if c == 1} and len(senders) == 1:
+            raise LostFramesError(f"rank {member.number} and rank 0 hold different frames")
+
+
+def main() -> int:
+    """Play many schedules."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--seeds", type=int, default=2000, metavar="N", help="schedules to play; default: 2000")
+    parser.add_argument("--first", type=int, default=0, metavar="SEED", help="the first one")
+    parser.add_argument("--seed", type=int, metavar="SEED", help="play this one only")
+    parser.add_argument("--trace", action="store_true", help="say what happens")
+    options = parser.parse_args()
+    logging.disable(logging.CRITICAL)
+    seeds = [options.seed] if options.seed is not None else range(options.first, options.first + options.seeds)
+    began, happened, failed = time.perf_counter(), Counter[str](), []
+    for seed in seeds:
+        try:
+            happened.update(play(seed, options.trace))
+        except Exception as error:
+            failed.append(seed)
+            print(f"seed {seed}: {type(error).__name__}: {error}"[:400])
+            if options.seed is not None:
+                raise
+    seconds = time.perf_counter() - began
+    print(f"{len(seeds)} schedules in {seconds:.1f} s, {60 * len(seeds) / seconds:.0f} a minute")
+    print("faults: " + ", ".join(f"{count} x {name}" for name, count in sorted(happened.items())))
+    print(f"{len(failed)} failed" + (f": {failed[:20]}" if failed else ""))
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,97 @@
+"""Starting a job again when it dies, a limited number of times and ever more slowly."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from types import FrameType
+
+from streamrecon.errors import ConfigError
+
+FINE = (0, 2, 130, 143)
+"""Exit codes that a new start would not change: done, misused, interrupted."""
+
+
+def resuming(command: Sequence[str]) -> list[str]:
+    """The command with `--resume`, where it is one of `streamrecon recon`: a job that died goes on with its scan.
+
+    Raises
+    ------
+    ConfigError
+        If the command is empty.
+    """
+    if not command:
+        raise ConfigError(
+            "expected a command after --, such as: streamrecon supervise -- streamrecon recon --listen ..."
+        )
+    if "recon" not in command or "--resume" in command:
+        return list(command)
+    place = len(command) - 1 - list(reversed(command)).index("recon")
+    return [*command[: place + 1], "--resume", *command[place + 1 :]]
+
+
+def supervise(
+    command: Sequence[str],
+    *,
+    restarts: int = 5,
+    backoff: float = 1.0,
+    healthy: float = 300.0,
+    tell: Callable[[str], None] = lambda text: None,
+) -> int:
+    """Run a command, and run it again when it dies; its last exit code.
+
+    Parameters
+    ----------
+    command
+        And its arguments.
+    restarts
+        At most, in a row.
+    backoff
+        Seconds before the first restart; they double with each, up to a minute.
+    healthy
+        Seconds after which a job that dies counts as having been well: the count and the seconds begin anew.
+    tell
+        Called with what happens.
+
+    Raises
+    ------
+    ConfigError
+        If the command is empty or cannot be started.
+    """
+    command, tries = resuming(command), 0
+    process: subprocess.Popen[bytes] | None = None
+    asked: list[int] = []
+
+    def pass_on(number: int, frame: FrameType | None) -> None:
+        asked.append(number)
+        if process is not None:
+            process.send_signal(number)
+
+    old = {number: signal.signal(number, pass_on) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        while True:
+            began = time.monotonic()
+            try:
+                process = subprocess.Popen(command, start_new_session=True)
+            except OSError as error:
+                raise ConfigError(f"cannot start {command[0]!r}: {error.strerror}") from error
+            code = process.wait()
+            if code in FINE or asked:
+                return 128 - code if code < 0 else code
+            tries = 1 if time.monotonic() - began > healthy else tries + 1
+            why = f"was killed by signal {-code}" if code < 0 else f"ended with {code}"
+            if tries > restarts:
+                tell(f"the job {why}; it was started {restarts + 1} times, and is given up")
+                return 128 - code if code < 0 else code
+            pause = min(60.0, backoff * 2 ** (tries - 1))
+            tell(f"the job {why}; it is started again in {pause:g} s ({tries} of {restarts})")
+            until = time.monotonic() + pause
+            while not asked and time.monotonic() < until:
+                time.sleep(min(0.1, pause))
+            if asked:
+                return 128 + asked[0]
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)

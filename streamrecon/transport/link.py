@@ -1,0 +1,100 @@
+"""One lane of a sender: a socket."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+
+import numpy as np
+import zmq
+from numpy.typing import NDArray
+
+from streamrecon.errors import MessageError, RemoteProtocolError
+from streamrecon.transport.endpoint import connect
+from streamrecon.wire.codec import Buffer, decode, encode
+from streamrecon.wire.messages import FrameHeader, Message
+
+log = logging.getLogger(__name__)
+
+
+class Link:
+    """Owned by one thread.
+
+    Parameters
+    ----------
+    endpoint
+        Where the lane is received.
+
+    Raises
+    ------
+    EndpointError
+        If the endpoint is malformed.
+    """
+
+    def __init__(self, endpoint: str) -> None:
+        self.endpoint = endpoint
+        self._pending: list[bytes | memoryview] | None = None
+        self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.DEALER)
+        self._socket.setsockopt(zmq.LINGER, 0)
+        # Nothing is queued for an engine that is not there, so a new one never gets an old session's frames.
+        self._socket.setsockopt(zmq.IMMEDIATE, 1)
+        self._socket.setsockopt(zmq.SNDHWM, 0)
+        try:
+            connect(self._socket, endpoint)
+        except Exception:
+            self._socket.close()
+            raise
+
+    @property
+    def socket(self) -> zmq.Socket[bytes]:
+        """For a `Poller`."""
+        return self._socket
+
+    def ready(self) -> bool:
+        """Whether a message can leave now: someone is there, and the frame before has left."""
+        return self.flush() and bool(self._socket.poll(0, zmq.POLLOUT))
+
+    def messages(self) -> Iterator[tuple[Message, Buffer | None]]:
+        """What has arrived.
+
+        Raises
+        ------
+        RemoteProtocolError
+            If it is not of the protocol.
+        """
+        while True:
+            try:
+                parts = self._socket.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            try:
+                yield decode(parts)
+            except MessageError as error:
+                raise RemoteProtocolError(f"the engine at {self.endpoint} sent something else: {error}") from error
+
+    def say(self, message: Message, payload: bytes | None = None) -> None:
+        """Send a message that may be lost when nobody is there."""
+        parts = encode(message) + ([payload] if payload is not None else [])
+        try:
+            self._socket.send_multipart(parts, zmq.NOBLOCK)
+        except zmq.Again:
+            log.debug("%s was not sent: the engine at %s is not connected", message.name(), self.endpoint)
+
+    def send(self, header: FrameHeader, pixels: NDArray[np.generic]) -> None:
+        """Send a frame, without a copy; it is kept where the connection breaks just now."""
+        self._pending = [*encode(header), pixels.data]
+        self.flush()
+
+    def flush(self) -> bool:
+        """Whether nothing is left to be sent."""
+        if self._pending is not None:
+            try:
+                self._socket.send_multipart(self._pending, zmq.NOBLOCK, copy=False)
+            except zmq.Again:
+                return False
+            self._pending = None
+        return True
+
+    def close(self, linger: int = 0) -> None:
+        """Close the socket; what is queued gets `linger` milliseconds to leave."""
+        self._socket.close(linger=linger)

@@ -1,0 +1,207 @@
+"""What a sender keeps: every frame until all lanes are done with it, and where each lane stands."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from streamrecon.scan import FrameKind
+from streamrecon.wire.messages import Range
+from streamrecon.wire.ranges import Ranges
+
+Identity = tuple[FrameKind, int]
+"""Kind, and index among its kind."""
+
+Kept = TypeVar("Kept")
+"""How the caller keeps a frame's pixels."""
+
+
+@dataclass(slots=True)
+class _Entry(Generic[Kept]):
+    identity: Identity
+    kept: Kept
+    waiting: set[int]
+    """Lanes that are not done with it."""
+
+
+@dataclass(slots=True)
+class _Lane:
+    have: dict[FrameKind, Ranges]
+    """What its receiver had when the session began, without what it has to give up first."""
+    cursor: int = 0
+    """Position of the next frame to look at."""
+    sent: set[Identity] = field(default_factory=set)
+    on_their_way: deque[int] = field(default_factory=deque)
+    """Positions of the frames sent in this session that are not acknowledged."""
+    acknowledged: int = 0
+    ended: bool = False
+    """Whether its receiver takes nothing more."""
+
+    def has(self, identity: Identity) -> bool:
+        return self.ended or identity[1] in self.have.get(identity[0], Ranges())
+
+
+class Outbox(Generic[Kept]):
+    """The frames of one scan between its source and its lanes. Positions number them in the order they were put in.
+
+    A lane sends them in that order, without those that its receiver has already. Sessions come and go (`join`), the outbox stays.
+    """
+
+    def __init__(self) -> None:
+        self._entries: dict[int, _Entry[Kept]] = {}
+        self._lanes: list[_Lane] = []
+        self._end = 0
+        self._given: set[Identity] = set()
+        """All that were put in and not withdrawn."""
+        self._done: set[Identity] = set()
+        """Of them, those that are not kept any more, as all lanes were done with them."""
+        self.withdrawals = 0
+        """Times that frames were given up."""
+        self._withdrawn: dict[Identity, int] = {}
+        """The last time that each was, of those that ever were, whether or not they were given again."""
+        self._earlier: set[Identity] = set()
+        """Given when the source was read the last time, and not yet this time."""
+
+    def __len__(self) -> int:
+        """Frames kept."""
+        return len(self._entries)
+
+    @property
+    def frames(self) -> int:
+        """Frames put in and not withdrawn."""
+        return len(self._given)
+
+    def kept(self) -> set[Identity]:
+        """Frames that some lane is not done with."""
+        return {entry.identity for entry in self._entries.values()}
+
+    def join(
+        self, haves: Sequence[tuple[dict[FrameKind, Ranges], int, bool]]
+    ) -> tuple[list[Kept], list[Identity], list[list[tuple[int, Identity]]]]:
+        """Begin new sessions, one for each lane.
+
+        Parameters
+        ----------
+        haves
+            What each lane's receiver has, the last time that it has heard of frames being given up, and whether it has
+            had the scan's end, after which it takes nothing more.
+
+        Returns
+        -------
+        free
+            What need not be kept any more.
+        forgotten
+            Frames that are not kept here and that some receiver does not have, though it once had them.
+        stale
+            For each lane, the frames that its receiver has and should have given up, and the times of that, ascending.
+        """
+        first = min(self._entries, default=self._end)
+        self._lanes = [_Lane(have, first, ended=ended) for have, _, ended in haves]
+        stale: list[list[tuple[int, Identity]]] = []
+        for lane, (have, followed, ended) in zip(self._lanes, haves, strict=True):
+            if ended:
+                stale.append([])
+                continue
+            late = sorted((time, i) for i, time in self._withdrawn.items() if time > followed and lane.has(i))
+            stale.append(late)
+            if late:
+                gone = {identity for _, identity in late}
+                lane.have = {kind: Ranges.of(i for i in have[kind] if (kind, i) not in gone) for kind in have}
+        free = []
+        for position, entry in list(self._entries.items()):
+            entry.waiting = {n for n, lane in enumerate(self._lanes) if not lane.has(entry.identity)}
+            if not entry.waiting:
+                free.append(self._drop(position))
+        forgotten = [
+            identity for identity in self._done - self.kept() if not all(lane.has(identity) for lane in self._lanes)
+        ]
+        self._done.difference_update(forgotten)
+        self._given.difference_update(forgotten)
+        return free, sorted(forgotten), stale
+
+    def start_over(self) -> None:
+        """The source begins to give its frames from the first one on again."""
+        self._earlier = set(self._given)
+
+    def put(self, identity: Identity, kept: Kept) -> bool:
+        """Take in a frame; False where it need not be kept, as it was given before or all lanes have it."""
+        if identity in self._earlier:
+            self._earlier.discard(identity)
+            return False
+        self._given.add(identity)
+        waiting = {n for n, lane in enumerate(self._lanes) if not lane.has(identity)}
+        if not waiting:
+            self._done.add(identity)
+            return False
+        self._entries[self._end] = _Entry(identity, kept, waiting)
+        self._end += 1
+        return True
+
+    def next(self, lane: int) -> tuple[int, Kept] | None:
+        """Position and frame that a lane has to send next, if there is one."""
+        each = self._lanes[lane]
+        while each.cursor < self._end:
+            entry = self._entries.get(each.cursor)
+            if entry is not None and lane in entry.waiting:
+                return each.cursor, entry.kept
+            each.cursor += 1
+        return None
+
+    def sent(self, lane: int) -> None:
+        """The frame that `next` gave was sent."""
+        each = self._lanes[lane]
+        each.sent.add(self._entries[each.cursor].identity)
+        each.on_their_way.append(each.cursor)
+        each.cursor += 1
+
+    def acknowledge(self, lane: int, count: int) -> list[Kept]:
+        """A lane's receiver has so many frames of this session for good; what need not be kept any more."""
+        each, free = self._lanes[lane], []
+        while each.acknowledged < count and each.on_their_way:
+            each.acknowledged += 1
+            position = each.on_their_way.popleft()
+            entry = self._entries.get(position)
+            if entry is None:
+                continue  # withdrawn meanwhile
+            entry.waiting.discard(lane)
+            if not entry.waiting:
+                free.append(self._drop(position))
+        return free
+
+    def withdraw(self, kind: FrameKind, indices: Range) -> list[Kept]:
+        """Give up frames, whether or not they were put in or sent; what need not be kept any more."""
+        gone = {(kind, index) for index in range(*indices)}
+        self.withdrawals += 1
+        self._withdrawn.update(dict.fromkeys(gone, self.withdrawals))
+        free = [self._entries.pop(p).kept for p, entry in list(self._entries.items()) if entry.identity in gone]
+        self._given -= gone
+        self._done -= gone
+        self._earlier -= gone
+        for lane in self._lanes:
+            lane.sent -= gone
+            if kind in lane.have and not lane.ended:
+                lane.have[kind] = Ranges.of(i for i in lane.have[kind] if (kind, i) not in gone)
+        return free
+
+    def counts(self, lane: int) -> dict[FrameKind, int]:
+        """Frames of each kind that a lane's receiver has once all that was sent has arrived."""
+        each = self._lanes[lane]
+        return {
+            kind: len(each.have.get(kind, Ranges())) + sum(k == kind and not each.has((k, i)) for k, i in each.sent)
+            for kind in FrameKind
+        }
+
+    def _drop(self, position: int) -> Kept:
+        entry = self._entries.pop(position)
+        self._done.add(entry.identity)
+        return entry.kept
+
+
+def spans(identities: Iterable[Identity]) -> dict[FrameKind, tuple[Range, ...]]:
+    """Identities as ranges of indices by kind."""
+    by_kind: dict[FrameKind, list[int]] = {}
+    for kind, index in identities:
+        by_kind.setdefault(kind, []).append(index)
+    return {kind: Ranges.of(indices).ranges for kind, indices in by_kind.items()}
