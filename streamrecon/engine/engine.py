@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from streamrecon_kernels import Shrinking, all_compiled, complete, line_integrals, shrink_rows
 
 from streamrecon.config import Config, ReconConfig
-from streamrecon.engine import journal
 from streamrecon.engine.device import choose
 from streamrecon.engine.emit import EmitPolicy
 from streamrecon.engine.ingest import Accepted, Event, Ingest
+from streamrecon.engine.journal import Journal
+from streamrecon.engine.journal_beginning import Found, find, place
 from streamrecon.engine.lock import FolderLock
 from streamrecon.engine.mask import Mask
 from streamrecon.engine.output import Output, finished
@@ -102,7 +103,7 @@ class Engine:
         self._output: Output | None = None
         self._writer: Writer | None = None
         self._policy: EmitPolicy | None = None
-        self._journal: journal.Journal | None = None
+        self._journal: Journal | None = None
         self._result: Result | None = None
         self._error: BaseException | None = None
         self._stopping, self._done = threading.Event(), threading.Event()
@@ -118,29 +119,41 @@ class Engine:
         self._ingest = Ingest(config, self._prepare, self._counters)
         try:
             self._lock = FolderLock(self._out)
-            self._left = journal.find(self._out / "journal")
-            if resume and self._left is not None:
-                # A scan that was begun keeps its rows.
-                recon = dataclasses.replace(config.recon, rows=self._left.rows)
-                self._config = dataclasses.replace(config, recon=recon)
-            elif self._left is not None and not (
-                overwrite or self._left.can_replay or finished(self._out, self._left.info.uid)
-            ):
-                raise OutputError(
-                    f"{self._left.path} holds what came of scan {self._left.info.uid}, which was not finished and cannot be sent "
-                    "again: say --resume to go on with it, --overwrite to give it up, or choose another --out"
-                )
-            self._resume = resume and self._left is not None
-            self._story = Story(self._out / "scan.log.jsonl", listener)
         except OutputError:
             self._ingest.stop()
             raise
+        try:
+            self._left = self._find_left(resume)
+            self._story = Story(self._out / "scan.log.jsonl", listener)
+        except OutputError:
+            self._ingest.stop()
+            self._lock.release()
+            raise
+        self._resume = resume and self._left is not None
+        if self._resume and self._left is not None:
+            # A scan that was begun keeps its rows.
+            self._config = dataclasses.replace(config, recon=dataclasses.replace(config.recon, rows=self._left.rows))
         self.endpoint = self._ingest.endpoint
         """Where a sender is to connect."""
         self.publish_endpoint = self._ingest.publish_endpoint
         """Where viewers are to connect, or None."""
         self._compute = threading.Thread(target=self._run, name="streamrecon-compute", daemon=True)
         self._story.tell("listen", f"waiting for a sender at {self.endpoint}", endpoint=self.endpoint)
+
+    def _find_left(self, resume: bool) -> Found | None:
+        """The scan that an earlier engine left in the output folder; refuse to give one up that cannot be sent again."""
+        try:
+            left = find(self._out / "journal")
+        except OutputError:
+            if self._overwrite:
+                return None
+            raise
+        if left is None or resume or self._overwrite or left.can_replay or finished(self._out, left.info.uid):
+            return left
+        raise OutputError(
+            f"{left.path} holds what came of scan {left.info.uid}, which was not finished and cannot be sent again: say --resume "
+            "to go on with it, --overwrite to give it up, or choose another --out"
+        )
 
     def __enter__(self) -> Engine:
         self.start()
@@ -256,8 +269,8 @@ class Engine:
         folder = self._out / "journal"
         if not self._resume and self._left is not None:
             self._left.path.unlink(missing_ok=True)
-        self._journal = journal.Journal(
-            self._left.path if self._resume and self._left is not None else journal.place(folder, rows),
+        self._journal = Journal(
+            self._left.path if self._resume and self._left is not None else place(folder, rows),
             info,
             rows,
             self._config.engine.sync_seconds,

@@ -20,19 +20,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import msgpack
 import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from streamrecon.errors import DiskFullError, GeometryError, OutputError
+from streamrecon.engine.journal_beginning import read_beginning, write_beginning
+from streamrecon.errors import DiskFullError, OutputError
 from streamrecon.failpoints import fail
-from streamrecon.scan import FrameKind, Geometry, ScanInfo
+from streamrecon.scan import FrameKind, ScanInfo
 from streamrecon.wire.inventory import Inventory
 from streamrecon.wire.messages import Range
 
-MAGIC = b"SRJOURN1"
-BLOCK = 4096
 HEAD = struct.Struct("<4sB3xQQdQQQ8x")
 """Mark, kind, place, index, theta, hash of the pixels, identity of the file, hash of the head up to here."""
 MARK = b"SRfr"
@@ -64,18 +62,6 @@ class Record:
     """Position in the journal."""
     arrived: float
     """Seconds, monotonic."""
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """What an earlier process left."""
-
-    path: Path
-    info: ScanInfo
-    rows: Range
-    """Detector rows of the slab."""
-    can_replay: bool
-    """Whether the sender could have sent it all again."""
 
 
 class Journal:
@@ -135,13 +121,13 @@ class Journal:
             flags = os.O_RDWR | (0 if resume else os.O_CREAT | os.O_TRUNC)
             self._file = os.open(path, flags, 0o600)
             if resume:
-                header = _read_header(self._file, path)
+                header = read_beginning(self._file, path)
                 self._id, self._start = header["id"], header["start"]
                 self.inventory.sender(header["epoch"])
                 self._recover()
             else:
                 self._id, self._count = int.from_bytes(os.urandom(8), "little"), 0
-                self._start = _write_header(self._file, info, rows, can_replay, epoch, self._id)
+                self._start = write_beginning(self._file, info, rows, can_replay, epoch, self._id)
                 os.fsync(self._file)
                 _sync_folder(path.parent)
         except OSError as error:
@@ -374,92 +360,6 @@ class _Sync(threading.Thread):
             with self._condition:
                 self._synced, self._first = entries, time.monotonic()
             self._durable(entries)
-
-
-def find(folder: Path) -> Found | None:
-    """What an earlier process left in a folder, if anything.
-
-    Raises
-    ------
-    OutputError
-        If there is a journal that cannot be read.
-    """
-    for path in sorted(folder.glob("*.frames")):
-        try:
-            file = os.open(path, os.O_RDONLY)
-        except OSError as error:
-            raise OutputError(f"cannot read the journal {path}: {error.strerror}") from error
-        try:
-            header = _read_header(file, path)
-        finally:
-            os.close(file)
-        return Found(path, header["info"], header["rows"], header["can_replay"])
-    return None
-
-
-def place(folder: Path, rows: Range) -> Path:
-    """Where the journal of some detector rows is."""
-    return folder / f"rows-{rows[0]:05d}-{rows[1]:05d}.frames"
-
-
-def _write_header(file: int, info: ScanInfo, rows: Range, can_replay: bool, epoch: int, identity: int) -> int:
-    """Bytes that it takes."""
-    geometry = info.geometry
-    text = msgpack.packb(
-        {
-            "id": identity,
-            "uid": info.uid,
-            "rows": rows,
-            "detector": (geometry.rows, geometry.columns),
-            "pixel_size": geometry.pixel_size,
-            "center": geometry.center,
-            "dtype": info.dtype.newbyteorder("<").str,
-            "counts": [info.counts.get(kind) for kind in FrameKind],
-            "theta": None if info.theta is None else np.ascontiguousarray(info.theta, "<f8").tobytes(),
-            "metadata": dict(info.metadata),
-            "can_replay": can_replay,
-            "epoch": epoch,
-        }
-    )
-    data = MAGIC + struct.pack("<QQ", len(text), xxhash.xxh3_64_intdigest(text)) + text
-    start = -(-len(data) // BLOCK) * BLOCK
-    os.pwrite(file, data.ljust(start, b"\0"), 0)
-    return start
-
-
-def _read_header(file: int, path: Path) -> dict[str, Any]:
-    fault = f"{path} is no journal, or its beginning is damaged: it cannot be gone on with. Move it away, or say --overwrite"
-    begin = os.pread(file, len(MAGIC) + 16, 0)
-    if len(begin) < len(MAGIC) + 16 or not begin.startswith(MAGIC):
-        raise OutputError(fault)
-    length, check = struct.unpack("<QQ", begin[len(MAGIC) :])
-    size = os.fstat(file).st_size
-    text = os.pread(file, length, len(begin)) if length <= size else b""
-    if len(text) != length or xxhash.xxh3_64_intdigest(text) != check:
-        raise OutputError(fault)
-    try:
-        fields = msgpack.unpackb(text, use_list=False)
-        theta = fields["theta"]
-        rows, columns = fields["detector"]
-        info = ScanInfo(
-            fields["uid"],
-            Geometry(rows, columns, fields["pixel_size"], fields["center"]),
-            np.dtype(fields["dtype"]),
-            dict(zip(FrameKind, fields["counts"], strict=True)),
-            None if theta is None else np.frombuffer(theta, "<f8").astype(np.float64),
-            fields["metadata"],
-        )
-    except (ValueError, KeyError, TypeError, GeometryError) as error:
-        raise OutputError(f"{fault} ({error})") from error
-    start = -(-(len(begin) + length) // BLOCK) * BLOCK
-    return {
-        "id": fields["id"],
-        "start": start,
-        "info": info,
-        "rows": fields["rows"],
-        "can_replay": fields["can_replay"],
-        "epoch": fields["epoch"],
-    }
 
 
 def _hash(head: bytes) -> int:

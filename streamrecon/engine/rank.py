@@ -17,14 +17,14 @@ from streamrecon.engine.alignment import Alignment
 from streamrecon.engine.device import choose
 from streamrecon.engine.emit import EmitPolicy
 from streamrecon.engine.fields import Fields, positions
-from streamrecon.engine.ingest import Accepted, Arrival, Event
+from streamrecon.engine.ingest import Accepted, Event
+from streamrecon.engine.intake import Intake
 from streamrecon.engine.journal import Journal, Record
 from streamrecon.engine.output import Provenance
 from streamrecon.engine.plan import Plan, fit
 from streamrecon.engine.status import Counters
 from streamrecon.engine.story import Story
 from streamrecon.engine.writer import Job, Writer
-from streamrecon.errors import DiskFullError
 from streamrecon.recon.accumulate import Accumulator, Shape, bin_slices
 from streamrecon.recon.device import CPU, Device
 from streamrecon.recon.direct import DirectAccumulator
@@ -35,7 +35,7 @@ from streamrecon.recon.rings import Stripes
 from streamrecon.recon.weights import arc_weights, covered_arc
 from streamrecon.recon.workspace import Workspace
 from streamrecon.scan import FrameKind, Geometry, VolumeUpdate
-from streamrecon.wire.outputs import Broken, Ended, SenderBack, SenderLost, Withdrawn
+from streamrecon.wire.outputs import Broken, Ended
 
 ACCUMULATORS: dict[str, Callable[[Shape, ReconConfig, Device], Accumulator]] = {
     "direct": DirectAccumulator,
@@ -47,9 +47,6 @@ COUNT_SECONDS = 0.25
 
 CONSTANT_BATCHES = 8
 """Batches of angles to which a constant row is added between two looks at the ring."""
-
-RETRY_SECONDS = 0.5
-"""Between two attempts to write to a disk that is full."""
 
 UNKNOWN = 1000
 """Projections assumed for provisional weights where their number is unknown; the gain makes up for it."""
@@ -97,7 +94,7 @@ class Rank:
         bad: NDArray[np.bool_] | None = None,
     ) -> None:
         self._info, self._rows, self._ring = accepted.info, accepted.rows, accepted.ring
-        self._plan, self._config, self._inbox, self._release = plan, config, inbox, release
+        self._plan, self._config = plan, config
         self._journal, self._writer, self._policy = journal, writer, policy
         self._counters, self._story = counters, story
         size = accepted.info.geometry
@@ -126,16 +123,10 @@ class Rank:
         self._planned: NDArray[np.float64] | None = None
         self._final: NDArray[np.float64] | None = None
         self._counted = 0.0
-        self._end: Ended | Broken | None = None
-        self._stop_reason: str | None = None
+        self._intake = Intake(accepted.ring, inbox, release, journal, self._fields.keep, counters, story)
         self._version = writer.newest
         self._shown = 0
         """Projections of the journal that a version has shown."""
-        self._held: Event | None = None
-        """What cannot be written to the journal as long as the disk is full."""
-        self._retry = 0.0
-        self._withdrawn: list[int] = []
-        """Projections to be taken out of the accumulator."""
         for record in journal.recovered():
             if record.kind is FrameKind.FLAT:
                 self._fields.keep(record)
@@ -145,7 +136,7 @@ class Rank:
 
     def stop(self, reason: str) -> None:
         """End the scan after the batch in work; any thread."""
-        self._stop_reason = reason
+        self._intake.stop(reason)
 
     def run(self) -> Ended | Broken:
         """Reconstruct until the scan has ended and its last version is handed to the writer; how it ended."""
@@ -197,76 +188,16 @@ class Rank:
         return 0.1
 
     def _absorb(self, room: int, patience: float = 0.0) -> None:
-        """Take up to `room` frames from the ring; wait for the first one, and for more only while time is left."""
-        deadline = time.monotonic() + patience
-        if self._stop_reason is not None and not isinstance(self._end, Broken):
-            # What is still in the ring is left there: who stops a scan does not want to wait for it.
-            self._end = Broken(self._stop_reason)
-            self._tell_end(self._end)
-        while room > 0 and self._end is None:
-            event = self._next_event(deadline)
-            if event is None:
-                return
-            try:
-                room -= self._take(event)
-            except DiskFullError as error:
-                self._hold(event, error)
-            else:
-                self._counters.alarm = None
+        self._intake.absorb(room, patience)
 
-    def _next_event(self, deadline: float) -> Event | None:
-        """What happened next, also if it happened before and could not be dealt with; None if nothing until then."""
-        if self._held is not None:
-            time.sleep(max(0.0, min(deadline, self._retry) - time.monotonic()))
-            if time.monotonic() < self._retry:
-                return None
-            event, self._held = self._held, None
-            return event
-        try:
-            with self._counters.stage("wait"):
-                return self._inbox.get(timeout=max(0.0, deadline - time.monotonic()))
-        except queue.Empty:
-            return None
-
-    def _hold(self, event: Event, error: DiskFullError) -> None:
-        """Try again later. The frame stays in the ring, so credit stops and the sender keeps what follows."""
-        self._held, self._retry = event, time.monotonic() + RETRY_SECONDS
-        if self._counters.alarm is None:
-            self._counters.alarm = f"{error}: make space; the scan goes on by itself"
-            self._story.tell("disk_full", self._counters.alarm)
-
-    def _take(self, event: Event) -> int:
-        """Deal with what happened; the frames that left the ring."""
-        if isinstance(event, Arrival):
-            self._keep(event)
-            return 1
-        if isinstance(event, Withdrawn):
-            self._journal.withdraw(event.index, event.number)
-            if event.index is not None:
-                self._withdrawn.append(event.index)
-        elif isinstance(event, SenderLost):
-            self._story.tell("sender_lost", f"{event.reason}; the scan waits for it, or for another one")
-        elif isinstance(event, SenderBack):
-            self._journal.sender(event.epoch)
-            self._story.tell("sender_back", "a sender goes on with the scan")
-        elif isinstance(event, Ended | Broken):
-            if isinstance(event, Ended):
-                self._journal.end()
-            self._end = event
-            self._tell_end(event)
-        return 0
-
-    def _keep(self, arrival: Arrival) -> None:
-        with self._counters.stage("journal"):
-            frame = self._ring[arrival.slot]
-            record = self._journal.append(arrival.kind, arrival.index, arrival.theta, frame, arrival.at, arrival.xxh3)
-        self._release(arrival.slot)
-        if arrival.kind is FrameKind.FLAT:
-            self._fields.keep(record)
+    @property
+    def _end(self) -> Ended | Broken | None:
+        return self._intake.end
 
     def _take_back(self) -> None:
         """Take withdrawn projections out of the accumulator, by adding their negative, and off the list."""
-        for index in self._withdrawn:
+        while self._intake.withdrawn:
+            index = self._intake.withdrawn.pop(0)
             # Another one may have come under its name since; the first on the list is the one that is meant.
             place = next(i for i, record in enumerate(self._journal.projections) if record.index == index)
             if place < self._cursor:
@@ -284,7 +215,6 @@ class Rank:
             self._final = None
             self._alignment.restudy()
             self._story.tell("withdrawn", f"projection {index} was withdrawn by the sender", index=index)
-        self._withdrawn = []
 
     # Normalization.
 
@@ -469,7 +399,7 @@ class Rank:
 
     def _complete(self) -> bool:
         """Whether every projection that came is in the accumulator, and no more will come."""
-        return self._end is not None and self._backlog == 0
+        return self._end is not None and self._backlog == 0 and not self._intake.withdrawn
 
     def _corrected(self) -> bool:
         """Put right what is only known now; whether projections have to be accumulated again for it."""
@@ -500,14 +430,6 @@ class Rank:
             self._story.tell("reweighted", f"{changed.size} projections beside missing ones take over their arc")
         self._weights_used = weights
         return False
-
-    def _tell_end(self, event: Ended | Broken) -> None:
-        if isinstance(event, Broken):
-            self._story.tell("broken", f"the scan was not completed: {event.reason}", reason=event.reason)
-        else:
-            lost = sum(end - first for first, end in event.missing)
-            text = "all frames have come" if not lost else f"the scan has ended; {lost} projections never came"
-            self._story.tell("end", text, missing=event.missing)
 
     # Versions out.
 

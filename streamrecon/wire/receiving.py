@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections import deque
 from dataclasses import dataclass, field
 from typing import Literal
 
-import numpy as np
-
 from streamrecon.errors import GeometryError, RemoteProtocolError
-from streamrecon.scan import UID_PATTERN, FrameKind, Geometry, ScanInfo
+from streamrecon.scan import FrameKind, ScanInfo
+from streamrecon.wire.admission import Candidate, difference, unfit
 from streamrecon.wire.codec import Buffer, clip
 from streamrecon.wire.credit import CreditWindow
 from streamrecon.wire.digest import Digest, frame_hash
 from streamrecon.wire.inventory import Inventory
 from streamrecon.wire.messages import (
-    VERSION,
     Abort,
     Ack,
     Busy,
@@ -58,21 +55,6 @@ COUNT_LIMIT = 100_000_000
 
 
 @dataclass(slots=True)
-class _Candidate:
-    """A sender that has said HELLO; it has the scan once it has announced it, and nobody is disturbed before."""
-
-    peer: bytes
-    id: int
-    uid: str
-    epoch: int
-    lane: Range
-    announced: tuple[int, int]
-    can_replay: bool
-    heard: float
-    session: Session
-
-
-@dataclass(slots=True)
 class ReceivingEnd:
     """One scan, from the first HELLO to the last END_OK, in as many sessions as it takes.
 
@@ -110,7 +92,7 @@ class ReceivingEnd:
     _id: int = 0
     _ids: int = 0
     """Sessions begun."""
-    _candidate: _Candidate | None = None
+    _candidate: Candidate | None = None
     _digest: Digest = field(default_factory=Digest)
     """Of the frames of this session."""
     _arrivals: int = 0
@@ -196,8 +178,8 @@ class ReceivingEnd:
         candidate = self._candidate
         if candidate is not None and (peer, hello.uid, hello.epoch) == (
             candidate.peer,
-            candidate.uid,
-            candidate.epoch,
+            candidate.hello.uid,
+            candidate.hello.epoch,
         ):
             candidate.heard = now
             return []
@@ -205,31 +187,11 @@ class ReceivingEnd:
         if busy is not None:
             return [Reply(peer, busy)]
         rows = self.rows or (0, hello.rows)
-        fault: str | None = None
-        if not hello.version_min <= VERSION <= hello.version_max:
-            fault = (
-                f"this engine speaks protocol version {VERSION}, the sender {hello.version_min} to {hello.version_max}"
-            )
-        elif not UID_PATTERN.fullmatch(hello.uid):
-            fault = "the scan's uid is not 1 to 64 letters, digits, '_' or '-'"
-        elif "raw" not in hello.codecs:
-            fault = "this engine knows the codec 'raw' only, which the sender does not offer"
-        elif rows[1] > hello.rows or rows[0] >= rows[1]:
-            fault = f"rows {rows[0]}:{rows[1]} were asked for (--rows), but the detector has {hello.rows}"
+        fault = unfit(hello, rows)
         if fault is not None:
             return [Reply(peer, Abort(session=0, reason=fault)), TurnedAway(fault)]
         self._ids += 1
-        self._candidate = candidate = _Candidate(
-            peer,
-            self._ids,
-            hello.uid,
-            hello.epoch,
-            rows,
-            (hello.rows, hello.columns),
-            hello.can_replay,
-            now,
-            Session(Role.RECEIVER),
-        )
+        self._candidate = candidate = Candidate(peer, self._ids, hello, rows, now)
         candidate.session.receive(hello)
         welcome = Welcome(incarnation=self.incarnation, session=candidate.id, lanes=(Lane(rows=rows), *self.others))
         candidate.session.send(welcome)
@@ -240,7 +202,7 @@ class ReceivingEnd:
         retry, candidate = max(1.0, self.heartbeat), self._candidate
         if self._over is not None or (self._final and self.info is not None and hello.uid != self.info.uid):
             return Busy(reason="this engine has ended its scan", retry_after=retry)
-        uid = self.info.uid if self.info is not None else None if candidate is None else candidate.uid
+        uid = self.info.uid if self.info is not None else None if candidate is None else candidate.hello.uid
         if uid is not None and hello.uid != uid:
             return Busy(reason=f"scan {uid} is in work", retry_after=retry)
         epoch = self.inventory.epoch
@@ -249,7 +211,7 @@ class ReceivingEnd:
             return Busy(reason=reason, retry_after=retry, epoch=epoch)
         return None
 
-    def _announced(self, candidate: _Candidate, message: Message, payload: Buffer | None, now: float) -> list[Output]:
+    def _announced(self, candidate: Candidate, message: Message, payload: Buffer | None, now: float) -> list[Output]:
         """Take what a candidate says: with SCAN_OPEN it has the scan, and who had it is answered RESET from then on."""
         candidate.heard = now
         try:
@@ -259,24 +221,24 @@ class ReceivingEnd:
                 return [TurnedAway(f"the sender gave up: {message.reason}")]
             if not isinstance(message, ScanOpen):
                 return []
-            info = _read_scan(candidate, message, payload or b"")
-            other = None if self.info is None else _difference(self.info, info)
+            info = candidate.read(message, payload or b"")
+            other = None if self.info is None else difference(self.info, info)
             if other is not None:
                 raise RemoteProtocolError(f"scan {info.uid} is announced again, but {other} differs from before")
         except (RemoteProtocolError, GeometryError) as error:
             return self._turn_away(candidate, str(error))
         self._leave_session()
         self.peer, self.session, self._id = candidate.peer, candidate.session, candidate.id
-        self._lane, self._heard, self._lost_at = candidate.lane, now, None
+        self._lane, self._heard, self._lost_at = candidate.rows, now, None
         self._candidate = None
-        self.inventory.sender(candidate.epoch)
+        self.inventory.sender(candidate.hello.epoch)
         if self.info is not None:
             self._arrivals += 1
-            return [SenderBack(candidate.epoch)]
+            return [SenderBack(candidate.hello.epoch)]
         self.info = info
-        return [Opened(info, self._lane, candidate.can_replay, candidate.epoch)]
+        return [Opened(info, self._lane, candidate.hello.can_replay, candidate.hello.epoch)]
 
-    def _turn_away(self, candidate: _Candidate, reason: str) -> list[Output]:
+    def _turn_away(self, candidate: Candidate, reason: str) -> list[Output]:
         self._candidate = None
         return [Reply(candidate.peer, Abort(session=candidate.id, reason=clip(reason))), TurnedAway(reason)]
 
@@ -529,47 +491,3 @@ class ReceivingEnd:
         assert self.peer is not None
         self.session.send(message)
         return Reply(self.peer, message, payload)
-
-
-def _difference(ours: ScanInfo, theirs: ScanInfo) -> str | None:
-    """What tells a scan from another one under the same uid; None where they are the same."""
-    if ours.theta is None or theirs.theta is None:
-        same_theta = ours.theta is theirs.theta
-    else:
-        same_theta = np.array_equal(ours.theta, theirs.theta)
-    parts = {
-        "the detector": ours.geometry == theirs.geometry,
-        "the pixels' dtype": ours.dtype == theirs.dtype,
-        "the number of frames": dict(ours.counts) == dict(theirs.counts),
-        "the list of angles": same_theta,
-    }
-    return next((name for name, equal in parts.items() if not equal), None)
-
-
-def _read_scan(candidate: _Candidate, message: ScanOpen, payload: Buffer) -> ScanInfo:
-    if message.uid != candidate.uid:
-        raise RemoteProtocolError(f"SCAN_OPEN is of scan {message.uid}, HELLO was of {candidate.uid}")
-    if (message.rows, message.columns) != candidate.announced:
-        raise RemoteProtocolError(
-            f"SCAN_OPEN has {message.rows} rows x {message.columns} columns, HELLO had "
-            f"{candidate.announced[0]} x {candidate.announced[1]}"
-        )
-    theta = None
-    if not message.has_theta and len(payload):
-        raise RemoteProtocolError(f"SCAN_OPEN carries {len(payload)} bytes, but says that it has no angles")
-    if message.has_theta:
-        if message.projections is None or len(payload) != 8 * message.projections:
-            raise RemoteProtocolError(
-                f"SCAN_OPEN carries {len(payload)} bytes of angles for {message.projections} projections; expected 8 each"
-            )
-        theta = np.frombuffer(bytes(payload), "<f8").astype(np.float64)
-    if not re.fullmatch(r"[<|][uif][1248]", message.dtype):
-        raise RemoteProtocolError(f"SCAN_OPEN names the dtype {message.dtype[:40]!r}; expected one like '<u2'")
-    dtype = np.dtype(message.dtype)
-    counts = {
-        FrameKind.PROJECTION: message.projections,
-        FrameKind.FLAT: message.flats,
-        FrameKind.DARK: message.darks,
-    }
-    geometry = Geometry(message.rows, message.columns, message.pixel_size, message.center)
-    return ScanInfo(message.uid, geometry, dtype, counts, theta, message.metadata)

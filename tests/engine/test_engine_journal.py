@@ -18,7 +18,8 @@ import pytest
 
 from streamrecon import failpoints
 from streamrecon.engine import journal
-from streamrecon.engine.journal import HEAD, Journal, find, place
+from streamrecon.engine.journal import HEAD, Journal
+from streamrecon.engine.journal_beginning import find, place
 from streamrecon.errors import DiskFullError, OutputError
 from streamrecon.scan import FrameKind, Geometry, ScanInfo
 from streamrecon.wire.digest import frame_hash
