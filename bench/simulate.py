@@ -54,6 +54,8 @@ class Scenario:
     live: bool
     """The source cannot give a frame again."""
     drop: bool
+    ahead: bool
+    """The source does not wait, as far as there is room."""
     retain: int
     """Frames that a sender can keep."""
     slots: int
@@ -127,7 +129,8 @@ def draw(seed: int) -> Scenario:
         items=items,
         info=info,
         live=live,
-        drop=live and rng.random() < 0.15,
+        drop=(drop := live and rng.random() < 0.15),
+        ahead=drop or rng.random() < 0.3,
         retain=rng.randint(1, 12),
         slots=rng.randint(2, 6),
         faults=sorted(faults),
@@ -405,7 +408,7 @@ class Sender:
         self.alive, self.error = True, None
         self.error: Exception | None = None
         self.dispatch: Dispatch[Frame] = Dispatch(
-            scenario.info, "lane:0", epoch, not scenario.live, drop=scenario.drop, ahead=scenario.drop,
+            scenario.info, "lane:0", epoch, not scenario.live, drop=scenario.drop, ahead=scenario.ahead,
             heartbeat=1.0, peer_timeout=8.0, return_timeout=LIMIT,
         )  # fmt: skip
         self.given = given

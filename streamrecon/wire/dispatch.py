@@ -237,7 +237,11 @@ class Dispatch(Generic[Kept]):
     @property
     def hungry(self) -> bool:
         """Whether to take the next frame from the source."""
-        if not self._open or self.paused or self._ended or all(lane.end.ended for lane in self.lanes):
+        if not self.joined or self.paused or self._ended:
+            return False
+        if not self._open:
+            return self.ahead  # a detector gives its frames also while the engine is being restarted
+        if all(lane.end.ended for lane in self.lanes):
             return False
         # Where the source can wait it does, as long as no lane has to.
         return self.ahead or any(self.outbox.next(lane) is None for lane in range(len(self.lanes)))

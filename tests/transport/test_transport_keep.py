@@ -71,6 +71,21 @@ def test_a_spool_lets_the_source_run_on(ipc: str, tmp_path: Path) -> None:
         assert payload == source.pixels(header.index).tobytes()
 
 
+def test_a_source_runs_on_while_the_engine_is_restarted(ipc: str, tmp_path: Path) -> None:
+    source = Source(scan(60), delay=0.002)
+    engine = TestEngine(ipc, slots=2)
+    call = live(source, engine, retain_bytes=3 * FRAME, when_full="spool", spool=str(tmp_path))
+    wait_for(lambda: len(engine.arrived) > 3)
+    engine.close()
+    wait_for(lambda: source.read == 60)
+    with TestEngine(ipc) as fresh:
+        report = call.result()
+        # What the first one had taken for good is not kept any more.
+        assert indices(fresh) == list(range(indices(fresh)[0], 60))
+    assert report.sessions == 2
+    assert indices(fresh)[0] <= len(engine.arrived)
+
+
 def test_a_spool_is_bounded(ipc: str, tmp_path: Path) -> None:
     source = Source(scan(40))
     with TestEngine(ipc, slots=2) as engine:
