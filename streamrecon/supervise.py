@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 from types import FrameType
@@ -17,6 +19,8 @@ FINE = (0, 2, 130, 143)
 def resuming(command: Sequence[str]) -> list[str]:
     """The command with `--resume`, where it is one of `streamrecon recon`: a job that died goes on with its scan.
 
+    Where no `streamrecon` can be found, as its environment is not active, it is this one.
+
     Raises
     ------
     ConfigError
@@ -26,6 +30,8 @@ def resuming(command: Sequence[str]) -> list[str]:
         raise ConfigError(
             "expected a command after --, such as: streamrecon supervise -- streamrecon recon --listen ..."
         )
+    if command[0] == "streamrecon" and shutil.which("streamrecon") is None:
+        command = [sys.executable, "-m", *command]
     if "recon" not in command or "--resume" in command:
         return list(command)
     place = len(command) - 1 - list(reversed(command)).index("recon")
