@@ -252,6 +252,7 @@ class ReceivingEnd:
         if isinstance(message, End):
             return self._ended(message)
         if isinstance(message, Abort):
+            self._parted = True  # who gives up need not be answered
             return self._broken(f"the sender gave up: {message.reason}", given_up=True)
         return []
 
