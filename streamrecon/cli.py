@@ -16,6 +16,7 @@ from typing import Any, get_args
 from streamrecon.config import Config, FilterName, Layout, Method, WhenFull, load
 from streamrecon.errors import (
     ConfigError,
+    JournalError,
     PeerLostError,
     PlanError,
     RemoteProtocolError,
@@ -28,6 +29,8 @@ EXIT_PARTIAL = 1
 """The scan was not completed; what arrived, if anything did, is in a partial volume."""
 EXIT_USAGE = 2
 """The command, its options or its input are wrong, or it does not fit the machine."""
+EXIT_FAILED = 74
+"""The disk of the journal failed; --resume goes on with what is on it."""
 EXIT_BUG = 70
 """An error that streamrecon did not expect."""
 EXIT_INTERRUPTED = 130
@@ -57,6 +60,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (PeerLostError, RemoteProtocolError, ScanAbortedError) as error:
         sys.stderr.write(f"streamrecon: {error}\n")
         return EXIT_PARTIAL
+    except JournalError as error:
+        sys.stderr.write(f"streamrecon: {error}\n")
+        return EXIT_FAILED
     except StreamreconError as error:
         sys.stderr.write(f"streamrecon: {error}\n")
         return EXIT_USAGE

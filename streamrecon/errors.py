@@ -57,3 +57,7 @@ class OutputError(StreamreconError, OSError):
 
 class DiskFullError(OutputError):
     """There is no space for a frame; it is kept, and written when there is."""
+
+
+class JournalError(OutputError):
+    """The journal's disk failed while a scan ran; what is on it can be gone on with."""

@@ -12,8 +12,8 @@ from types import FrameType
 
 from streamrecon.errors import ConfigError
 
-FINE = (0, 2, 130, 143)
-"""Exit codes that a new start would not change: done, misused, interrupted."""
+FINE = (0, 1, 2, 130, 143)
+"""Exit codes that a new start would not change: done, done in part, misused, interrupted."""
 
 
 def resuming(command: Sequence[str]) -> list[str]:
@@ -75,7 +75,7 @@ def supervise(
         if process is not None:
             process.send_signal(number)
 
-    old = {number: signal.signal(number, pass_on) for number in (signal.SIGTERM, signal.SIGINT)}
+    old = {number: signal.signal(number, pass_on) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
     try:
         while True:
             began = time.monotonic()
@@ -83,6 +83,8 @@ def supervise(
                 process = subprocess.Popen(command, start_new_session=True)
             except OSError as error:
                 raise ConfigError(f"cannot start {command[0]!r}: {error.strerror}") from error
+            if asked:  # while it was being started
+                process.send_signal(asked[0])
             code = process.wait()
             if code in FINE or asked:
                 return 128 - code if code < 0 else code

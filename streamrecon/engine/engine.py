@@ -30,7 +30,7 @@ from streamrecon.engine.ring import Ring
 from streamrecon.engine.status import Counters, Status
 from streamrecon.engine.story import Listener, Story
 from streamrecon.engine.writer import Job, Writer
-from streamrecon.errors import OutputError, PlanError, ScanAbortedError, StreamreconError
+from streamrecon.errors import JournalError, OutputError, PlanError, ScanAbortedError, StreamreconError
 from streamrecon.recon.accumulate import Shape, snapshot
 from streamrecon.recon.device import Device
 from streamrecon.scan import FrameKind, Geometry, ScanInfo
@@ -186,7 +186,11 @@ class Engine:
             self._story.tell("compile", "compiling the kernels, once after an install: this takes most of a minute")
         _compile(self._device)
         if self._resume:
-            self._go_on()
+            try:
+                self._go_on()
+            except BaseException:
+                self.close()
+                raise
         self._ingest.start()
         self._compute.start()
 
@@ -243,6 +247,10 @@ class Engine:
         if self._compute.ident is not None and not self._done.is_set():
             self.stop()
             self._done.wait()
+        if self._result is not None and self._result.final and self._ingest.unheard:
+            seconds = self._config.engine.return_timeout
+            text = f"the volume is final, and the sender away: it has {seconds:g} s to come back and hear of it"
+            self._story.tell("unheard", text)
         self._ingest.stop()
         self._put_away()
         self._story.close()
@@ -307,7 +315,9 @@ class Engine:
             self._error = error
             known = isinstance(error, StreamreconError)
             self._story.tell("failed", str(error) if known else f"{type(error).__name__}: {error}")
-            self._ingest.refuse(f"the engine failed: {error}")
+            if self._can_replay or (known and not isinstance(error, JournalError)):
+                self._ingest.refuse(f"the engine failed: {error}")
+            # Else without a word: a sender that cannot send the scan again keeps it for the engine that goes on.
         finally:
             self._counters.phase = "ended"
             try:
@@ -323,10 +333,10 @@ class Engine:
         """The journal, once the sender has heard that the volume is final: until then it might be asked for again."""
         if self._journal is None:
             return
-        self._journal.close(self._keep)
+        ended, self._journal = self._journal, None
+        ended.close(self._keep)
         if self._keep:
-            text = f"the frames are kept as they came in {self._journal.path}: --resume goes on with them"
-            self._story.tell("kept", text)
+            self._story.tell("kept", f"the frames are kept as they came in {ended.path}: --resume goes on with them")
 
     def _reconstruct(self) -> Result:
         event: Event = self._ingest.inbox.get()

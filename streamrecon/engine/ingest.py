@@ -163,6 +163,11 @@ class Ingest(threading.Thread):
         # Not by joining the thread: a KeyboardInterrupt in a join leaves Python 3.11 with a thread it takes for ended.
         self._over.wait()
 
+    @property
+    def unheard(self) -> bool:
+        """Whether the volume is final and there is no sender to tell."""
+        return self._end.peer is None and self._end.parting(time.monotonic())
+
     def abandon(self) -> None:
         """The sender is known to be gone for good."""
         self._do(self._end.abandon)

@@ -66,6 +66,7 @@ class Intake:
     def absorb(self, room: int, patience: float = 0.0) -> None:
         """Take up to `room` frames from the ring; wait for the first one, and for more only while time is left."""
         deadline = time.monotonic() + patience
+        self._journal.check()
         if self._stop_reason is not None and not isinstance(self.end, Broken):
             # What is still in the ring is left there: who stops a scan does not want to wait for it.
             self.end = Broken(self._stop_reason)

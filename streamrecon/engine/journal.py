@@ -25,7 +25,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from streamrecon.engine.journal_beginning import read_beginning, write_beginning
-from streamrecon.errors import DiskFullError, OutputError
+from streamrecon.errors import DiskFullError, JournalError, OutputError
 from streamrecon.failpoints import fail
 from streamrecon.scan import FrameKind, ScanInfo
 from streamrecon.wire.inventory import Inventory
@@ -118,8 +118,9 @@ class Journal:
         """Place, kind, index and theta of what an earlier process wrote, in its order."""
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            flags = os.O_RDWR | (0 if resume else os.O_CREAT | os.O_TRUNC)
-            self._file = os.open(path, flags, 0o600)
+            # Under another name until its beginning is on the disk, so that there is never half a journal.
+            place = path if resume else path.with_suffix(".new")
+            self._file = os.open(place, os.O_RDWR | (0 if resume else os.O_CREAT | os.O_TRUNC), 0o600)
             if resume:
                 header = read_beginning(self._file, path)
                 self._id, self._start = header["id"], header["start"]
@@ -129,6 +130,7 @@ class Journal:
                 self._id, self._count = int.from_bytes(os.urandom(8), "little"), 0
                 self._start = write_beginning(self._file, info, rows, can_replay, epoch, self._id)
                 os.fsync(self._file)
+                place.rename(path)
                 _sync_folder(path.parent)
         except OSError as error:
             raise OutputError(f"cannot make the journal {path}: {error.strerror or error}") from error
@@ -156,7 +158,7 @@ class Journal:
         ------
         DiskFullError
             If there is no space; the journal is as it was before.
-        OutputError
+        JournalError
             If the disk fails, now or when it was last synced.
         """
         record = Record(kind, index, theta or 0.0, self._count, arrived)
@@ -176,9 +178,19 @@ class Journal:
         """Note that the sender has sent everything."""
         self._write(ENDED, 0, 0.0, 0, memoryview(b""))
 
-    def _write(self, kind: int, index: int, theta: float, xxh3: int, pixels: memoryview) -> None:
+    def check(self) -> None:
+        """Look whether what was written has reached the disk so far.
+
+        Raises
+        ------
+        JournalError
+            If it has not: what is on the disk is unknown until it is read again.
+        """
         if self._sync.error is not None:
-            raise OutputError(f"the journal {self.path} cannot be synced: {self._sync.error}") from self._sync.error
+            raise JournalError(f"the journal {self.path} cannot be synced: {self._sync.error}") from self._sync.error
+
+    def _write(self, kind: int, index: int, theta: float, xxh3: int, pixels: memoryview) -> None:
+        self.check()
         place = self._start + self._count * self._stride
         try:
             # The head comes last: where it is, the pixels are, as far as this process is concerned.
@@ -190,7 +202,7 @@ class Journal:
                 raise DiskFullError(
                     f"the disk of the journal {self.path} is full ({error.strerror}); it must hold the raw scan"
                 ) from error
-            raise OutputError(
+            raise JournalError(
                 f"cannot write entry {self._count} of the journal {self.path}: {error.strerror}"
             ) from error
         self._count += 1
@@ -283,11 +295,13 @@ class Journal:
 
     def recovered(self) -> Iterator[Record]:
         """Frames that an earlier process wrote, in their order; each is on its list when it comes out."""
-        now = time.monotonic()
+        now, there = time.monotonic(), set[tuple[int, int]]()
         for place, kind, index, theta in self._entries:
             if kind == WITHDRAWN:
+                there.discard((FrameKind.PROJECTION, index))
                 self.projections[:] = [record for record in self.projections if record.index != index]
-            elif kind in set(FrameKind):
+            elif kind in set(FrameKind) and (kind, index) not in there:
+                there.add((kind, index))
                 record = Record(FrameKind(kind), index, theta, place, now)
                 self._list(kind).append(record)
                 yield record

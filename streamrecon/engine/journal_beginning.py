@@ -80,7 +80,9 @@ def write_beginning(file: int, info: ScanInfo, rows: Range, can_replay: bool, ep
     )
     data = MAGIC + struct.pack("<QQ", len(text), xxhash.xxh3_64_intdigest(text)) + text
     start = -(-len(data) // BLOCK) * BLOCK
-    os.pwrite(file, data.ljust(start, b"\0"), 0)
+    data, offset = data.ljust(start, b"\0"), 0
+    while offset < start:
+        offset += os.pwrite(file, data[offset:], offset)
     return start
 
 

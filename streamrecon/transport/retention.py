@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import tempfile
 from dataclasses import dataclass, replace
@@ -14,6 +15,8 @@ from streamrecon.config import SendConfig
 from streamrecon.errors import SourceError
 from streamrecon.failpoints import fail
 from streamrecon.scan import Frame
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +85,9 @@ class Retention:
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise SourceError(f"cannot write the spool (send.spool): {error.strerror}") from error
-            self.alarm = f"the disk of the spool is full: {error.strerror}"
+            if self.alarm is None:
+                self.alarm = f"the disk of the spool is full ({error.strerror}): make space; the scan goes on by itself"
+                log.error("%s", self.alarm)
             return None
         self.alarm = None
         if self._free:

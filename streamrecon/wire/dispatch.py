@@ -74,6 +74,8 @@ class Dispatch(Generic[Kept]):
     outbox: Outbox[Kept] = field(default_factory=Outbox)
     _out: list[tuple[int, Message, bytes | None]] = field(default_factory=list)
     _free: list[Kept] = field(default_factory=list)
+    _gaps: list[tuple[int, FrameKind, tuple[Range, ...], str]] = field(default_factory=list)
+    """All frames that were given up, in the order of their numbers: a new session may have to hear of them again."""
     _open: bool = False
     """Whether all lanes of this session are open."""
     _began: float | None = None
@@ -155,6 +157,8 @@ class Dispatch(Generic[Kept]):
                     "is it being restarted again and again, or does it forget the scan each time?"
                 )
             self._lose("the engine does not know the session any more", now)
+        elif end.session.state is State.OPENING:
+            self._began = now  # it is there, and has to do something first
         elif (
             not self._open
             and len(self.lanes) == len(self.main.lanes)
@@ -215,12 +219,12 @@ class Dispatch(Generic[Kept]):
             )
         self.rows, self._open = rows, True
         self.joined += 1
-        free, forgotten, stale = self.outbox.join(
-            [(each.end.have, each.end.followed, each.end.ended) for each in self.lanes]
-        )
+        haves = [(each.end.have, each.end.followed, each.end.ended) for each in self.lanes]
+        free, forgotten = self.outbox.join(haves)
         self._free += free
-        for lane, late in zip(self.lanes, stale, strict=True):
-            lane.gaps += [(time, kind, ((index, index + 1),), "withdrawn") for time, (kind, index) in late]
+        for lane in self.lanes:
+            lane.gaps = [] if lane.end.ended else [gap for gap in self._gaps if gap[0] > lane.end.followed]
+        self._idle = self._idle if forgotten else 0
         if not self.passes:
             self.passes = 1
         elif forgotten and self.can_replay:
@@ -259,12 +263,15 @@ class Dispatch(Generic[Kept]):
         return self.drop
 
     def give_up(self, kind: FrameKind, indices: Range, reason: str) -> None:
-        """Frames will not come, or are withdrawn."""
+        """Frames will not come, or are withdrawn. Flats and darks that were given stay: what they did cannot be undone."""
+        if kind is not FrameKind.PROJECTION and self.outbox.given(kind, indices):
+            log.error("%s %d to %d cannot be withdrawn any more", kind.name.lower(), indices[0], indices[1] - 1)
+            return
         self._free += self.outbox.withdraw(kind, indices)
+        self._gaps.append((self.outbox.withdrawals, kind, (indices,), reason))
         for lane in self.lanes:
-            if lane.end.ended:
-                continue
-            lane.gaps.append((self.outbox.withdrawals, kind, (indices,), reason))
+            if self._open and not lane.end.ended:
+                lane.gaps.append(self._gaps[-1])
 
     def source_ended(self) -> None:
         """The source has given everything."""

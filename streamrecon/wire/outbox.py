@@ -77,9 +77,7 @@ class Outbox(Generic[Kept]):
         """Frames that some lane is not done with."""
         return {entry.identity for entry in self._entries.values()}
 
-    def join(
-        self, haves: Sequence[tuple[dict[FrameKind, Ranges], int, bool]]
-    ) -> tuple[list[Kept], list[Identity], list[list[tuple[int, Identity]]]]:
+    def join(self, haves: Sequence[tuple[dict[FrameKind, Ranges], int, bool]]) -> tuple[list[Kept], list[Identity]]:
         """Begin new sessions, one for each lane.
 
         Parameters
@@ -94,20 +92,13 @@ class Outbox(Generic[Kept]):
             What need not be kept any more.
         forgotten
             Frames that are not kept here and that some receiver does not have, though it once had them.
-        stale
-            For each lane, the frames that its receiver has and should have given up, and the times of that, ascending.
         """
         first = min(self._entries, default=self._end)
         self._lanes = [_Lane(have, first, ended=ended) for have, _, ended in haves]
-        stale: list[list[tuple[int, Identity]]] = []
         for lane, (have, followed, ended) in zip(self._lanes, haves, strict=True):
-            if ended:
-                stale.append([])
-                continue
-            late = sorted((time, i) for i, time in self._withdrawn.items() if time > followed and lane.has(i))
-            stale.append(late)
-            if late:
-                gone = {identity for _, identity in late}
+            # It will be told once more to give these up, and may have an older one under the name.
+            gone = {identity for identity, time in self._withdrawn.items() if time > followed and lane.has(identity)}
+            if gone and not ended:
                 lane.have = {kind: Ranges.of(i for i in have[kind] if (kind, i) not in gone) for kind in have}
         free = []
         for position, entry in list(self._entries.items()):
@@ -119,7 +110,11 @@ class Outbox(Generic[Kept]):
         ]
         self._done.difference_update(forgotten)
         self._given.difference_update(forgotten)
-        return free, sorted(forgotten), stale
+        return free, sorted(forgotten)
+
+    def given(self, kind: FrameKind, indices: Range) -> bool:
+        """Whether one of these frames was put in, and not withdrawn."""
+        return any((kind, index) in self._given for index in range(*indices))
 
     def start_over(self) -> None:
         """The source begins to give its frames from the first one on again."""

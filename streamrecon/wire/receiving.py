@@ -232,6 +232,8 @@ class ReceivingEnd:
         self._lane, self._heard, self._lost_at = candidate.rows, now, None
         self._candidate = None
         self.inventory.sender(candidate.hello.epoch)
+        if self._end is not None:
+            return self._go_on(now)
         if self.info is not None:
             self._arrivals += 1
             return [SenderBack(candidate.hello.epoch)]
@@ -416,11 +418,11 @@ class ReceivingEnd:
 
     def parting(self, now: float) -> bool:
         """Whether the sender may not have heard the last word yet, so that this end should stay."""
-        if self._final and (self._end is None or self._end.state != "final"):
-            if self._lost_at is None:
-                return self.peer is not None
-            return now - self._lost_at < self.return_timeout
-        return self.peer is not None and self.session.over and not self._parted and now - self._heard < PARTING
+        if self._over is not None or self.session.over:
+            return self.peer is not None and self.session.over and not self._parted and now - self._heard < PARTING
+        if not self._final or self._lost_at is None:
+            return self._final and self.peer is not None
+        return now - self._lost_at < self.return_timeout
 
     def tick(self, now: float) -> list[Output]:
         """Credit that is due, the heartbeat, and whether the sender fell silent or does not come back; call often."""
@@ -437,6 +439,9 @@ class ReceivingEnd:
             return self._broken(f"{self._lost_why}, and none came back within {self.return_timeout:g} s")
         if now - self._heard > self.peer_timeout:
             return self._lose(f"the sender has been silent for {self.peer_timeout:g} s", now)
+        if self.session.state is State.OPENING and now - self._told >= self.heartbeat:
+            self._told = now
+            return [self._reply(Credit(session=self._id, lane=0, max_bytes=0, max_frames=0))]
         if self.window is None or self.session.state not in (State.STREAMING, State.ENDING):
             return []
         if now - self._told >= self.heartbeat or self.window.worth_telling():

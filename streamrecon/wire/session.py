@@ -48,6 +48,7 @@ TRANSITIONS: dict[tuple[State, Role, str], State] = {
     (State.WELCOMED, Role.SENDER, "HELLO"): State.WELCOMED,
     (State.WELCOMED, Role.SENDER, "SCAN_OPEN"): State.OPENING,
     (State.OPENING, Role.SENDER, "STATUS"): State.OPENING,
+    (State.OPENING, Role.RECEIVER, "CREDIT"): State.OPENING,
     (State.OPENING, Role.RECEIVER, "HAVE"): State.STREAMING,
     (State.STREAMING, Role.SENDER, "FRAME"): State.STREAMING,
     (State.STREAMING, Role.SENDER, "GAP"): State.STREAMING,

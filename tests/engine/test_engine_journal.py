@@ -261,10 +261,10 @@ def test_nothing_is_durable_before_it_is_synced(tmp_path: Path, monkeypatch: pyt
 
 def test_a_disk_that_cannot_sync_ends_the_journal(tmp_path: Path) -> None:
     """Whether the pages are still to be written is not known after such an error."""
-    failpoints.arm("journal.sync=error:1:99")
     marks: list[int] = []
-    each = filled(tmp_path / "a.frames", sync_seconds=0.0, durable=marks.append)
-    time.sleep(0.3)
+    failpoints.arm("journal.sync=error:1:99")
+    each = filled(tmp_path / "a.frames", sync_seconds=0.2, durable=marks.append)
+    time.sleep(0.5)
     with pytest.raises(OutputError, match="synced"):
         put(each, P, 7, 0.7)
     assert marks == []

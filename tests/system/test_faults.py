@@ -214,8 +214,8 @@ def test_a_scan_that_cannot_be_sent_again_is_not_overwritten(
 
 
 def test_a_job_that_cannot_be_helped_is_given_up(started: Processes, tmp_path: Path) -> None:
-    job = started.streamrecon("supervise", "--backoff", "0.05", "--restarts", "2", "--", "false")
-    assert job.wait(30) == 1
+    job = started.streamrecon("supervise", "--backoff", "0.05", "--restarts", "2", "--", "sh", "-c", "exit 70")
+    assert job.wait(30) == 70
     assert job.err.count("started again") == 2
     assert "given up" in job.err
     job = started.streamrecon(

@@ -655,3 +655,42 @@ def test_frames_are_numbered_only_while_streaming() -> None:
     assert isinstance(end.abort("r"), Abort)
     assert end.abort("again") is None
     assert FrameHeader.name() == "FRAME"
+
+
+def test_an_engine_that_was_stopped_does_not_wait_for_its_sender() -> None:
+    """Stopped while the final volume was being written: the sender has heard ABORT, and nothing more will be said."""
+    each, script = streaming(slots=4, return_timeout=60.0)
+    each.hear(whole(each, script))
+    each.take(each.end.refuse("the engine was stopped"))
+    each.take(each.end.finish())
+    each.now += 2.1
+    assert not each.end.parting(each.now)
+
+
+def test_a_sender_that_comes_back_after_its_end_is_let_in_at_once() -> None:
+    """Nothing is written to the journal any more that it could wait for."""
+    each, script = streaming(slots=4, return_timeout=60.0, peer_timeout=10.0)
+    end = whole(each, script)
+    each.hear(end)
+    (welcome,) = each.hear(script.hello(), peer=b"again")
+    script.session = welcome.session
+    have, *_ = each.hear(script.scan_open(), script.theta, peer=b"again")
+    assert isinstance(have, Have)
+    assert have.ended
+    (answer,) = each.hear(replace(end, session=script.session, digest=0), peer=b"again")
+    assert isinstance(answer, EndOk)
+    final = each.take(each.end.finish(), peer=b"again")
+    assert [m.state for m in final if isinstance(m, EndOk)] == ["final"]
+
+
+def test_an_engine_that_has_something_to_do_first_is_not_silent() -> None:
+    """HAVE waits for the journal, whose disk may be full."""
+    each, script = streaming(slots=4, heartbeat=1.0, return_timeout=60.0)
+    each.hear(*script.frame(0, 0, 0))
+    (welcome,) = each.hear(script.hello(), peer=b"again")
+    script.session = welcome.session
+    assert each.hear(script.scan_open(), script.theta, peer=b"again") == []
+    each.now += 1.1
+    (credit,) = each.take(each.end.tick(each.now), peer=b"again")
+    assert isinstance(credit, Credit)
+    assert credit.max_frames == 0
