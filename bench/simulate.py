@@ -296,6 +296,8 @@ class Rank:
             self.world.after(0.5, self.work)
             return
         what, item = self.ring.popleft()
+        if self.ended:
+            return  # as the engine, which takes nothing more after the end
         entry: tuple[str, Identity, int, Any]
         if what == "frame":
             header, payload = item

@@ -275,8 +275,9 @@ class Engine:
         for line in plan.lines():
             self._story.tell("plan", line)
         folder = self._out / "journal"
-        if not self._resume and self._left is not None:
-            self._left.path.unlink(missing_ok=True)
+        if not self._resume:
+            for old in folder.glob("*.frames"):
+                old.unlink()
         self._journal = Journal(
             self._left.path if self._resume and self._left is not None else place(folder, rows),
             info,

@@ -25,6 +25,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from streamrecon.engine.journal_beginning import read_beginning, write_beginning
+from streamrecon.engine.sync import sync
 from streamrecon.errors import DiskFullError, JournalError, OutputError
 from streamrecon.failpoints import fail
 from streamrecon.scan import FrameKind, ScanInfo
@@ -131,7 +132,7 @@ class Journal:
                 self._start = write_beginning(self._file, info, rows, can_replay, epoch, self._id)
                 os.fsync(self._file)
                 place.rename(path)
-                _sync_folder(path.parent)
+                sync(path.parent)
         except OSError as error:
             raise OutputError(f"cannot make the journal {path}: {error.strerror or error}") from error
         self._sync = _Sync(self._file, sync_seconds, durable)
@@ -388,11 +389,3 @@ def _read_into(file: int, view: memoryview, offset: int) -> bool:
             return False
         view, offset = view[got:], offset + got
     return True
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -6,7 +6,6 @@ replaced in one step, that names the newest version through a virtual dataset. R
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import time
@@ -19,6 +18,7 @@ import h5py
 import numpy as np
 
 from streamrecon.engine.picture import draw, save
+from streamrecon.engine.sync import sync
 from streamrecon.errors import OutputError
 from streamrecon.scan import ScanInfo, VolumeUpdate
 from streamrecon.version import __version__
@@ -101,7 +101,7 @@ class Output:
                 data = _write_entry(file, update, provenance)
                 data.create_dataset("data", data=update.volume)
                 _finish_data(data, update, provenance)
-            _sync(temporary / SLAB)
+            sync(temporary / SLAB)
             title = provenance.info.metadata.get("title") or provenance.info.uid
             save(
                 draw(
@@ -112,7 +112,7 @@ class Output:
                 temporary / "volume.png",
             )
             temporary.rename(place)
-            _sync(self.partials)
+            sync(self.partials)
             self._point_to(place, update, provenance)
             self._prune(update.version)
         except (OSError, RuntimeError) as error:  # h5py has both for a full disk
@@ -130,12 +130,12 @@ class Output:
             layout[:] = h5py.VirtualSource(slab, "entry/data/data", shape)
             data.create_virtual_dataset("data", layout, fillvalue=np.nan)
             _finish_data(data, update, provenance)
-        _sync(temporary)
+        sync(temporary)
         temporary.replace(self.folder / "volume.h5")
         picture = self.folder / ".volume.png.tmp"
         shutil.copyfile(place / "volume.png", picture)
         picture.replace(self.folder / "volume.png")
-        _sync(self.folder)
+        sync(self.folder)
 
     def _prune(self, newest: int) -> None:
         now = time.time()
@@ -177,14 +177,6 @@ def _refuse_foreign(volume: Path, uid: str) -> None:
 def _versions(partials: Path) -> dict[int, Path]:
     """The folders of versions by number; what else a user put there is left alone."""
     return {int(place.name[1:]): place for place in partials.iterdir() if re.fullmatch(r"v\d{4,}", place.name)}
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _group(parent: h5py.Group, name: str, nx_class: str) -> h5py.Group:

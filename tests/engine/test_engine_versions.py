@@ -360,8 +360,8 @@ def test_waiting_for_the_disk_takes_no_processor(scan: Scan, tmp_path: Path, mon
 
 def test_versions_are_synced_before_they_are_named(scan: Scan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     order: list[str] = []
-    sync = output_module._sync
-    monkeypatch.setattr(output_module, "_sync", lambda path: (order.append(path.name), sync(path)))
+    sync = output_module.sync
+    monkeypatch.setattr(output_module, "sync", lambda path: (order.append(path.name), sync(path)))
     replaced = Path.replace
 
     def replace_(self: Path, target: Any) -> Path:

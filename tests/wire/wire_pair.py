@@ -137,7 +137,8 @@ class Engine:
             elif isinstance(output, SenderLost):
                 self.lost.append(output)
             elif isinstance(output, SenderBack):
-                replies += self.note(peer)
+                if not self.ended:  # an engine writes nothing to its journal after the end
+                    replies += self.note(peer)
             elif isinstance(output, Ended):
                 self.ended.append(output)
             elif isinstance(output, TurnedAway):
