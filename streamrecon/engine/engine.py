@@ -19,7 +19,7 @@ from streamrecon.engine.device import choose
 from streamrecon.engine.emit import EmitPolicy
 from streamrecon.engine.ingest import Accepted, Event, Ingest
 from streamrecon.engine.journal import Journal
-from streamrecon.engine.journal_beginning import Found, find, place
+from streamrecon.engine.journal_layout import Layout, clear, find, place
 from streamrecon.engine.lock import FolderLock
 from streamrecon.engine.mask import Mask
 from streamrecon.engine.output import Output, finished
@@ -132,7 +132,7 @@ class Engine:
         self._resume = resume and self._left is not None
         if self._resume and self._left is not None:
             # A scan that was begun keeps its rows.
-            self._config = dataclasses.replace(config, recon=dataclasses.replace(config.recon, rows=self._left.rows))
+            self._config = dataclasses.replace(config, recon=dataclasses.replace(config.recon, rows=self._left.whole))
         self.endpoint = self._ingest.endpoint
         """Where a sender is to connect."""
         self.publish_endpoint = self._ingest.publish_endpoint
@@ -140,7 +140,7 @@ class Engine:
         self._compute = threading.Thread(target=self._run, name="streamrecon-compute", daemon=True)
         self._story.tell("listen", f"waiting for a sender at {self.endpoint}", endpoint=self.endpoint)
 
-    def _find_left(self, resume: bool) -> Found | None:
+    def _find_left(self, resume: bool) -> Layout | None:
         """The scan that an earlier engine left in the output folder; refuse to give one up that cannot be sent again."""
         try:
             left = find(self._out / "journal")
@@ -151,8 +151,8 @@ class Engine:
         if left is None or resume or self._overwrite or left.can_replay or finished(self._out, left.info.uid):
             return left
         raise OutputError(
-            f"{left.path} holds what came of scan {left.info.uid}, which was not finished and cannot be sent again: say --resume "
-            "to go on with it, --overwrite to give it up, or choose another --out"
+            f"{left.folder} holds what came of scan {left.info.uid}, which was not finished and cannot be sent again: say "
+            "--resume to go on with it, --overwrite to give it up, or choose another --out"
         )
 
     def __enter__(self) -> Engine:
@@ -276,10 +276,9 @@ class Engine:
             self._story.tell("plan", line)
         folder = self._out / "journal"
         if not self._resume:
-            for old in folder.glob("*.frames"):
-                old.unlink()
+            clear(folder)
         self._journal = Journal(
-            self._left.path if self._resume and self._left is not None else place(folder, rows),
+            self._left.files[0].path if self._resume and self._left is not None else place(folder, 1, rows),
             info,
             rows,
             self._config.engine.sync_seconds,
@@ -295,7 +294,7 @@ class Engine:
         """With the scan that an earlier engine left."""
         assert self._left is not None
         left = self._left
-        ring = self._prepare(Opened(left.info, left.rows, left.can_replay))
+        ring = self._prepare(Opened(left.info, left.whole, left.can_replay))
         assert self._journal is not None
         had = self._journal.inventory
         text = f"going on with scan {left.info.uid}: {had.counts[FrameKind.PROJECTION]} projections are in the journal"
@@ -305,7 +304,7 @@ class Engine:
         self._counters.projections = had.counts[FrameKind.PROJECTION]
         self._counters.frames = len(had)
         self._counters.version = self._output.newest if self._output else 0
-        self._ingest.resume(left.info, left.rows, ring, had, self._journal.ended)
+        self._ingest.resume(left.info, left.whole, ring, had, self._journal.ended)
 
     # The compute thread.
 
@@ -336,7 +335,9 @@ class Engine:
             return
         ended, self._journal = self._journal, None
         ended.close(self._keep)
-        if self._keep:
+        if not self._keep:
+            clear(self._out / "journal")
+        else:
             self._story.tell("kept", f"the frames are kept as they came in {ended.path}: --resume goes on with them")
 
     def _reconstruct(self) -> Result:

@@ -3,16 +3,13 @@
 It is the store of retained projections: a better center, late darks, weights of lost frames and the median of many flats
 are taken from it, so that nothing of the scan need stay in memory. After a crash it is what the scan goes on from.
 
-The file begins with what the scan announced. Then follow entries of one size, each a head of 64 bytes and a frame's pixels. A
-head names the file and its place in it, so nothing that an earlier file left on the disk can be taken for an entry.
+The file begins with what the scan announced. Then follow entries.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
-import struct
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -21,33 +18,30 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import xxhash
 from numpy.typing import NDArray
 
 from streamrecon.engine.journal_beginning import read_beginning, write_beginning
-from streamrecon.engine.sync import sync
+from streamrecon.engine.journal_entries import (
+    ENDED,
+    FULL,
+    HEAD,
+    NONE,
+    SENDER,
+    WITHDRAWN,
+    Entries,
+    Entry,
+    History,
+    put,
+    read_into,
+)
+from streamrecon.engine.sync import make, sync
 from streamrecon.errors import DiskFullError, JournalError, OutputError
 from streamrecon.failpoints import fail
 from streamrecon.scan import FrameKind, ScanInfo
-from streamrecon.wire.inventory import Inventory
 from streamrecon.wire.messages import Range
-
-HEAD = struct.Struct("<4sB3xQQdQQQ8x")
-"""Mark, kind, place, index, theta, hash of the pixels, identity of the file, hash of the head up to here."""
-MARK = b"SRfr"
-WITHDRAWN = 16
-"""Kind of an entry that takes the projection of its index back."""
-ENDED = 17
-"""Kind of an entry after the last frame."""
-SENDER = 18
-"""Kind of an entry that says which sender has the scan from then on: its index is the epoch."""
-NONE = (1 << 64) - 1
-"""Index of an entry that takes nothing back."""
 
 SYNC_BYTES = 64 << 20
 """Bytes after which the file is synced, however short ago that was."""
-
-FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +78,8 @@ class Journal:
         Of the sender.
     resume
         Go on with the file that is there.
+    whole
+        Rows that all ranks together reconstruct; None for `rows`.
 
     Raises
     ------
@@ -101,40 +97,40 @@ class Journal:
         can_replay: bool = True,
         epoch: int = 0,
         resume: bool = False,
+        whole: Range | None = None,
     ) -> None:
         self.path, self.info, self.rows = path, info, rows
         self.shape, self.dtype = (rows[1] - rows[0], info.geometry.columns), info.dtype
         self.projections: list[Record] = []
         self.flats: list[Record] = []
         self.darks: list[Record] = []
-        self.inventory = Inventory()
-        """Of the entries that an earlier process wrote."""
-        self.ended = False
-        """Whether the sender had sent everything by then."""
         self.damaged = 0
         """Entries of an earlier process that cannot be read and were cut off or are left out."""
-        self._nbytes = self.shape[0] * self.shape[1] * self.dtype.itemsize
-        self._stride = HEAD.size + -(-self._nbytes // HEAD.size) * HEAD.size
-        self._entries: list[tuple[int, int, int, float]] = []
-        """Place, kind, index and theta of what an earlier process wrote, in its order."""
+        self._recovered: list[Entry] = []
+        """Frames that an earlier process wrote, in its order."""
+        nbytes = self.shape[0] * self.shape[1] * self.dtype.itemsize
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make(path.parent)
             # Under another name until its beginning is on the disk, so that there is never half a journal.
             place = path if resume else path.with_suffix(".new")
             self._file = os.open(place, os.O_RDWR | (0 if resume else os.O_CREAT | os.O_TRUNC), 0o600)
             if resume:
                 header = read_beginning(self._file, path)
-                self._id, self._start = header["id"], header["start"]
-                self.inventory.sender(header["epoch"])
-                self._recover()
+                self._entries = Entries(self._file, header["start"], header["id"], nbytes)
+                history = self._recover(History(header["epoch"]))
             else:
-                self._id, self._count = int.from_bytes(os.urandom(8), "little"), 0
-                self._start = write_beginning(self._file, info, rows, can_replay, epoch, self._id)
+                identity, self._count = int.from_bytes(os.urandom(8), "little"), 0
+                start = write_beginning(self._file, info, rows, can_replay, epoch, identity, whole or rows)
+                self._entries, history = Entries(self._file, start, identity, nbytes), History(epoch)
                 os.fsync(self._file)
                 place.rename(path)
                 sync(path.parent)
         except OSError as error:
             raise OutputError(f"cannot make the journal {path}: {error.strerror or error}") from error
+        self.inventory = history.inventory
+        """Of the entries that an earlier process wrote."""
+        self.ended = history.ended
+        """Whether the sender had sent everything by then."""
         self._sync = _Sync(self._file, sync_seconds, durable)
 
     # Writing.
@@ -192,12 +188,12 @@ class Journal:
 
     def _write(self, kind: int, index: int, theta: float, xxh3: int, pixels: memoryview) -> None:
         self.check()
-        place = self._start + self._count * self._stride
+        place = self._entries.offset(self._count)
         try:
             # The head comes last: where it is, the pixels are, as far as this process is concerned.
-            self._put(pixels, place + HEAD.size)
+            put(self._file, pixels, place + HEAD.size)
             fail("journal.between")
-            self._put(memoryview(self._head(self._count, kind, index, theta, xxh3)), place)
+            put(self._file, memoryview(self._entries.head(self._count, kind, index, theta, xxh3)), place)
         except OSError as error:
             if error.errno in FULL:
                 raise DiskFullError(
@@ -208,17 +204,7 @@ class Journal:
             ) from error
         self._count += 1
         fail("journal.written")
-        self._sync.written(self._stride)
-
-    def _put(self, data: memoryview, offset: int) -> None:
-        while data:
-            fail("journal.write")
-            written = os.pwrite(self._file, data, offset)
-            data, offset = data[written:], offset + written
-
-    def _head(self, number: int, kind: int, index: int, theta: float, xxh3: int) -> bytes:
-        head = HEAD.pack(MARK, kind, number, index, theta, xxh3, self._id, 0)
-        return HEAD.pack(MARK, kind, number, index, theta, xxh3, self._id, _hash(head))
+        self._sync.written(self._entries.stride)
 
     def _list(self, kind: int) -> list[Record]:
         return {FrameKind.PROJECTION: self.projections, FrameKind.FLAT: self.flats, FrameKind.DARK: self.darks}[
@@ -239,9 +225,9 @@ class Journal:
         out = np.empty((len(records), end - first, self.shape[1]), self.dtype)
         row_bytes = self.shape[1] * self.dtype.itemsize
         for frame, record in zip(out, records, strict=True):
-            offset = self._start + record.number * self._stride + HEAD.size + first * row_bytes
+            offset = self._entries.offset(record.number) + HEAD.size + first * row_bytes
             try:
-                if not _read_into(self._file, frame.data.cast("B"), offset):
+                if not read_into(self._file, frame.data.cast("B"), offset):
                     raise OutputError(f"the journal {self.path} ends within frame {record.number}; was it changed?")
             except OSError as error:
                 raise OutputError(f"cannot read the journal {self.path}: {error.strerror or error}") from error
@@ -249,64 +235,29 @@ class Journal:
 
     # After a crash.
 
-    def _recover(self) -> None:
+    def _recover(self, history: History) -> History:
         """Check every entry; cut off what was not written to its end, leave out what was damaged since."""
-        places = max(0, -(-(os.fstat(self._file).st_size - self._start) // self._stride))
-        pixels = np.empty(self._nbytes, np.uint8)
-        last = 0
+        entries, places = self._entries, self._entries.places()
+        pixels = np.empty(entries.nbytes, np.uint8)
+        self._count = sound = 0
         for place in range(places):
-            entry = self._entry(place, pixels)
-            if entry is None:
+            entry = entries.look(place)
+            if entry is None or (entry.kind in set(FrameKind) and not entries.read(entry, pixels)):
                 continue
-            last = place + 1
-            self._entries.append((place, *entry[:3]))
-            self._count_in(*entry)
-        self._count = last
-        self.damaged = places - len(self._entries)
-        os.ftruncate(self._file, self._start + last * self._stride)
-
-    def _entry(self, place: int, pixels: NDArray[np.uint8]) -> tuple[int, int, float, int] | None:
-        """Kind, index, theta and hash of a sound entry."""
-        offset = self._start + place * self._stride
-        head = bytearray(HEAD.size)
-        if not _read_into(self._file, memoryview(head), offset):
-            return None
-        mark, kind, number, index, theta, xxh3, identity, check = HEAD.unpack(head)
-        if (mark, number, identity) != (MARK, place, self._id):
-            return None
-        if check != _hash(HEAD.pack(mark, kind, number, index, theta, xxh3, identity, 0)):
-            return None
-        if kind in set(FrameKind) and (
-            not _read_into(self._file, pixels.data, offset + HEAD.size) or xxhash.xxh3_64_intdigest(pixels.data) != xxh3
-        ):
-            return None
-        return kind, index, theta, xxh3
-
-    def _count_in(self, kind: int, index: int, theta: float, xxh3: int) -> None:
-        if kind == ENDED:
-            self.ended = True
-        elif kind == SENDER:
-            self.inventory.sender(index)
-        elif kind == WITHDRAWN:
-            self.inventory.followed = xxh3
-            if self.inventory.hash_of(FrameKind.PROJECTION, index) is not None:
-                self.inventory.remove(FrameKind.PROJECTION, index)
-        elif self.inventory.hash_of(kind, index) is None:
-            self.inventory.add(kind, index, xxh3)
+            self._count, sound = place + 1, sound + 1
+            history.take(entry)
+        self.damaged = places - sound
+        os.ftruncate(self._file, entries.offset(self._count))
+        self._recovered = [first for first, *_ in history.frames.values()]
+        return history
 
     def recovered(self) -> Iterator[Record]:
         """Frames that an earlier process wrote, in their order; each is on its list when it comes out."""
-        now, there = time.monotonic(), set[tuple[int, int]]()
-        for place, kind, index, theta in self._entries:
-            if kind == WITHDRAWN:
-                there.discard((FrameKind.PROJECTION, index))
-                self.projections[:] = [record for record in self.projections if record.index != index]
-            elif kind in set(FrameKind) and (kind, index) not in there:
-                there.add((kind, index))
-                record = Record(FrameKind(kind), index, theta, place, now)
-                self._list(kind).append(record)
-                yield record
-        self._entries = []
+        now, entries, self._recovered = time.monotonic(), self._recovered, []
+        for entry in entries:
+            record = Record(FrameKind(entry.kind), entry.index, entry.theta, entry.place, now)
+            self._list(entry.kind).append(record)
+            yield record
 
     # The end.
 
@@ -375,17 +326,3 @@ class _Sync(threading.Thread):
             with self._condition:
                 self._synced, self._first = entries, time.monotonic()
             self._durable(entries)
-
-
-def _hash(head: bytes) -> int:
-    return xxhash.xxh3_64_intdigest(head)
-
-
-def _read_into(file: int, view: memoryview, offset: int) -> bool:
-    """Whether the file goes on to the end of the view."""
-    while view:
-        got = os.preadv(file, [view], offset)
-        if not got:
-            return False
-        view, offset = view[got:], offset + got
-    return True

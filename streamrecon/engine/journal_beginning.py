@@ -29,37 +29,38 @@ class Found:
     info: ScanInfo
     rows: Range
     """Detector rows of the slab."""
+    whole: Range
+    """Detector rows that all ranks together reconstruct."""
     can_replay: bool
     """Whether the sender could have sent it all again."""
 
 
-def find(folder: Path) -> Found | None:
-    """What an earlier process left in a folder, if anything.
+def look(path: Path) -> Found:
+    """Whose journal a file is.
 
     Raises
     ------
     OutputError
-        If there is a journal that cannot be read.
+        If it cannot be read.
     """
-    for path in sorted(folder.glob("*.frames")):
-        try:
-            file = os.open(path, os.O_RDONLY)
-        except OSError as error:
-            raise OutputError(f"cannot read the journal {path}: {error.strerror}") from error
-        try:
-            header = read_beginning(file, path)
-        finally:
-            os.close(file)
-        return Found(path, header["info"], header["rows"], header["can_replay"])
-    return None
+    try:
+        file = os.open(path, os.O_RDONLY)
+    except OSError as error:
+        raise OutputError(f"cannot read the journal {path}: {error.strerror}") from error
+    try:
+        header = read_beginning(file, path)
+    except OSError as error:
+        if isinstance(error, OutputError):
+            raise
+        raise OutputError(f"cannot read the journal {path}: {error.strerror}") from error
+    finally:
+        os.close(file)
+    return Found(path, header["info"], header["rows"], header["whole"], header["can_replay"])
 
 
-def place(folder: Path, rows: Range) -> Path:
-    """Where the journal of some detector rows is."""
-    return folder / f"rows-{rows[0]:05d}-{rows[1]:05d}.frames"
-
-
-def write_beginning(file: int, info: ScanInfo, rows: Range, can_replay: bool, epoch: int, identity: int) -> int:
+def write_beginning(
+    file: int, info: ScanInfo, rows: Range, can_replay: bool, epoch: int, identity: int, whole: Range
+) -> int:
     """Write it; the bytes that it takes."""
     geometry = info.geometry
     text = msgpack.packb(
@@ -67,6 +68,7 @@ def write_beginning(file: int, info: ScanInfo, rows: Range, can_replay: bool, ep
             "id": identity,
             "uid": info.uid,
             "rows": rows,
+            "whole": whole,
             "detector": (geometry.rows, geometry.columns),
             "pixel_size": geometry.pixel_size,
             "center": geometry.center,
@@ -123,6 +125,7 @@ def read_beginning(file: int, path: Path) -> dict[str, Any]:
         "start": start,
         "info": info,
         "rows": fields["rows"],
+        "whole": fields.get("whole", fields["rows"]),
         "can_replay": fields["can_replay"],
         "epoch": fields["epoch"],
     }

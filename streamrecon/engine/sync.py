@@ -13,3 +13,11 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def make(folder: Path) -> None:
+    """Make a folder, where it is not there, and those that it is in; that they are is on the disk then."""
+    if not folder.is_dir():
+        make(folder.parent)
+        folder.mkdir(exist_ok=True)
+        sync(folder.parent)

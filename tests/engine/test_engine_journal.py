@@ -13,13 +13,15 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgpack
 import numpy as np
 import pytest
 
 from streamrecon import failpoints
 from streamrecon.engine import journal
-from streamrecon.engine.journal import HEAD, Journal
-from streamrecon.engine.journal_beginning import find, place
+from streamrecon.engine.journal import Journal
+from streamrecon.engine.journal_beginning import look
+from streamrecon.engine.journal_entries import HEAD
 from streamrecon.errors import DiskFullError, OutputError
 from streamrecon.scan import FrameKind, Geometry, ScanInfo
 from streamrecon.wire.digest import frame_hash
@@ -73,11 +75,10 @@ def whole(each: Journal) -> list[tuple[int, int]]:
 
 
 def test_what_was_written_is_recovered(tmp_path: Path) -> None:
-    path = place(tmp_path / "journal", ROWS)
-    filled(path).close(keep=True)
-    found = find(tmp_path / "journal")
-    assert found is not None
-    assert (found.path, found.rows, found.can_replay) == (path, ROWS, True)
+    path = tmp_path / "journal" / "a.frames"
+    filled(path, whole=(1, 6)).close(keep=True)
+    found = look(path)
+    assert (found.path, found.rows, found.whole, found.can_replay) == (path, ROWS, (1, 6), True)
     info, expected = found.info, scan()
     assert (info.uid, info.geometry, info.dtype, dict(info.counts)) == (
         expected.uid, expected.geometry, expected.dtype, dict(expected.counts),
@@ -98,9 +99,15 @@ def test_what_was_written_is_recovered(tmp_path: Path) -> None:
     assert not path.parent.exists()
 
 
-def test_nothing_is_found_where_nothing_was_left(tmp_path: Path) -> None:
-    assert find(tmp_path) is None
-    assert find(tmp_path / "not there") is None
+def test_a_beginning_that_does_not_name_the_rows_of_all_ranks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of before there were several."""
+    path, packb = tmp_path / "a.frames", msgpack.packb
+    monkeypatch.setattr(msgpack, "packb", lambda fields: packb({k: v for k, v in fields.items() if k != "whole"}))
+    filled(path, whole=(1, 6)).close(keep=True)
+    assert (look(path).rows, look(path).whole) == (ROWS, ROWS)
+    each = again(path)
+    assert len(whole(each)) == 8
+    each.close()
 
 
 def test_withdrawals_and_the_end_are_recovered(tmp_path: Path) -> None:
@@ -202,7 +209,7 @@ def test_a_beginning_that_cannot_be_read(tmp_path: Path, bad: bytes) -> None:
     path.parent.mkdir()
     path.write_bytes(bad)
     with pytest.raises(OutputError, match="overwrite"):
-        find(tmp_path / "journal")
+        look(path)
     with pytest.raises(OutputError, match="beginning"):
         again(path)
 
@@ -215,7 +222,7 @@ def test_a_damaged_beginning_is_an_error_and_nothing_else(tmp_path: Path, at: in
     data[at] ^= 0x10
     path.write_bytes(data)
     with pytest.raises(OutputError):
-        find(tmp_path)
+        look(path)
 
 
 def test_entries_become_durable_in_time(tmp_path: Path) -> None:

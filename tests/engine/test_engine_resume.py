@@ -204,7 +204,7 @@ def test_another_scan_has_to_wait_for_the_one_that_is_gone_on_with(scan: Scan, t
 def test_a_journal_whose_beginning_is_damaged(scan: Scan, tmp_path: Path) -> None:
     out = tmp_path / "out"
     interrupted(scan, config(), out, lambda engine: engine.status().in_volume > 5)
-    (path,) = (out / "journal").glob("*.frames")
+    (path,) = (out / "journal").glob("*/*.frames")
     data = bytearray(path.read_bytes())
     data[30] ^= 1
     path.write_bytes(data)

@@ -437,7 +437,7 @@ def test_the_journal_is_private(scan: Scan, tmp_path: Path) -> None:
     modes: list[int] = []
 
     def watch(engine: Engine) -> None:
-        while not (paths := list((tmp_path / "journal").glob("*.frames"))):
+        while not (paths := list((tmp_path / "journal").glob("*/*.frames"))):
             time.sleep(0.005)
         modes.append(paths[0].stat().st_mode & 0o777)
 
