@@ -371,9 +371,9 @@ def _delete_others(folder: Path, number: int) -> None:
     try:
         for other, place in _layouts(folder).items():
             if other != number:
-                fail("layout.delete")
                 # Not the whole folder at once: a network's disk may keep files in it that are still open somewhere.
                 for path in place.glob("*.frames"):
+                    fail("layout.delete")
                     path.unlink()
                 shutil.rmtree(place, ignore_errors=True)
     except OSError as error:
