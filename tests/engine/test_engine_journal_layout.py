@@ -132,7 +132,7 @@ def assembled(old: Sequence[tuple[Range, State]], rows: Range) -> State:
     """What the journal of these rows has to come to; the frames of `known` that are not in `frames` are left out."""
     parts = sorted(((r, s) for r, s in old if set(range(*r)) & set(range(*rows))), key=lambda part: part[0])
     new = State(max((s.epoch for _, s in parts), default=0), known=set().union(*(s.known for _, s in parts)))
-    if {row for r, _ in parts for row in range(*r)} < set(range(*rows)):
+    if not set(range(*rows)) <= {row for r, _ in parts for row in range(*r)}:
         return new
     for identity, (theta, _) in parts[0][1].frames.items():
         if all(s.frames.get(identity, (None,))[0] == theta for _, s in parts):
