@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
 import itertools
@@ -14,6 +15,7 @@ import tracemalloc
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -160,6 +162,13 @@ def check(path: Path, rows: Range, expected: State) -> None:
     each.close(keep=True)
 
 
+@contextlib.contextmanager
+def quick_folder() -> Iterator[Path]:
+    """Which need not survive the machine."""
+    with tempfile.TemporaryDirectory() as name, patch.object(os, "fsync"), patch.object(os, "fdatasync"):
+        yield Path(name) / "journal"
+
+
 def slabs(cuts: Sequence[int]) -> list[Range]:
     return list(itertools.pairwise(cuts))
 
@@ -230,8 +239,7 @@ def found(folder: Path) -> Layout:
 @given(layouts(), st.data())
 def test_other_ranks_find_what_all_old_ones_had(layout: tuple[Range, list[Story]], data: st.DataObject) -> None:
     whole, stories = layout
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name) / "journal"
+    with quick_folder() as folder:
         write(folder, 1, whole, stories)
         if not stories:
             assert find(folder) is None
@@ -263,9 +271,9 @@ def test_other_ranks_find_what_all_old_ones_had(layout: tuple[Range, list[Story]
 def test_a_journal_by_itself_comes_to_what_the_oracle_says(layout: tuple[Range, list[Story]]) -> None:
     """Else the tests here would test nothing."""
     whole, stories = layout
-    with tempfile.TemporaryDirectory() as name:
+    with quick_folder() as folder:
         for story in stories:
-            path = place(Path(name), 1, story.rows)
+            path = place(folder, 1, story.rows)
             story.write(path, whole)
             each, expected = Journal(path, INFO, story.rows, resume=True), state(story)
             assert [(r.kind, r.index, r.theta) for r in each.recovered()] == [
@@ -448,11 +456,14 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
 OLD, NEW = [Story(rows, scan(3)) for rows in slabs([0, 4, 8, 12])], slabs([0, 6, 12])
 
 CHILD = """
-import sys
-sys.path[:0] = [{tests!r}]
 from pathlib import Path
-from test_engine_journal_layout import NEW, move
-move(Path({folder!r}), NEW)
+from streamrecon.engine.journal_layout import assemble, begin_next, find, place, settle
+folder = Path({folder!r})
+layout = find(folder)
+number = begin_next(layout)
+for rows in {ranks}:
+    assemble(layout, rows, place(folder, number, rows))
+settle(folder, number)
 """
 
 
@@ -482,7 +493,7 @@ def test_killed_anywhere_a_whole_layout_is_left(tmp_path: Path, where: str, numb
     folder = tmp_path / "journal"
     write(folder, 1, (0, 12), OLD)
     child = subprocess.run(
-        [sys.executable, "-c", CHILD.format(tests=str(Path(__file__).parent), folder=str(folder))],
+        [sys.executable, "-c", CHILD.format(folder=str(folder), ranks=NEW)],
         env={**os.environ, failpoints.VARIABLE: where},
         capture_output=True,
         text=True,
@@ -541,8 +552,8 @@ def test_a_disk_that_is_full_before_or_after_the_frames(
             return real(file, *rest)
         raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
 
-    with monkeypatch.context() as patch:
-        patch.setattr(os, call, full)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, call, full)
         with pytest.raises(DiskFullError):
             assemble(layout, (0, 6), place(tmp_path, 2, (0, 6)))
     nothing_was_touched(tmp_path, before)
