@@ -203,7 +203,8 @@ def layouts(draw: st.DrawFn) -> tuple[Range, list[Story]]:
     for rows in draw(partitions(whole)):
         if draw(st.integers(0, 9)) == 9:
             continue
-        operations = list(happened)
+        turned = draw(st.sampled_from([None, None, 0, 1]))  # a projection that has another angle here
+        operations = [(*o[:4], 0.75) if o[:3] == ("frame", P, turned) else o for o in happened]
         for _ in range(draw(st.sampled_from([0, 0, 1, 2]))):
             if operations:
                 del operations[draw(st.integers(0, len(operations) - 1))]
