@@ -560,6 +560,17 @@ def test_a_disk_that_is_full_before_or_after_the_frames(
     nothing_was_touched(tmp_path, before)
 
 
+def test_a_file_that_was_damaged_since_it_was_found(tmp_path: Path) -> None:
+    """Trying again would not help, so it is no error of the disk."""
+    write(tmp_path, 1, (0, 12), OLD)
+    layout = found(tmp_path)
+    layout.files[1].path.write_bytes(b"no journal")
+    with pytest.raises(OutputError, match="rows-00004-00008.*beginning") as raised:
+        assemble(layout, (0, 6), place(tmp_path, 2, (0, 6)))
+    assert not isinstance(raised.value, JournalError)
+    assert not list((tmp_path / "0002").iterdir())
+
+
 def test_a_disk_that_fails_as_a_layout_is_settled(tmp_path: Path) -> None:
     write(tmp_path, 1, (0, 12), OLD)
     write(tmp_path, 2, (0, 12), [Story((0, 12), scan(3))])
