@@ -565,7 +565,7 @@ def test_a_file_that_was_damaged_since_it_was_found(tmp_path: Path) -> None:
     write(tmp_path, 1, (0, 12), OLD)
     layout = found(tmp_path)
     layout.files[1].path.write_bytes(b"no journal")
-    with pytest.raises(OutputError, match="rows-00004-00008.*beginning") as raised:
+    with pytest.raises(OutputError, match=r"rows-00004-00008.*beginning") as raised:
         assemble(layout, (0, 6), place(tmp_path, 2, (0, 6)))
     assert not isinstance(raised.value, JournalError)
     assert not list((tmp_path / "0002").iterdir())
