@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from streamrecon.config import SendConfig
+from streamrecon.errors import EndpointError
 from streamrecon.scan import Frame, FrameKind, Gap, ScanInfo
 from streamrecon.transport.clock import Clock
 from streamrecon.transport.link import Link
@@ -18,6 +20,8 @@ from streamrecon.transport.wakeup import Wakeup
 from streamrecon.wire.dispatch import Dispatch, missing
 from streamrecon.wire.messages import Range
 from streamrecon.wire.sending import SendingEnd
+
+log = logging.getLogger(__name__)
 
 POLL = 0.05
 """Seconds between looks at what no socket tells."""
@@ -138,6 +142,8 @@ class _Sender:
         self._wakeup, self._clock = Wakeup(), Clock()
         self._links: list[Link] = []
         self._session, self._passes = 0, 0
+        self._unopened = 0
+        """Session of which a connection could not be opened, if that was told."""
         self._reading: Reading | None = None
         self._waiting: Frame | None = None
         """Taken from the source when there was no room for it."""
@@ -182,7 +188,16 @@ class _Sender:
         if self._session != self._dispatch.session:
             self._part(0)
             self._session = self._dispatch.session
-        self._links += [Link(lane.endpoint) for lane in self._dispatch.lanes[len(self._links) :]]
+        try:
+            for lane in self._dispatch.lanes[len(self._links) :]:
+                self._links.append(Link(lane.endpoint))
+        except EndpointError as error:
+            if not self._dispatch.joined:
+                raise
+            # Such as too many open files. Frames are kept, and it may be better soon: as long as an engine is waited for.
+            if self._session != self._unopened:
+                self._unopened = self._session
+                log.warning("%s; it is tried again", error)
         return Poller(self._wakeup, *self._links)
 
     def _hear(self) -> None:
