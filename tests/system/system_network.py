@@ -35,8 +35,20 @@ class Wire(threading.Thread):
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._door, selectors.EVENT_READ)
         self._first: socket.socket | None = None
+        self.error: Exception | None = None
 
     def run(self) -> None:
+        try:
+            self._pass_on()
+        except Exception as error:
+            self.error = error
+        finally:
+            open_ones = {key.fileobj for key in self._selector.get_map().values()} | {self._first, self._door}
+            for each in open_ones - {None}:
+                each.close()  # type: ignore[union-attr]
+            self._selector.close()
+
+    def _pass_on(self) -> None:
         while not self._done.is_set():
             for key, _ in self._selector.select(0.05):
                 if key.fileobj is self._door:
@@ -47,11 +59,6 @@ class Wire(threading.Thread):
                 self._close(self._first)
                 self._first = None
                 self._left = 1 << 60
-        if self._first is not None:
-            self._first.close()
-        for key in list(self._selector.get_map().values()):
-            key.fileobj.close()  # type: ignore[union-attr]
-        self._selector.close()
 
     def _accept(self) -> None:
         inside, _ = self._door.accept()
@@ -83,7 +90,7 @@ class Wire(threading.Thread):
 
     def _close(self, one: socket.socket) -> None:
         for each in [one, *(k.fileobj for k in list(self._selector.get_map().values()) if k.data is one)]:
-            with contextlib.suppress(KeyError):
+            with contextlib.suppress(KeyError, ValueError):  # it was closed before
                 self._selector.unregister(each)
             each.close()  # type: ignore[union-attr]
 
@@ -100,3 +107,4 @@ class Wire(threading.Thread):
     ) -> None:
         self._done.set()
         self.join(5)
+        assert self.error is None, repr(self.error)

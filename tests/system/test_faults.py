@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import random
 import shlex
 import signal
 import socket
@@ -66,6 +68,35 @@ sync_seconds = 0.1
 LARGE_FRAME = 128 * 1024 * 2
 """Bytes."""
 
+MANY = """
+[simulated]
+phantom = "disc"
+rows = 4
+columns = 256
+projections = 20000
+flats = 2
+darks = 2
+photons = 0
+[recon]
+center = 127.5
+method = "direct"
+side = 16
+[emit]
+every = 2000
+keep = 2
+keep_seconds = 0
+[engine]
+heartbeat = 0.2
+peer_timeout = 2.0
+return_timeout = 60.0
+batch = 64
+sync_seconds = 0.2
+"""
+MANY_FRAME = 4 * 256 * 2
+"""Bytes."""
+BOOKKEEPING = 1000
+"""Bytes that an engine may keep in memory of each frame: where it is in the journal, its angle, its hash."""
+
 
 @pytest.fixture(name="started")
 def _started(tmp_path: Path) -> Iterator[Processes]:
@@ -88,6 +119,7 @@ def where() -> str:
 
 def finished(folder: Path, config: str) -> dict[str, Any]:
     """The volume of a run of its own that nothing happens to."""
+    folder.mkdir(exist_ok=True)
     path = folder / "c.toml"
     path.write_text(config)
     for started in processes(folder):
@@ -397,3 +429,57 @@ def test_a_supervisor_that_is_ended_ends_its_job(started: Processes, tmp_path: P
     job.signal(signal.SIGTERM)
     assert job.wait(30) == 130
     assert "started again" not in job.err
+
+
+class Memory:
+    """Resident bytes of an engine's processes, one after the other, by the frames in the journal."""
+
+    def __init__(self, job: Process, journal: Path) -> None:
+        self._job, self._journal = job, journal
+        self.seen: dict[int, list[tuple[int, int]]] = {}
+        self.engine: psutil.Process | None = None
+
+    def look(self) -> int:
+        """Take one measurement; the frames in the journal."""
+        frames = sum(path.stat().st_size for path in self._journal.glob("*.frames")) // (MANY_FRAME + 64)
+        with contextlib.suppress(psutil.NoSuchProcess, FileNotFoundError):
+            self.engine = next((child for child in self._job.children() if "recon" in child.cmdline()), None)
+            if self.engine is not None:
+                self.seen.setdefault(self.engine.pid, []).append((frames, self.engine.memory_info().rss))
+        return frames
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_memory_stays_flat_over_a_soak(started: Processes, tmp_path: Path, where: str) -> None:
+    """20,000 small frames, engine and sender killed at random: each is in the volume once, and none stays in memory."""
+    undisturbed = finished(tmp_path / "undisturbed", MANY)
+    out, config = tmp_path / "out", tmp_path / "c.toml"
+    config.write_text(MANY)
+    rng = random.Random(5)
+    kills = sorted((rng.randrange(500, 19000), rng.choice(["engine", "engine", "sender"])) for _ in range(5))
+    job = supervised(started, where, out, config)
+    command = ["replay", "simulated", "--to", where, "--config", config]
+    sender, memory = started.streamrecon(*command), Memory(job, out / "journal")
+    while job.popen.poll() is None:
+        frames = memory.look()
+        if kills and frames >= kills[0][0] and memory.engine is not None:
+            _, victim = kills.pop(0)
+            if victim == "engine":
+                memory.engine.kill()
+            else:
+                sender.signal(signal.SIGKILL)
+                sender = started.streamrecon(*command)
+        time.sleep(0.02)
+    assert not kills
+    assert job.wait(1) == 0, job.err
+    assert sender.wait(30) == 0, sender.err
+    assert len(memory.seen) >= 3
+    for seen in memory.seen.values():
+        first = next(frames for frames, _ in seen if frames)
+        warm = [(frames, rss) for frames, rss in seen if frames >= first + 500]
+        if warm:
+            (began, before), (ended, after) = warm[0], warm[-1]
+            print(f"{began} to {ended} frames: {before / 1e6:.1f} to {after / 1e6:.1f} MB")
+            assert after - before < (4 << 20) + BOOKKEEPING * (ended - began)
+    same(out, undisturbed)
