@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import errno
 import logging
+import resource
 import signal
 import sys
 import traceback
@@ -37,6 +39,9 @@ EXIT_INTERRUPTED = 130
 EXIT_CLOSED = 141
 """Whoever read the output closed it."""
 
+FILES = 64
+"""Files and sockets that a process may need at once; an engine with a few viewers needs half of them."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; its exit code.
@@ -51,6 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     signal.signal(signal.SIGTERM, _terminate)
     try:
+        _check_files()
         return int(options.command(options))
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
@@ -67,12 +73,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"streamrecon: {error}\n")
         return EXIT_USAGE
     except OSError as error:
-        sys.stderr.write(f"streamrecon: cannot write: {error.strerror}\n")
+        what = "cannot go on" if error.errno in (errno.EMFILE, errno.ENFILE) else "cannot write"
+        sys.stderr.write(f"streamrecon: {what}: {error.strerror}\n")
         return EXIT_USAGE
     except Exception:
         traceback.print_exc()
         sys.stderr.write("streamrecon: this is a bug in streamrecon; please report it with the lines above\n")
         return EXIT_BUG
+
+
+def _check_files() -> None:
+    """Refuse to start where files would run out in the middle of a scan; ZeroMQ ends the process where it has none.
+
+    Raises
+    ------
+    ConfigError
+        Naming the limit.
+    """
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limit == resource.RLIM_INFINITY:
+        return
+    try:
+        left = limit - sum(1 for _ in Path("/dev/fd").iterdir())
+    except OSError:
+        left = 0  # not even for this folder
+    if left < FILES:
+        raise ConfigError(
+            f"this process may open {left} more files and sockets, and needs up to {FILES}: raise the limit of {limit} "
+            "(ulimit -n)"
+        )
 
 
 def _terminate(signum: int, frame: FrameType | None) -> None:

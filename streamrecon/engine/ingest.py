@@ -21,7 +21,7 @@ from streamrecon.engine.ring import Ring
 from streamrecon.engine.status import Counters
 from streamrecon.errors import StreamreconError
 from streamrecon.scan import FrameKind, ScanInfo
-from streamrecon.transport import Poller, Publisher, Receiver, Wakeup, private_ipc
+from streamrecon.transport import Clock, Poller, Publisher, Receiver, Wakeup, private_ipc
 from streamrecon.wire.credit import CreditWindow
 from streamrecon.wire.inventory import Inventory
 from streamrecon.wire.messages import Range, Update
@@ -114,7 +114,7 @@ class Ingest(threading.Thread):
             return_timeout=options.return_timeout,
         )
         self._ring: Ring | None = None
-        self._wakeup = Wakeup()
+        self._wakeup, self._clock = Wakeup(), Clock()
         self._calls: deque[Callable[[], None]] = deque()
         self._stopped, self._over = False, threading.Event()
 
@@ -126,7 +126,7 @@ class Ingest(threading.Thread):
 
     def durable(self, entries: int) -> None:
         """So many frames and withdrawals, in the order they came, survive a crash."""
-        self._do(lambda: self._act(self._end.durable(entries, time.monotonic())))
+        self._do(lambda: self._act(self._end.durable(entries, self._clock.now())))
 
     def finish(self) -> None:
         """The final volume can be read: tell the sender."""
@@ -148,7 +148,7 @@ class Ingest(threading.Thread):
         self._counters.ring_frames = ring.slots
         self.inbox.put(Accepted(info, rows, ring))
         window = CreditWindow(ring.nbytes, ring.slots)
-        self._act(self._end.resume(info, rows, inventory, ended, window, time.monotonic()))
+        self._act(self._end.resume(info, rows, inventory, ended, window, self._clock.now()))
 
     def in_volume(self, projections: int) -> None:
         """How many projections the volume holds, told with the next credit."""
@@ -166,7 +166,7 @@ class Ingest(threading.Thread):
     @property
     def unheard(self) -> bool:
         """Whether the volume is final and there is no sender to tell."""
-        return self._end.peer is None and self._end.parting(time.monotonic())
+        return self._end.peer is None and self._end.parting(self._clock.now())
 
     def abandon(self) -> None:
         """The sender is known to be gone for good."""
@@ -205,16 +205,16 @@ class Ingest(threading.Thread):
     def _loop(self) -> None:
         sockets = [each for each in (self._receiver, self._publisher) if each is not None]
         poller = Poller(self._wakeup, *sockets)
-        while not self._stopped or self._end.parting(time.monotonic()):
+        while not self._stopped or self._end.parting(self._clock.now()):
             poller.wait(min(0.2, self._options.heartbeat / 2))
             began = time.perf_counter()
             while self._calls:
                 self._calls.popleft()()
             for peer, message, payload in self._receiver.messages():
-                self._act(self._end.hear(peer, message, payload, time.monotonic()))
+                self._act(self._end.hear(peer, message, payload, self._clock.now()))
             if self._publisher is not None:
                 self._publisher.serve()
-            self._act(self._end.tick(time.monotonic()))
+            self._act(self._end.tick(self._clock.now()))
             self._count()
             self._counters.add("transport", time.perf_counter() - began)
 
@@ -241,7 +241,7 @@ class Ingest(threading.Thread):
         self._counters.ring_frames = self._ring.slots
         self.inbox.put(Accepted(opened.info, opened.rows, self._ring))
         window = CreditWindow(self._ring.nbytes, self._ring.slots)
-        self._act(self._end.accept(window, time.monotonic()))
+        self._act(self._end.accept(window, self._clock.now()))
 
     def _store(self, arrived: Arrived) -> None:
         assert self._ring is not None

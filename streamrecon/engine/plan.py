@@ -340,8 +340,17 @@ def size(nbytes: float) -> str:
 
 
 def available_memory() -> int:
-    """Bytes that this process can still take: of the machine, or of its control group where that is less."""
-    available = int(psutil.virtual_memory().available)
+    """Bytes that this process can still take: of the machine, or of its control group where that is less.
+
+    Raises
+    ------
+    PlanError
+        If the system does not say.
+    """
+    try:
+        available = int(psutil.virtual_memory().available)
+    except OSError as error:  # too many open files
+        raise PlanError(f"cannot see how much memory there is, so say engine.memory_bytes: {error.strerror}") from error
     group = Path("/sys/fs/cgroup")
     try:
         limit = (group / "memory.max").read_text().strip()

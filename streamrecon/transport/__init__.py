@@ -1,5 +1,6 @@
 """The sockets: the only place that imports zmq."""
 
+from streamrecon.transport.clock import Clock
 from streamrecon.transport.endpoint import check_bind, private_ipc
 from streamrecon.transport.poller import Poller
 from streamrecon.transport.publisher import Publisher, Slices, subscribe
@@ -8,6 +9,7 @@ from streamrecon.transport.sender import SendReport, send_scan
 from streamrecon.transport.wakeup import Wakeup
 
 __all__ = [
+    "Clock",
     "Poller",
     "Publisher",
     "Receiver",

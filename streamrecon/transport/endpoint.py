@@ -100,6 +100,22 @@ def _taken(path: Path) -> bool:
         return True
 
 
+def open_socket(kind: int) -> zmq.Socket[bytes]:
+    """A socket that does not linger.
+
+    Raises
+    ------
+    EndpointError
+        If there can be no more.
+    """
+    try:
+        socket: zmq.Socket[bytes] = zmq.Context.instance().socket(kind)
+    except zmq.ZMQError as error:
+        raise EndpointError(f"cannot open a socket: {error.strerror}") from error
+    socket.setsockopt(zmq.LINGER, 0)
+    return socket
+
+
 def bind(socket: zmq.Socket[bytes], endpoint: str, insecure: bool) -> str:
     """Check and bind; the endpoint as bound, with the port in place of `*`.
 

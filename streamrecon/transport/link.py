@@ -10,7 +10,7 @@ import zmq
 from numpy.typing import NDArray
 
 from streamrecon.errors import MessageError, RemoteProtocolError
-from streamrecon.transport.endpoint import connect
+from streamrecon.transport.endpoint import connect, open_socket
 from streamrecon.wire.codec import Buffer, decode, encode
 from streamrecon.wire.messages import FrameHeader, Message
 
@@ -28,14 +28,13 @@ class Link:
     Raises
     ------
     EndpointError
-        If the endpoint is malformed.
+        If the endpoint is malformed, or there can be no more sockets.
     """
 
     def __init__(self, endpoint: str) -> None:
         self.endpoint = endpoint
         self._pending: list[bytes | memoryview] | None = None
-        self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.DEALER)
-        self._socket.setsockopt(zmq.LINGER, 0)
+        self._socket = open_socket(zmq.DEALER)
         # Nothing is queued for an engine that is not there, so a new one never gets an old session's frames.
         self._socket.setsockopt(zmq.IMMEDIATE, 1)
         self._socket.setsockopt(zmq.SNDHWM, 0)

@@ -12,7 +12,7 @@ import zmq
 from numpy.typing import NDArray
 
 from streamrecon.errors import MessageError, PeerLostError, RemoteProtocolError
-from streamrecon.transport.endpoint import connect
+from streamrecon.transport.endpoint import connect, open_socket
 from streamrecon.transport.receiver import Receiver
 from streamrecon.wire.codec import decode, encode
 from streamrecon.wire.messages import Update, Want
@@ -115,8 +115,7 @@ def subscribe(endpoint: str, timeout: float = 30.0) -> Iterator[Slices]:
     RemoteProtocolError
         If the publisher sent something else.
     """
-    socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.DEALER)
-    socket.setsockopt(zmq.LINGER, 0)
+    socket = open_socket(zmq.DEALER)
     try:
         connect(socket, endpoint)
         version, final = 0, False

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import zmq
 
 from streamrecon.errors import MessageError
-from streamrecon.transport.endpoint import bind
+from streamrecon.transport.endpoint import bind, open_socket
 from streamrecon.wire.codec import PARTS_LIMIT, Buffer, decode, encode
 from streamrecon.wire.messages import Message
 
@@ -42,8 +42,7 @@ class Receiver:
     def __init__(self, endpoint: str, max_payload: int, insecure: bool = False) -> None:
         self.malformed = 0
         """Messages dropped because they were not of the protocol."""
-        self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.ROUTER)
-        self._socket.setsockopt(zmq.LINGER, 0)
+        self._socket = open_socket(zmq.ROUTER)
         self._socket.setsockopt(zmq.MAXMSGSIZE, max(max_payload, SMALLEST_LIMIT))
         try:
             self.endpoint = bind(self._socket, endpoint, insecure)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from streamrecon.config import SendConfig
+from streamrecon.errors import EndpointError
 from streamrecon.scan import Frame, FrameKind, Gap, ScanInfo
+from streamrecon.transport.clock import Clock
 from streamrecon.transport.link import Link
 from streamrecon.transport.poller import Poller
 from streamrecon.transport.reading import FramesOf, Reading
@@ -17,6 +20,8 @@ from streamrecon.transport.wakeup import Wakeup
 from streamrecon.wire.dispatch import Dispatch, missing
 from streamrecon.wire.messages import Range
 from streamrecon.wire.sending import SendingEnd
+
+log = logging.getLogger(__name__)
 
 POLL = 0.05
 """Seconds between looks at what no socket tells."""
@@ -134,9 +139,11 @@ class _Sender:
     ) -> None:
         self._dispatch, self._frames, self._retention = dispatch, frames, retention
         self._pause, self._progress = pause, progress
-        self._wakeup = Wakeup()
+        self._wakeup, self._clock = Wakeup(), Clock()
         self._links: list[Link] = []
         self._session, self._passes = 0, 0
+        self._unopened = 0
+        """Session of which a connection could not be opened, if that was told."""
         self._reading: Reading | None = None
         self._waiting: Frame | None = None
         """Taken from the source when there was no room for it."""
@@ -148,24 +155,24 @@ class _Sender:
     def run(self) -> SendReport:
         """As `send_scan` says."""
         dispatch = self._dispatch
-        dispatch.begin(time.monotonic())
+        dispatch.begin(self._clock.now())
         while not dispatch.done:
             poller = self._connect()
             dispatch.paused = self._pause.is_set()
             for number, link in enumerate(self._links):
                 if link.ready():
-                    dispatch.greet(number, time.monotonic())
+                    dispatch.greet(number, self._clock.now())
             self._say()
             poller.wait(min(dispatch.heartbeat / 2, POLL))
             self._hear()
-            dispatch.tick(time.monotonic())
+            dispatch.tick(self._clock.now())
             self._say()
             self._move()
             self._progress(dispatch.main)
         dispatch.farewell()
         self._say()
         self._linger = 500
-        seconds = 0.0 if self._first is None else time.monotonic() - self._first
+        seconds = 0.0 if self._first is None else self._clock.now() - self._first
         return SendReport(
             dispatch.outbox.frames,
             self._nbytes,
@@ -181,13 +188,22 @@ class _Sender:
         if self._session != self._dispatch.session:
             self._part(0)
             self._session = self._dispatch.session
-        self._links += [Link(lane.endpoint) for lane in self._dispatch.lanes[len(self._links) :]]
+        try:
+            for lane in self._dispatch.lanes[len(self._links) :]:
+                self._links.append(Link(lane.endpoint))
+        except EndpointError as error:
+            if not self._dispatch.joined:
+                raise
+            # Such as too many open files. Frames are kept, and it may be better soon: as long as an engine is waited for.
+            if self._session != self._unopened:
+                self._unopened = self._session
+                log.warning("%s; it is tried again", error)
         return Poller(self._wakeup, *self._links)
 
     def _hear(self) -> None:
         for number, link in enumerate(self._links):
             for message, payload in link.messages():
-                self._dispatch.hear(number, message, payload, time.monotonic())
+                self._dispatch.hear(number, message, payload, self._clock.now())
                 if self._dispatch.session != self._session:
                     return  # what else has come is of the session before
 
@@ -210,7 +226,7 @@ class _Sender:
             moved = took or sent
             for kept in dispatch.forgotten():
                 self._retention.free(kept)
-        now, blocked = time.monotonic(), dispatch.waits_for_credit()
+        now, blocked = self._clock.now(), dispatch.waits_for_credit()
         if blocked and self._blocked_since < 0:
             self._blocked_since = now
         elif not blocked and self._blocked_since >= 0:
@@ -255,7 +271,7 @@ class _Sender:
         if following is None:
             return False
         lane, kept = following
-        (first, end), whole, now = dispatch.lanes[lane].end.rows, dispatch.rows, time.monotonic()
+        (first, end), whole, now = dispatch.lanes[lane].end.rows, dispatch.rows, self._clock.now()
         frame = self._retention.rows(kept, first - whole[0], end - whole[0])
         header = dispatch.send(lane, frame, now)
         self._say()

@@ -102,7 +102,6 @@ class ReceivingEnd:
     """Of each frame of this session that is not durable, the number of arrivals that it waits for."""
     _heard: float = 0.0
     _told: float = 0.0
-    _acked: tuple[int, int] = (0, 0)
     _lost_at: float | None = None
     _lost_why: str = "the scan was taken up again without a sender"
     _end: EndOk | None = None
@@ -458,8 +457,7 @@ class ReceivingEnd:
             )
         ]
         marks = self.received, self.received - len(self._not_durable)
-        if marks != self._acked:
-            self._acked = marks
+        if marks != (0, 0):  # also what was said before: it may have been lost
             outputs.append(self._reply(Ack(session=self._id, lane=0, received=marks[0], durable=marks[1])))
         return outputs
 
@@ -480,7 +478,7 @@ class ReceivingEnd:
     def _leave_session(self) -> None:
         """Forget the session, but not the scan. Frames that are still in the ring were let in; they do not come again."""
         self.peer, self.session, self.paused = None, Session(Role.RECEIVER), False
-        self.received, self._digest, self._acked = 0, Digest(), (0, 0)
+        self.received, self._digest = 0, Digest()
         self._not_durable.clear()
 
     def _break(self, reason: str) -> list[Output]:

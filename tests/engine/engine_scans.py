@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,14 +15,22 @@ import h5py
 import numpy as np
 from scipy.ndimage import median_filter
 
-from streamrecon.config import Config, EmitConfig, EngineConfig, NormalizeConfig, ReconConfig, SimulatedConfig
+from streamrecon.config import (
+    Config,
+    EmitConfig,
+    EngineConfig,
+    NormalizeConfig,
+    ReconConfig,
+    SendConfig,
+    SimulatedConfig,
+)
 from streamrecon.engine import Engine, Result
 from streamrecon.recon.accumulate import Shape, snapshot
 from streamrecon.recon.direct import DirectAccumulator
 from streamrecon.recon.fourier import FourierAccumulator
 from streamrecon.recon.normalize import FlatGroup, Normalization, Normalizer, combine
 from streamrecon.recon.weights import arc_weights
-from streamrecon.scan import Frame, FrameKind, Geometry, ScanInfo
+from streamrecon.scan import Frame, FrameKind, Gap, Geometry, ScanInfo
 from streamrecon.sources import SimulatedSource
 from streamrecon.transport import SendReport, send_scan
 
@@ -67,6 +77,7 @@ def config(
     emit: dict[str, Any] | None = None,
     engine: dict[str, Any] | None = None,
     normalize: dict[str, Any] | None = None,
+    send: dict[str, Any] | None = None,
 ) -> Config:
     return Config(
         recon=ReconConfig(**({"center": 24.3, "method": "direct"} | (recon or {}))),
@@ -75,6 +86,7 @@ def config(
             **({"heartbeat": 0.2, "peer_timeout": 20.0, "return_timeout": 0.0, "ring_bytes": 1 << 20} | (engine or {}))
         ),
         normalize=NormalizeConfig(**(normalize or {})),
+        send=SendConfig(**(send or {})),
     )
 
 
@@ -101,36 +113,54 @@ class Streamed:
         return [e for e in self.events if e["event"] == event]
 
 
+class Sending(threading.Thread):
+    """A sender at work: what came of it, one or the other, once it has ended."""
+
+    def __init__(
+        self,
+        scan: Scan,
+        endpoint: str,
+        options: Config,
+        frames: Callable[[slice], Iterator[Frame | Gap]] | None = None,
+        **more: Any,
+    ) -> None:
+        super().__init__(daemon=True)
+        self.report: SendReport | None = None
+        self.error: Exception | None = None
+        engine = options.engine
+        self._call = {
+            "info": scan.info, "frames": frames or scan.frames, "endpoint": endpoint, "options": options.send,
+            "heartbeat": engine.heartbeat, "peer_timeout": engine.peer_timeout, "connect_timeout": 10.0, **more,
+        }  # fmt: skip
+        self.start()
+
+    def run(self) -> None:
+        try:
+            self.report = send_scan(**self._call)
+        except Exception as error:
+            self.error = error
+
+
 def stream(
     scan: Scan,
     options: Config,
     out: Path,
     *,
-    frames: Callable[[slice], Iterator[Frame]] | None = None,
+    frames: Callable[[slice], Iterator[Frame | Gap]] | None = None,
     watch: Callable[[Engine], None] = lambda engine: None,
     overwrite: bool = False,
     seconds: float = SECONDS,
+    through: Callable[[str], AbstractContextManager[str]] = contextlib.nullcontext,
+    **more: Any,
 ) -> Streamed:
-    """Send a scan into an engine; no exception leaves, no end may hang."""
+    """Send a scan into an engine; no exception leaves, no end may hang.
+
+    `through` gives, for the engine's endpoint, the one that the sender connects to; `more` goes to `send_scan`.
+    """
     events: list[dict[str, Any]] = []
     streamed = Streamed(None, None, None, None, events, out)
-    with Engine(options, out, events.append, overwrite) as engine:
-
-        def send() -> None:
-            try:
-                streamed.report = send_scan(
-                    scan.info,
-                    frames or scan.frames,
-                    engine.endpoint,
-                    heartbeat=options.engine.heartbeat,
-                    peer_timeout=options.engine.peer_timeout,
-                    connect_timeout=10.0,
-                )
-            except Exception as error:
-                streamed.sender_error = error
-
-        sender = threading.Thread(target=send, daemon=True)
-        sender.start()
+    with Engine(options, out, events.append, overwrite) as engine, through(engine.endpoint) as endpoint:
+        sender = Sending(scan, endpoint, options, frames, **more)
         try:
             watch(engine)
             streamed.result = engine.wait(seconds)
@@ -141,6 +171,7 @@ def stream(
             streamed.engine_error = error
         sender.join(10)
         assert not sender.is_alive(), "the sender hangs"
+        streamed.report, streamed.sender_error = sender.report, sender.error
     return streamed
 
 

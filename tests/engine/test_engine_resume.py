@@ -16,6 +16,7 @@ from engine_scans import D, F, P, Scan, batch, config, difference, read, read_vo
 from streamrecon import failpoints
 from streamrecon.config import Config, SendConfig
 from streamrecon.engine import Engine, Result
+from streamrecon.engine.journal import HEAD, MARK
 from streamrecon.errors import OutputError, StreamreconError
 from streamrecon.scan import Frame, Gap
 from streamrecon.transport import send_scan
@@ -211,6 +212,56 @@ def test_a_journal_whose_beginning_is_damaged(scan: Scan, tmp_path: Path) -> Non
     for resume in (True, False):
         with pytest.raises(OutputError, match="damaged"):
             Engine(config(), out, resume=resume)
+
+
+def first_entry(path: Path, scan: Scan) -> tuple[int, int]:
+    """Where the entries of a journal begin, and the bytes of each: a head of 64, and pixels, padded to a multiple of that."""
+    nbytes = int(np.prod(scan.info.frame_shape)) * scan.info.dtype.itemsize
+    return path.read_bytes().index(MARK), HEAD.size * (1 + -(-nbytes // HEAD.size))
+
+
+def torn(data: bytearray, start: int, stride: int) -> int:
+    """Cut within the last entry, as when the power went; the entries that are lost."""
+    entries = (len(data) - start) // stride
+    del data[start + (entries - 1) * stride + stride // 2 :]
+    return 1
+
+
+def corrupt(data: bytearray, start: int, stride: int) -> int:
+    """A bit of the pixels of an earlier projection, and one of the head of another."""
+    data[start + 15 * stride + HEAD.size + 100] ^= 1
+    data[start + 17 * stride + 9] ^= 1
+    return 2
+
+
+@pytest.mark.parametrize("live", [False, True], ids=["file", "live"])
+@pytest.mark.parametrize("damage", [torn, corrupt])
+def test_journal_damaged(scan: Scan, tmp_path: Path, damage: Callable[[bytearray, int, int], int], live: bool) -> None:
+    """What is not sound is asked for again: a file gives it again, a detector what it still keeps; the rest is named."""
+    settings, out = config(emit={"every": 10}), tmp_path / "out"
+    sender, endpoint = interrupted(scan, settings, out, lambda engine: engine.status().frames >= 35, live)
+    (path,) = (out / "journal").glob("*.frames")
+    start, stride = first_entry(path, scan)
+    data = bytearray(path.read_bytes())
+    entries = (len(data) - start) // stride
+    assert entries >= 20
+    lost = damage(data, start, stride)
+    path.write_bytes(data)
+    result, events = resumed(settings, out, endpoint)
+    sender.join(10)
+    assert sender.error is None
+    assert result.final
+    (told,) = (event for event in events if event["event"] == "resume")
+    assert told["damaged"] == lost
+    assert told["frames"] == entries - lost
+    indices = list(read(out, "entry/reconstruction/projection_indices"))
+    if live and len(indices) < 60:
+        assert len(indices) == 60 - lost
+        assert f"{lost} lost by the engine" in read(out, "entry/reconstruction/missing")
+    else:
+        assert indices == list(range(60))
+    left = [frame for frame in scan.of(P) if frame.index in indices]
+    assert difference(read_volume(out), batch(scan.arranged(scan.of(D), scan.of(F), left), settings)) < 1e-5
 
 
 @pytest.mark.parametrize("method", ["direct", "fourier"])

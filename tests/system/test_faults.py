@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import random
+import shlex
 import signal
 import socket
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import psutil
 import pytest
+from system_network import Wire
 from system_processes import Process, Processes, processes, told, until, volume
 
+from streamrecon.cli import FILES
 from streamrecon.failpoints import VARIABLE
 
 CONFIG = """
@@ -36,6 +44,59 @@ sync_seconds = 0.1
 return_timeout = 60.0
 """
 
+LARGE = """
+[simulated]
+phantom = "disc"
+rows = 128
+columns = 1024
+projections = 36
+flats = 2
+darks = 2
+photons = 0
+[recon]
+center = 511.5
+method = "direct"
+side = 32
+[emit]
+every = 10
+[engine]
+heartbeat = 0.2
+peer_timeout = 5.0
+return_timeout = 30.0
+sync_seconds = 0.1
+"""
+LARGE_FRAME = 128 * 1024 * 2
+"""Bytes."""
+
+MANY = """
+[simulated]
+phantom = "disc"
+rows = 4
+columns = 256
+projections = 20000
+flats = 2
+darks = 2
+photons = 0
+[recon]
+center = 127.5
+method = "direct"
+side = 16
+[emit]
+every = 2000
+keep = 2
+keep_seconds = 0
+[engine]
+heartbeat = 0.2
+peer_timeout = 2.0
+return_timeout = 60.0
+batch = 64
+sync_seconds = 0.2
+"""
+MANY_FRAME = 4 * 256 * 2
+"""Bytes."""
+BOOKKEEPING = 1000
+"""Bytes that an engine may keep in memory of each frame: where it is in the journal, its angle, its hash."""
+
 
 @pytest.fixture(name="started")
 def _started(tmp_path: Path) -> Iterator[Processes]:
@@ -56,15 +117,25 @@ def where() -> str:
         return f"tcp://127.0.0.1:{free.getsockname()[1]}"
 
 
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
-    folder = tmp_path_factory.mktemp("undisturbed")
+def finished(folder: Path, config: str) -> dict[str, Any]:
+    """The volume of a run of its own that nothing happens to."""
+    folder.mkdir(exist_ok=True)
     path = folder / "c.toml"
-    path.write_text(CONFIG)
+    path.write_text(config)
     for started in processes(folder):
         run = started.streamrecon("run", "simulated", "--out", folder / "out", "--config", path)
         assert run.wait(60) == 0, run.err
     return volume(folder / "out")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
+    return finished(tmp_path_factory.mktemp("undisturbed"), CONFIG)
+
+
+@pytest.fixture(scope="module")
+def undisturbed_large(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
+    return finished(tmp_path_factory.mktemp("undisturbed"), LARGE)
 
 
 def same(out: Path, undisturbed: dict[str, object]) -> None:
@@ -76,6 +147,12 @@ def same(out: Path, undisturbed: dict[str, object]) -> None:
     expected = np.asarray(undisturbed["data"])
     assert np.abs(found["data"] - expected).max() < 1e-5 * np.abs(expected).max()
     assert not (out / "journal").exists(), "the journal of a finished scan is left behind"
+
+
+def limited(started: Processes, files: int, *arguments: Any) -> Process:
+    """streamrecon with a limit of open files."""
+    command = shlex.join(map(str, [sys.executable, "-m", "streamrecon", *arguments]))
+    return started.start("sh", "-c", f"ulimit -n {files}; exec {command}")
 
 
 def supervised(started: Processes, where: str, out: Path, config: Path, **environment: str) -> Process:
@@ -126,6 +203,34 @@ def test_receiver_restarted_in_the_middle_of_a_burst(
     assert job.wait(30) == 0, job.err
     assert "sessions" in replay.out
     same(out, undisturbed)
+
+
+@pytest.mark.parametrize(("dies", "live"), [("sender", False), ("connection", True)])
+def test_producer_killed_mid_multipart(
+    started: Processes, tmp_path: Path, where: str, undisturbed_large: dict[str, object], dies: str, live: bool
+) -> None:
+    """Half a frame is on the wire when the sender, or only its connection, dies: it is never taken, and comes again whole."""
+    out, config = tmp_path / "out", tmp_path / "large.toml"
+    config.write_text(LARGE)
+    recon = started.streamrecon("recon", "--listen", where, "--out", out, "--config", config)
+    # What is not pixels are some kilobytes: this is far within the frame after the first twenty.
+    with Wire(where, cut_after=int(20.5 * LARGE_FRAME)) as wire:
+        command = ["replay", "simulated", "--config", config, *(["--live"] if live else [])]
+        first = started.streamrecon(*command, "--to", wire.endpoint)
+        assert wire.full.wait(30), first.err
+        (journal,) = until(lambda: list((out / "journal").glob("*.frames")), what="a journal")
+        until(lambda: journal.stat().st_size > 20 * LARGE_FRAME, what="twenty frames in the journal")
+        time.sleep(0.5)
+        assert journal.stat().st_size < 20.5 * LARGE_FRAME, "half a frame was taken"
+        if dies == "sender":
+            first.signal(signal.SIGKILL)
+            first.wait()
+        wire.cut()
+        last = started.streamrecon(*command, "--to", where) if dies == "sender" else first
+        assert last.wait(60) == 0, last.err
+    assert recon.wait(30) == 0, recon.err
+    assert recon.err == ""
+    same(out, undisturbed_large)
 
 
 @pytest.mark.parametrize("live", [False, True], ids=["file", "live"])
@@ -195,6 +300,94 @@ def test_journal_disk_full(
     same(out, undisturbed)
 
 
+def test_spool_disk_full(
+    started: Processes, tmp_path: Path, config: Path, where: str, undisturbed: dict[str, object]
+) -> None:
+    """The detector's sender cannot spool for a while: it says so, its source waits, nothing is dropped."""
+    out = tmp_path / "out"
+    sender = tmp_path / "sender.toml"
+    sender.write_text(CONFIG + f'retain_bytes = 3000\nwhen_full = "spool"\nspool = "{tmp_path}"\n')
+    replay = started.streamrecon(
+        "replay", "simulated", "--to", where, "--config", sender, "--live", **{VARIABLE: "spool.write=full:5:40"}
+    )
+    recon = started.streamrecon("recon", "--listen", where, "--out", out, "--config", config, "--delay", "0.01")
+    assert replay.wait(60) == 0, replay.err
+    assert recon.wait(30) == 0, recon.err
+    assert replay.err.count("the disk of the spool is full") == 1
+    assert "make space" in replay.err
+    assert "dropped" not in replay.err
+    same(out, undisturbed)
+
+
+# 17 starts an engine that can write no version, 13 a sender; below 6 Python itself does not start.
+@pytest.mark.parametrize("files", [6, 8, 10, 13, 15, 17, 40])
+@pytest.mark.parametrize("command", ["recon", "replay"])
+def test_file_descriptor_limit(started: Processes, tmp_path: Path, where: str, command: str, files: int) -> None:
+    """Refused at once, with what to do: ZeroMQ would abort, and versions of the volume could not be written."""
+    arguments = ["--listen", where, "--out", tmp_path / "out"] if command == "recon" else ["simulated", "--to", where]
+    job = limited(started, files, command, *arguments)
+    assert job.wait(10) == 2
+    (line,) = job.err.splitlines()
+    assert "ulimit -n" in line
+    assert str(files) in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_file_descriptor_limit_that_is_enough(
+    started: Processes, tmp_path: Path, config: Path, where: str, undisturbed: dict[str, object]
+) -> None:
+    """What is let in goes through to the end."""
+    out = tmp_path / "out"
+    recon = limited(started, FILES + 8, "recon", "--listen", where, "--out", out, "--config", config)
+    replay = limited(started, FILES + 8, "replay", "simulated", "--to", where, "--config", config, "--live")
+    assert replay.wait(60) == 0, replay.err
+    assert recon.wait(30) == 0, recon.err
+    same(out, undisturbed)
+
+
+def most_files(process: Process, more: int | None) -> None:
+    """Let a process open so many more files and sockets; None for any number."""
+    job = psutil.Process(process.popen.pid)
+    now, (_, hard) = job.num_fds(), job.rlimit(psutil.RLIMIT_NOFILE)
+    job.rlimit(psutil.RLIMIT_NOFILE, (hard if more is None else now + more, hard))
+
+
+def test_file_descriptors_run_out_in_the_engine(
+    started: Processes, tmp_path: Path, config: Path, where: str, undisturbed: dict[str, object]
+) -> None:
+    """Versions cannot be written, which is told; frames go on coming in, and the next version that can be holds them."""
+    out = tmp_path / "out"
+    recon = started.streamrecon("recon", "--listen", where, "--out", out, "--config", config)
+    replay = started.streamrecon("replay", "simulated", "--to", where, "--config", config, "--fps", "40", "--live")
+    until(lambda: told(out, "version"), what="a version")
+    most_files(recon, 0)
+    until(lambda: len(told(out, "not_written")) >= 2, what="a version that cannot be written")
+    most_files(recon, None)
+    assert replay.wait(60) == 0, replay.err
+    assert recon.wait(30) == 0, recon.err
+    assert "Too many open files" in told(out, "not_written")[0]["text"]
+    assert "Traceback" not in recon.err
+    same(out, undisturbed)
+
+
+def test_file_descriptors_run_out_in_the_sender(
+    started: Processes, tmp_path: Path, config: Path, where: str, undisturbed: dict[str, object]
+) -> None:
+    """Just when the engine is restarted: it keeps what it has, and connects again when it can."""
+    out = tmp_path / "out"
+    job = supervised(started, where, out, config)
+    replay = started.streamrecon("replay", "simulated", "--to", where, "--config", config, "--fps", "80", "--live")
+    until(lambda: told(out, "version"), what="a version")
+    most_files(replay, -2)
+    (engine,) = [child for child in job.children() if "recon" in child.cmdline()]
+    engine.send_signal(signal.SIGKILL)
+    until(lambda: "Too many open files" in replay.err, what="a connection that cannot be opened")
+    most_files(replay, None)
+    assert replay.wait(60) == 0, replay.err
+    assert job.wait(30) == 0, job.err
+    same(out, undisturbed)
+
+
 def test_a_scan_that_cannot_be_sent_again_is_not_overwritten(
     started: Processes, tmp_path: Path, config: Path, where: str, undisturbed: dict[str, object]
 ) -> None:
@@ -236,3 +429,57 @@ def test_a_supervisor_that_is_ended_ends_its_job(started: Processes, tmp_path: P
     job.signal(signal.SIGTERM)
     assert job.wait(30) == 130
     assert "started again" not in job.err
+
+
+class Memory:
+    """Resident bytes of an engine's processes, one after the other, by the frames in the journal."""
+
+    def __init__(self, job: Process, journal: Path) -> None:
+        self._job, self._journal = job, journal
+        self.seen: dict[int, list[tuple[int, int]]] = {}
+        self.engine: psutil.Process | None = None
+
+    def look(self) -> int:
+        """Take one measurement; the frames in the journal."""
+        frames = sum(path.stat().st_size for path in self._journal.glob("*.frames")) // (MANY_FRAME + 64)
+        with contextlib.suppress(psutil.NoSuchProcess, FileNotFoundError):
+            self.engine = next((child for child in self._job.children() if "recon" in child.cmdline()), None)
+            if self.engine is not None:
+                self.seen.setdefault(self.engine.pid, []).append((frames, self.engine.memory_info().rss))
+        return frames
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_memory_stays_flat_over_a_soak(started: Processes, tmp_path: Path, where: str) -> None:
+    """20,000 small frames, engine and sender killed at random: each is in the volume once, and none stays in memory."""
+    undisturbed = finished(tmp_path / "undisturbed", MANY)
+    out, config = tmp_path / "out", tmp_path / "c.toml"
+    config.write_text(MANY)
+    rng = random.Random(5)
+    kills = sorted((rng.randrange(500, 19000), rng.choice(["engine", "engine", "sender"])) for _ in range(5))
+    job = supervised(started, where, out, config)
+    command = ["replay", "simulated", "--to", where, "--config", config]
+    sender, memory = started.streamrecon(*command), Memory(job, out / "journal")
+    while job.popen.poll() is None:
+        frames = memory.look()
+        if kills and frames >= kills[0][0] and memory.engine is not None:
+            _, victim = kills.pop(0)
+            if victim == "engine":
+                memory.engine.kill()
+            else:
+                sender.signal(signal.SIGKILL)
+                sender = started.streamrecon(*command)
+        time.sleep(0.02)
+    assert not kills
+    assert job.wait(1) == 0, job.err
+    assert sender.wait(30) == 0, sender.err
+    assert len(memory.seen) >= 3
+    for seen in memory.seen.values():
+        first = next(frames for frames, _ in seen if frames)
+        warm = [(frames, rss) for frames, rss in seen if frames >= first + 500]
+        if warm:
+            (began, before), (ended, after) = warm[0], warm[-1]
+            print(f"{began} to {ended} frames: {before / 1e6:.1f} to {after / 1e6:.1f} MB")
+            assert after - before < (4 << 20) + BOOKKEEPING * (ended - began)
+    same(out, undisturbed)
