@@ -245,9 +245,9 @@ def _frames() -> list[NDArray[np.generic]]:
 class _CountingRing(Ring):
     copied = 0
 
-    def store(self, payload: Buffer) -> int:
+    def fill(self, payload: Buffer) -> int:
         self.copied += len(payload)
-        return super().store(payload)
+        return super().fill(payload)
 
 
 def _receive_ours(scheme: str, rows: Range, frames: int, others: tuple[Lane, ...]) -> Iterator[Any]:
