@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import zmq
 from numpy.typing import NDArray
 
@@ -41,6 +42,7 @@ from streamrecon.engine.ring import Ring
 from streamrecon.engine.status import Counters
 from streamrecon.scan import Frame, FrameKind, Geometry, ScanInfo
 from streamrecon.transport import private_ipc, send_scan
+from streamrecon.transport.link import SEND_BUFFER
 from streamrecon.wire.codec import Buffer
 from streamrecon.wire.messages import Lane, Range
 from streamrecon.wire.outputs import Broken, Ended, Opened
@@ -68,8 +70,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--json", type=Path, help="write the figures there")
     options = parser.parse_args()
-    frames = options.frames or (96 if options.quick else 256)
-    rounds = options.rounds or (3 if options.quick else 9)
+    frames = options.frames or (64 if options.quick else 128)
+    rounds = options.rounds or (5 if options.quick else 15)
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])
     figures: Figures = {"machine": machine(), "frames": frames, "rounds": rounds, "lines": [], "verdicts": []}
@@ -87,6 +89,7 @@ def main() -> None:
 
 def show(line: Figures) -> None:
     """Print the figures of one line."""
+    print(f"           meanwhile others used {line['others']:.2f} cores")
     for name, figures in line["candidates"].items():
         print(
             f"           {name}: {figures['GB/s']:.2f} GB/s; CPU s/GB: sender {figures['sender CPU s/GB']:.2f}, receiver "
@@ -97,6 +100,7 @@ def show(line: Figures) -> None:
 
 def measure(scheme: str, lanes: int, frames: int, rounds: int) -> tuple[list[Verdict], Figures]:
     """Ours and bare by turns, one round that does not count first."""
+    began, busy = time.perf_counter(), _busy()
     parties = {name: Party(scheme, lanes, replay) for name, replay in [("bare", None), *CANDIDATES.items()]}
     runs: dict[str, list[Run]] = {name: [] for name in parties}
     try:
@@ -105,6 +109,8 @@ def measure(scheme: str, lanes: int, frames: int, rounds: int) -> tuple[list[Ver
                 run = party.run(frames)
                 if round_:
                     runs[name].append(run)
+        ours = sum(party.cpu() for party in parties.values())
+        others = (_busy() - busy - ours) / (time.perf_counter() - began)
     finally:
         for party in parties.values():
             party.close()
@@ -121,7 +127,13 @@ def measure(scheme: str, lanes: int, frames: int, rounds: int) -> tuple[list[Ver
         }
         for name, some in runs.items()
     }
-    return verdicts, {"scheme": scheme, "lanes": lanes, "candidates": candidates}
+    return verdicts, {"scheme": scheme, "lanes": lanes, "others": others, "candidates": candidates}
+
+
+def _busy() -> float:
+    """Seconds of processor time of everything on this machine."""
+    times = psutil.cpu_times()
+    return float(times.user + times.system + getattr(times, "steal", 0.0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +179,10 @@ class Party:
         shares = [receiver.answer() for receiver in self._receivers]
         return Run(seconds, sender, sum(cpu for cpu, _ in shares), sum(copied for _, copied in shares))
 
+    def cpu(self) -> float:
+        """Seconds of processor time of its processes, all rounds and their start included."""
+        return sum(process.cpu() for process in (self._sender, *self._receivers))
+
     def close(self) -> None:
         """End the processes."""
         for process in (self._sender, *self._receivers):
@@ -201,6 +217,11 @@ class Process:
         if isinstance(answer, Exception):
             raise answer
         return answer
+
+    def cpu(self) -> float:
+        """Seconds of processor time."""
+        times = psutil.Process(self._process.pid).cpu_times()
+        return float(times.user + times.system)
 
     def close(self) -> None:
         """End the process."""
@@ -344,6 +365,8 @@ def _send_bare(frames: int, lanes: Sequence[Lane], _: object) -> Iterator[Any]:
         socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.DEALER)
         socket.setsockopt(zmq.IMMEDIATE, 1)
         socket.setsockopt(zmq.SNDHWM, 0)
+        if lane.endpoint.startswith("ipc:"):
+            socket.setsockopt(zmq.SNDBUF, SEND_BUFFER)
         socket.connect(lane.endpoint)
         socket.poll(int(PATIENCE * 1000), zmq.POLLOUT)
         poller.register(socket, zmq.POLLIN)
