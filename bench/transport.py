@@ -68,6 +68,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="fewer rounds and frames")
     parser.add_argument("--frames", type=int, help="of each scan")
     parser.add_argument("--rounds", type=int)
+    parser.add_argument("--schemes", nargs="+", default=["tcp", "ipc"], choices=["tcp", "ipc"])
     parser.add_argument("--json", type=Path, help="write the figures there")
     options = parser.parse_args()
     frames = options.frames or (64 if options.quick else 128)
@@ -76,7 +77,7 @@ def main() -> None:
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])
     figures: Figures = {"machine": machine(), "frames": frames, "rounds": rounds, "lines": [], "verdicts": []}
     print(figures["machine"])
-    for scheme, lanes in itertools.product(("tcp", "ipc"), (1, 2)):
+    for scheme, lanes in itertools.product(options.schemes, (1, 2)):
         verdicts, line = measure(scheme, lanes, frames, rounds)
         for verdict in verdicts:
             print(verdict.line())
