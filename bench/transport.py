@@ -111,7 +111,7 @@ def measure(scheme: str, lanes: int, frames: int, rounds: int) -> tuple[list[Ver
                 if round_:
                     runs[name].append(run)
         ours = sum(party.cpu() for party in parties.values())
-        others = (_busy() - busy - ours) / (time.perf_counter() - began)
+        others = max(0.0, (_busy() - busy - ours) / (time.perf_counter() - began))
     finally:
         for party in parties.values():
             party.close()
