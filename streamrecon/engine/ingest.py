@@ -144,7 +144,7 @@ class Ingest(threading.Thread):
 
     def resume(self, info: ScanInfo, rows: Range, ring: Ring, inventory: Inventory, ended: bool) -> None:
         """Go on with a scan that an earlier process received; before the thread is started."""
-        self._ring = ring
+        self._ring, self._end.hash_payload = ring, ring.fill
         self._counters.ring_frames = ring.slots
         self.inbox.put(Accepted(info, rows, ring))
         window = CreditWindow(ring.nbytes, ring.slots)
@@ -238,6 +238,7 @@ class Ingest(threading.Thread):
             self.refusal = error
             self._act(self._end.refuse(str(error)))
             return
+        self._end.hash_payload = self._ring.fill
         self._counters.ring_frames = self._ring.slots
         self.inbox.put(Accepted(opened.info, opened.rows, self._ring))
         window = CreditWindow(self._ring.nbytes, self._ring.slots)
@@ -248,7 +249,7 @@ class Ingest(threading.Thread):
         header, now = arrived.header, time.monotonic()
         if self._counters.began is None:
             self._counters.began = now
-        slot = self._ring.store(arrived.payload)
+        slot = self._ring.take()  # filled when it was hashed
         self._counters.frames += 1
         self._counters.nbytes += header.nbytes
         self._counters.projections += header.kind == FrameKind.PROJECTION

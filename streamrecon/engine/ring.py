@@ -9,10 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamrecon.wire.codec import Buffer
+from streamrecon.wire.digest import copy_and_hash, frame_hash
 
 
 class Ring:
-    """Slots of one frame each. One thread stores, another reads and hands slots back.
+    """Slots of one frame each. One thread fills and takes them, another reads and hands them back.
 
     Parameters
     ----------
@@ -40,11 +41,19 @@ class Ring:
         """Slots in use."""
         return self.slots - len(self._free)
 
-    def store(self, payload: Buffer) -> int:
-        """Copy a frame in; its slot. Credit makes sure that there is one."""
-        slot = self._free.popleft()
-        self._memory[slot].reshape(-1).view(np.uint8)[:] = np.frombuffer(payload, np.uint8)
-        return slot
+    def fill(self, payload: Buffer) -> int:
+        """Copy a frame into the slot that `take` gives next; its XXH3.
+
+        Until `take` the slot is free, and the next frame goes there, too: this one may yet be refused. So may one that comes
+        beyond the credit; where no slot is free, it is only hashed.
+        """
+        if not self._free:
+            return frame_hash(payload)
+        return copy_and_hash(payload, self._memory[self._free[0]].reshape(-1).view(np.uint8).data)
+
+    def take(self) -> int:
+        """The slot of the frame that was filled in last. Credit makes sure that there is one."""
+        return self._free.popleft()
 
     def __getitem__(self, slot: int) -> NDArray[Any]:
         """The frame in a slot, (row, column)."""

@@ -16,6 +16,9 @@ from streamrecon.wire.messages import FrameHeader, Message
 
 log = logging.getLogger(__name__)
 
+SEND_BUFFER = 1 << 20
+"""Bytes in the kernel for each ipc connection; the system may allow less."""
+
 
 class Link:
     """Owned by one thread.
@@ -38,6 +41,9 @@ class Link:
         # Nothing is queued for an engine that is not there, so a new one never gets an old session's frames.
         self._socket.setsockopt(zmq.IMMEDIATE, 1)
         self._socket.setsockopt(zmq.SNDHWM, 0)
+        if endpoint.startswith("ipc:"):
+            # A fifth of a megabyte, the system's default, has both ends wait for each other. TCP's grow by themselves.
+            self._socket.setsockopt(zmq.SNDBUF, SEND_BUFFER)
         try:
             connect(self._socket, endpoint)
         except Exception:

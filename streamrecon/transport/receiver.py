@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 
+import numpy as np
 import zmq
 
 from streamrecon.errors import MessageError
@@ -19,6 +20,20 @@ SMALLEST_LIMIT = 1 << 20
 
 BACKLOG = 64
 """Messages taken in one go before others get their turn."""
+
+
+LARGEST_FREED = (32 << 20) - (1 << 16)
+"""Bytes, just below the largest block that glibc adapts its limits to."""
+
+
+def _keep_freed_memory() -> None:
+    """Let messages be received into memory that was used before.
+
+    libzmq allocates each message. glibc gives free memory at a heap's end back to the system from twice the size of the
+    largest block that was mapped and freed so far, which is two frames; then each page of later ones is a fault again. Once a
+    block of nearly 32 MiB, none of it touched, was freed, this is 64 MiB. Other allocators do not care.
+    """
+    np.empty(LARGEST_FREED, np.uint8)
 
 
 class Receiver:
@@ -42,6 +57,7 @@ class Receiver:
     def __init__(self, endpoint: str, max_payload: int, insecure: bool = False) -> None:
         self.malformed = 0
         """Messages dropped because they were not of the protocol."""
+        _keep_freed_memory()
         self._socket = open_socket(zmq.ROUTER)
         self._socket.setsockopt(zmq.MAXMSGSIZE, max(max_payload, SMALLEST_LIMIT))
         try:
