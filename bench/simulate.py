@@ -22,15 +22,19 @@ from typing import Any
 
 import numpy as np
 
+from streamrecon.engine.assembly import Assembly
+from streamrecon.engine.emit import EmitPolicy, LeadingMarks, Marks
+from streamrecon.engine.orders import Part
 from streamrecon.errors import PeerLostError, RemoteProtocolError, ScanAbortedError
 from streamrecon.scan import Frame, FrameKind, Gap, Geometry, ScanInfo
 from streamrecon.wire.codec import decode, encode
 from streamrecon.wire.credit import CreditWindow
+from streamrecon.wire.digest import Digest
 from streamrecon.wire.dispatch import Dispatch
 from streamrecon.wire.inventory import Inventory
 from streamrecon.wire.messages import Ack, Credit, End, EndOk, FrameHeader, Hello, Lane, Message, Range
-from streamrecon.wire.outputs import Arrived, Broken, Ended, Opened, Reply, SenderBack, Withdrawn
-from streamrecon.wire.receiving import ReceivingEnd
+from streamrecon.wire.outputs import Arrived, Broken, Cut, Ended, Opened, Reply, SenderBack, SenderLost, Withdrawn
+from streamrecon.wire.receiving import ReceivingEnd, lanes_of
 
 ROWS, COLUMNS = 6, 2
 LIMIT = 3000.0
@@ -121,9 +125,16 @@ def draw(seed: int) -> Scenario:
         taken = frames[at]
         if taken.kind is FrameKind.PROJECTION:
             back = rng.randint(at + 1, len(items))
-            items.insert(back, Gap(taken.kind, taken.index, taken.index + 1, "withdrawn by the source"))
-            if rng.random() < 0.5:
-                items.insert(rng.randint(back + 1, len(items)), replace(taken, data=taken.data ^ 1))
+            given = {item.index for item in items[:back] if isinstance(item, Frame) and item.kind is taken.kind}
+            last = taken.index
+            while rng.random() < 0.5 and last + 1 in given:
+                last += 1
+            items.insert(back, Gap(taken.kind, taken.index, last + 1, "withdrawn by the source"))
+            by_index = {frame.index: frame for frame in frames if frame.kind is taken.kind}
+            for index in range(taken.index, last + 1):
+                if rng.random() < 0.5:
+                    again = replace(by_index[index], data=by_index[index].data + 1)
+                    items.insert(rng.randint(back + 1, len(items)), again)
     return Scenario(
         ranks=rng.choice([1, 1, 2, 3]),
         items=items,
@@ -221,12 +232,16 @@ class Rank:
         rows = job.rows(number)
         others = tuple(Lane(rows=job.rows(r), endpoint=f"lane:{r}") for r in range(1, job.ranks)) if not number else ()
         self.end = ReceivingEnd(
-            f"i{job.incarnation}", rows, others, heartbeat=1.0, peer_timeout=8.0, return_timeout=LIMIT
+            f"i{job.incarnation}", lanes_of(rows, others), heartbeat=1.0, peer_timeout=8.0, return_timeout=LIMIT
         )
         self.inbox: deque[tuple[bytes, list[Any]]] = deque()
         self.ring: deque[tuple[str, Any]] = deque()
         self.base = len(disk.entries)
         self.sums: dict[Identity, Any] = {}
+        self.order: list[int] = []
+        """Projections in the accumulator, as they came."""
+        self.followed = 0, 0
+        self.marks = job.marks(number)
         self.ended = False
         self.broken: str | None = None
         self.working = False
@@ -234,6 +249,7 @@ class Rank:
             inventory, self.ended = disk.inventory()
             window = CreditWindow(job.scenario.slots * self.nbytes, job.scenario.slots)
             self.end.resume(info, rows, inventory, self.ended, window, self.world.now)
+            self.followed = inventory.epoch, inventory.followed
             for entry in disk.entries:
                 self.accumulate(entry)
         self.world.after(0.1, self.tick)
@@ -278,6 +294,10 @@ class Rank:
                 self.ring.append(("withdrawn", output))
             elif isinstance(output, SenderBack):
                 self.ring.append(("sender", output.epoch))
+            elif isinstance(output, Cut):
+                self.ring.append(("cut", output.number))
+            elif isinstance(output, SenderLost):
+                self.ring.append(("lost", None))
             elif isinstance(output, Ended):
                 self.ring.append(("end", output))
             elif isinstance(output, Broken):
@@ -298,6 +318,14 @@ class Rank:
         what, item = self.ring.popleft()
         if self.ended:
             return  # as the engine, which takes nothing more after the end
+        if what in ("cut", "lost"):
+            if what == "cut":
+                self.marks.mark(item, len(self.order))
+            else:
+                self.marks.session_lost()
+            self.emit()
+            self.act([])
+            return
         entry: tuple[str, Identity, int, Any]
         if what == "frame":
             header, payload = item
@@ -307,24 +335,50 @@ class Rank:
             entry = (what, (FrameKind.PROJECTION, -1 if item.index is None else item.index), item.number, None)
         elif what == "sender":
             entry = (what, (FrameKind.PROJECTION, -1), item, None)
+            self.marks.session_lost()
         else:
             entry = (what, (FrameKind.PROJECTION, 0), 0, None)
             self.ended = True
         self.disk.entries.append(entry)
         self.accumulate(entry)
+        self.emit()
         self.act([])
 
+    def emit(self) -> None:
+        """Tell rank 0 what a slab holds where a cut is due."""
+        count = len(self.order)
+        if not self.marks.due(count, count, self.world.now, idle=True):
+            return
+        digest = Digest()
+        for index in self.order:
+            digest.add(FrameKind.PROJECTION, index, 0)
+        shown = {index: self.sums[FrameKind.PROJECTION, index][1] for index in self.order}
+        content = digest.value, count, *self.followed
+        part = Part(self.marks.number, self.number, self.job.rows(self.number), content, (1, 1, 1), shown)  # type: ignore[arg-type]
+        self.marks.emitted(count, self.world.now)
+        job = self.job
+        self.world.after(self.world.rng.uniform(0.0, 1.0), lambda: job.assembly.hear(part) if self.alive else None)
+
     def accumulate(self, entry: tuple[str, Identity, int, Any]) -> None:
-        what, identity, _, payload = entry
+        what, identity, number, payload = entry
+        if what == "sender" and number != self.followed[0]:
+            self.followed = number, 0
+        elif what == "withdrawn":
+            self.followed = self.followed[0], number
         if what == "frame":
             before = self.sums.get(identity)
             if before is not None and before[0] > 0:
                 raise LostFramesError(f"rank {self.number} counts {identity} twice")
             self.sums[identity] = (1, np.frombuffer(payload, "<u4").astype(np.int64).sum())
+            if identity[0] is FrameKind.PROJECTION:
+                self.order.append(identity[1])
         elif what == "withdrawn" and identity[1] >= 0:
             if identity not in self.sums:
                 raise LostFramesError(f"rank {self.number} takes back {identity}, which it does not have")
             del self.sums[identity]
+            place = self.order.index(identity[1])
+            del self.order[place]
+            self.marks.removed(place)
 
     def sync(self) -> None:
         if not self.alive:
@@ -351,6 +405,9 @@ class Job:
     def __init__(self, world: World, scenario: Scenario) -> None:
         self.world, self.scenario, self.ranks = world, scenario, scenario.ranks
         self.disks = [Disk() for _ in range(self.ranks)]
+        self.versions = 0
+        self.unsure: set[int] = set()
+        """Projections that one sender took back: until its successor does so again, slabs may have either of those of a name."""
         self.info: ScanInfo | None = None
         self.incarnation = 0
         self.members: list[Rank] = []
@@ -366,11 +423,54 @@ class Job:
     def start(self) -> None:
         self.incarnation += 1
         self.ranks_alive, self._frozen = True, {}
+        self.requests = EmitPolicy(5, None)
+        self.assembly = Assembly(range(self.ranks), self.complete, self.spoilt)
         self.members = []
         for number, disk in enumerate(self.disks):
             known = any(each.entries for each in self.disks)
             self.members.append(Rank(self, number, disk, self.info if known else None))
         self.world.tell(f"engine {self.incarnation} starts")
+
+    def marks(self, rank: int) -> Marks:
+        """When a rank's slab of a version is due."""
+        if rank:
+            return Marks()
+        return LeadingMarks(self.requests, self.want, lambda cut: self.assembly.over(cut), self.give_up)
+
+    def want(self, cut: int) -> None:
+        self.world.tell(f"cut {cut} is wanted")
+        self.members[0].end.want_cut = cut
+
+    def give_up(self, cut: int, why: str) -> None:
+        self.assembly.give_up(cut, why)
+
+    def spoilt(self, cut: int, why: str, again: bool) -> None:
+        self.world.tell(f"cut {cut} is spoilt: {why}")
+        if again:
+            self.requests.request()
+
+    def complete(self, cut: int, parts: list[Part]) -> None:
+        """A version is shown: it must hold the same frames in every slab, and of those that came twice the same ones."""
+        self.versions += 1
+        shown = [dict(part.planes) for part in parts]  # type: ignore[call-overload]
+        self.world.tell(f"cut {cut} is a version of {len(shown[0])} projections")
+        for part, each in zip(parts, shown, strict=True):
+            if set(each) != set(shown[0]):
+                raise LostFramesError(f"version of cut {cut}: slabs hold {[sorted(s) for s in shown]}")
+            for index, value in each.items():
+                if index not in self.unsure and self.variant(index, part.rows, value) != self.variant(
+                    index, parts[0].rows, shown[0][index]
+                ):
+                    raise LostFramesError(f"version of cut {cut}: slabs hold different frames as projection {index}")
+
+    def variant(self, index: int, rows: Range, value: int) -> int:
+        """Which of the frames of this name it is."""
+        frames = [
+            item
+            for item in self.scenario.items
+            if isinstance(item, Frame) and (item.kind, item.index) == (FrameKind.PROJECTION, index)
+        ]
+        return next(n for n, f in enumerate(frames) if f.data[rows[0] : rows[1]].astype(np.int64).sum() == value)
 
     def kill(self) -> None:
         if not self.ranks_alive:
@@ -573,6 +673,8 @@ def play(seed: int, trace: bool = False) -> dict[str, int]:
             lost.update(old.dispatch.outbox.kept())  # is gone with the process; what is durable is not
             touched = (item for item in scenario.items[:given] if isinstance(item, Gap))
             lost.update((item.kind, index) for item in touched for index in range(item.first, item.end))
+        touched = (item for item in scenario.items[:given] if isinstance(item, Gap))
+        job.unsure.update(index for item in touched for index in range(item.first, item.end))
         epoch = senders[-1].dispatch.epoch + world.rng.choice([-500, 1, 500])
         world.tell(f"another sender, epoch {epoch}, from frame {given} on")
         senders.append(Sender(world, job, scenario, epoch, given))
@@ -610,6 +712,8 @@ def play(seed: int, trace: bool = False) -> dict[str, int]:
         if broken:
             raise LostFramesError(f"the engine gave up: {broken[0]}")
     check(scenario, job, senders, lost)
+    if job.ranks > 1:
+        happened["version of several slabs"] = job.versions
     return dict(happened)
 
 

@@ -36,7 +36,7 @@ from numpy.typing import NDArray
 
 from bench.machine import machine
 from bench.measure import Times, Verdict
-from streamrecon.config import Config, EngineConfig, ReconConfig, SendConfig
+from streamrecon.config import Config, ReconConfig, SendConfig
 from streamrecon.engine.ingest import Accepted, Arrival, Ingest
 from streamrecon.engine.ring import Ring
 from streamrecon.engine.status import Counters
@@ -46,6 +46,7 @@ from streamrecon.transport.link import SEND_BUFFER
 from streamrecon.wire.codec import Buffer
 from streamrecon.wire.messages import Lane, Range
 from streamrecon.wire.outputs import Broken, Ended, Opened
+from streamrecon.wire.receiving import lanes_of
 
 SHAPE = (2048, 2048)
 DTYPE = np.dtype(np.uint16)
@@ -283,8 +284,8 @@ def _receive_ours(scheme: str, rows: Range, frames: int, others: tuple[Lane, ...
         return ring
 
     listen = None if scheme == "ipc" else "tcp://127.0.0.1:*"
-    ingest = Ingest(Config(engine=EngineConfig(listen=listen), recon=ReconConfig(rows=rows)), prepare, Counters())
-    ingest._end.others = others  # the engine itself has one lane as yet
+    ingest = Ingest(Config(recon=ReconConfig(rows=rows)), prepare, Counters(beats=None), listen, print)
+    ingest._end.lanes = lanes_of(rows, others)
     ingest.start()
     yield ingest.endpoint
     ring: Any = None

@@ -83,6 +83,8 @@ class Dispatch(Generic[Kept]):
     """Whether the source has given everything."""
     _idle: int = 0
     """Sessions in a row that ended without a frame having arrived."""
+    _cut: int = 0
+    """Number of the last cut placed in this session."""
 
     @property
     def main(self) -> SendingEnd:
@@ -192,6 +194,7 @@ class Dispatch(Generic[Kept]):
                     self._say(number, message)
         except PeerLostError as error:
             self._lose(str(error), now)
+        self._place_cut(now)
         self._end(now)
 
     def _lose(self, reason: str, now: float) -> None:
@@ -217,7 +220,7 @@ class Dispatch(Generic[Kept]):
             raise RemoteProtocolError(
                 f"the engine asks for rows {rows[0]}:{rows[1]} now; before, it asked for {self.rows[0]}:{self.rows[1]}"
             )
-        self.rows, self._open = rows, True
+        self.rows, self._open, self._cut = rows, True, 0
         self.joined += 1
         haves = [(each.end.have, each.end.followed, each.end.ended) for each in self.lanes]
         free, forgotten = self.outbox.join(haves)
@@ -311,9 +314,24 @@ class Dispatch(Generic[Kept]):
     def send(self, lane: int, frame: Frame, now: float) -> FrameHeader:
         """Number the frame that `next` gave, with the rows of its lane; its pixels are the payload."""
         self._say_gaps(lane, now)
-        header = self.lanes[lane].end.frame(frame, now)
+        header = self.lanes[lane].end.frame(frame, now, self.outbox.cut(lane))
         self.outbox.sent(lane)
         return header
+
+    # Cuts.
+
+    def _place_cut(self, now: float) -> None:
+        """Place the cut that the engine wants where all lanes have had the same frames."""
+        want = self.main.want_cut
+        if not self._open or not all(lane.end.streaming for lane in self.lanes):
+            return
+        if want <= self._cut and not self.outbox.cut_wanted:
+            return
+        self._cut = want
+        if self.outbox.place(want):
+            for number, lane in enumerate(self.lanes):
+                self._say_gaps(number, now)
+                self._say(number, lane.end.cut(want, now))
 
     # The end.
 

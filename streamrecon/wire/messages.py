@@ -154,7 +154,7 @@ class FrameHeader(Message):
     xxh3: int
     """XXH3 (64 bit) of the payload."""
     cut: int = 0
-    """Where it is not 0: every slab's version of this number ends with this frame."""
+    """Where it is not 0: the cut of this number comes after this frame, on every lane."""
 
     @classmethod
     def name(cls) -> str:
@@ -186,6 +186,8 @@ class Credit(Message):
     in_volume: int = 0
     """Projections in the newest version of the volume."""
     want_cut: int = 0
+    """Where it is not 0: the cut of this number is to be placed where all lanes have had the same frames, as soon as there is
+    such a place. Told on the first lane only."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -223,6 +225,7 @@ class Status(Message):
     retained_bytes: int = 0
     paused: bool = False
     cut: int = 0
+    """Where it is not 0: the cut of this number comes here, on every lane, as there is no frame to carry it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,6 +24,8 @@ class _Entry(Generic[Kept]):
     kept: Kept
     waiting: set[int]
     """Lanes that are not done with it."""
+    cut: int = 0
+    """Number of the cut that comes after it; 0 is none."""
 
 
 @dataclass(slots=True)
@@ -63,6 +65,12 @@ class Outbox(Generic[Kept]):
         """The last time that each was, of those that ever were, whether or not they were given again."""
         self._earlier: set[Identity] = set()
         """Given when the source was read the last time, and not yet this time."""
+        self._uneven: set[Identity] = set()
+        """What some receivers have and others do not, and is not kept here: until it is given again no place is a cut."""
+        self._level = 0
+        """Position from which on no receiver has anything yet."""
+        self.cut_wanted = 0
+        """Number of a cut for which there is no place yet; 0 is none."""
 
     def __len__(self) -> int:
         """Frames kept."""
@@ -110,7 +118,38 @@ class Outbox(Generic[Kept]):
         ]
         self._done.difference_update(forgotten)
         self._given.difference_update(forgotten)
+        self._begin_cuts()
         return free, sorted(forgotten)
+
+    def _begin_cuts(self) -> None:
+        """A cut is of one session."""
+        self.cut_wanted, self._level, everyone = 0, self._end, set(range(len(self._lanes)))
+        for position, entry in self._entries.items():
+            entry.cut = 0
+            if entry.waiting != everyone:
+                self._level = position + 1
+        had = [{(kind, index) for kind, ranges in lane.have.items() for index in ranges} for lane in self._lanes]
+        self._uneven = set().union(*had) - set(had[0]).intersection(*had) - self.kept() if len(had) > 1 else set()
+
+    def place(self, cut: int) -> bool:
+        """Let a cut come after the first frame before which all lanes will have had the same, and which none has had.
+
+        Returns
+        -------
+        now
+            True where that is now: every lane has had everything, so no frame carries it.
+        """
+        first = max([self._level, *(lane.cursor for lane in self._lanes)])
+        after = next((p for p in range(first, self._end) if p in self._entries), None)
+        if self._uneven or any(lane.ended for lane in self._lanes):
+            after = None
+        elif after is None and all(self.next(n) is None for n in range(len(self._lanes))):
+            self.cut_wanted = 0
+            return True
+        self.cut_wanted = cut if after is None else 0
+        if after is not None:
+            self._entries[after].cut = cut
+        return False
 
     def given(self, kind: FrameKind, indices: Range) -> bool:
         """Whether one of these frames was put in, and not withdrawn."""
@@ -126,11 +165,16 @@ class Outbox(Generic[Kept]):
             self._earlier.discard(identity)
             return False
         self._given.add(identity)
+        self._uneven.discard(identity)
         waiting = {n for n, lane in enumerate(self._lanes) if not lane.has(identity)}
         if not waiting:
             self._done.add(identity)
             return False
-        self._entries[self._end] = _Entry(identity, kept, waiting)
+        entry = self._entries[self._end] = _Entry(identity, kept, waiting)
+        if len(waiting) < len(self._lanes):
+            self._level = self._end + 1
+        elif self.cut_wanted and not self._uneven:
+            entry.cut, self.cut_wanted = self.cut_wanted, 0
         self._end += 1
         return True
 
@@ -143,6 +187,10 @@ class Outbox(Generic[Kept]):
                 return each.cursor, entry.kept
             each.cursor += 1
         return None
+
+    def cut(self, lane: int) -> int:
+        """Number of the cut that comes after the frame that `next` gave; 0 is none."""
+        return self._entries[self._lanes[lane].cursor].cut
 
     def sent(self, lane: int) -> None:
         """The frame that `next` gave was sent."""
@@ -170,10 +218,15 @@ class Outbox(Generic[Kept]):
         gone = {(kind, index) for index in range(*indices)}
         self.withdrawals += 1
         self._withdrawn.update(dict.fromkeys(gone, self.withdrawals))
-        free = [self._entries.pop(p).kept for p, entry in list(self._entries.items()) if entry.identity in gone]
+        free = []
+        for position in [p for p, entry in self._entries.items() if entry.identity in gone]:
+            entry = self._entries.pop(position)
+            free.append(entry.kept)
+            self.cut_wanted = max(self.cut_wanted, entry.cut)  # some lane may not have come to it
         self._given -= gone
         self._done -= gone
         self._earlier -= gone
+        self._uneven -= gone
         for lane in self._lanes:
             lane.sent -= gone
             if kind in lane.have and not lane.ended:

@@ -39,13 +39,20 @@ class Arrived:
 
 
 @dataclass(frozen=True, slots=True)
+class Cut:
+    """A version of the volume ends with what has arrived so far, here as in every other lane."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
 class Withdrawn:
     """The sender gave frames up: a projection that had come does not count any more."""
 
     index: int | None
     """None where none of them had come."""
     number: int
-    """Of the GAP."""
+    """Of the last GAP that has been followed by then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,4 +96,4 @@ class TurnedAway:
     reason: str
 
 
-Output = Reply | Opened | Arrived | Withdrawn | SenderLost | SenderBack | Ended | Broken | TurnedAway
+Output = Reply | Opened | Arrived | Cut | Withdrawn | SenderLost | SenderBack | Ended | Broken | TurnedAway

@@ -37,6 +37,7 @@ from streamrecon.wire.messages import (
 from streamrecon.wire.outputs import (
     Arrived,
     Broken,
+    Cut,
     Ended,
     Opened,
     Output,
@@ -54,6 +55,14 @@ PARTING = 2.0
 COUNT_LIMIT = 100_000_000
 """Most frames of one kind in a scan; bounds what is kept for each."""
 
+Lanes = Callable[[int], tuple[Lane, ...]]
+"""The lanes of a detector with so many rows: this receiver's own first, then those of others that a sender has to open, too."""
+
+
+def lanes_of(rows: Range | None = None, others: tuple[Lane, ...] = ()) -> Lanes:
+    """Lanes that are known beforehand; without rows, all come in one."""
+    return lambda detector: (Lane(rows=rows or (0, detector)), *others)
+
 
 @dataclass(slots=True)
 class ReceivingEnd:
@@ -65,10 +74,7 @@ class ReceivingEnd:
     """
 
     incarnation: str
-    rows: Range | None = None
-    """Detector rows to ask for; None is all."""
-    others: tuple[Lane, ...] = ()
-    """Lanes of other receivers, which a sender has to open, too."""
+    lanes: Lanes = field(default_factory=lanes_of)
     heartbeat: float = 1.0
     """Seconds."""
     peer_timeout: float = 30.0
@@ -77,6 +83,8 @@ class ReceivingEnd:
     """Seconds that a scan waits for a sender once it has none."""
     in_volume: int = 0
     """Projections in the volume, told with the credit."""
+    want_cut: int = 0
+    """Number of the cut that the sender shall place, told with the credit; forgotten with the session."""
     duplicates: int = 0
     """Frames that came twice and were dropped."""
     hash_payload: Callable[[Buffer], int] = frame_hash
@@ -105,6 +113,7 @@ class ReceivingEnd:
     """Of each frame of this session that is not durable, the number of arrivals that it waits for."""
     _heard: float = 0.0
     _told: float = 0.0
+    _told_cut: int = 0
     _lost_at: float | None = None
     _lost_why: str = "the scan was taken up again without a sender"
     _end: EndOk | None = None
@@ -131,7 +140,7 @@ class ReceivingEnd:
             Seconds, monotonic.
         """
         self.info, self.inventory, self.window = info, inventory, window
-        self._lane, self.rows, self._lost_at = rows, rows, now
+        self._lane, self._lost_at = rows, now
         if not ended:
             return []
         self._end = EndOk(session=0, state="received", missing=self.missing()[:64], digest=0)
@@ -188,14 +197,14 @@ class ReceivingEnd:
         busy = self._busy(hello)
         if busy is not None:
             return [Reply(peer, busy)]
-        rows = self.rows or (0, hello.rows)
-        fault = unfit(hello, rows)
+        lanes = self.lanes(hello.rows)
+        fault = unfit(hello, (lanes[0].rows[0], max(lane.rows[1] for lane in lanes)))
         if fault is not None:
             return [Reply(peer, Abort(session=0, reason=fault)), TurnedAway(fault)]
         self._ids += 1
-        self._candidate = candidate = Candidate(peer, self._ids, hello, rows, now)
+        self._candidate = candidate = Candidate(peer, self._ids, hello, lanes[0].rows, now)
         candidate.session.receive(hello)
-        welcome = Welcome(incarnation=self.incarnation, session=candidate.id, lanes=(Lane(rows=rows), *self.others))
+        welcome = Welcome(incarnation=self.incarnation, session=candidate.id, lanes=lanes)
         candidate.session.send(welcome)
         return [Reply(peer, welcome)]
 
@@ -253,6 +262,9 @@ class ReceivingEnd:
             return self._gap(message)
         if isinstance(message, Status):
             self.paused = message.paused
+            # Only after all that was sent before; what was lost on the way makes the sender start over anyway.
+            if message.cut and message.sent == self.received:
+                return [Cut(message.cut)]
         if isinstance(message, End):
             return self._ended(message)
         if isinstance(message, Abort):
@@ -262,10 +274,8 @@ class ReceivingEnd:
 
     def accept(self, window: CreditWindow, now: float) -> list[Output]:
         """Answer `Opened`: the plan fits, and there is a ring."""
-        if self.session.state is not State.OPENING:
-            return []
         self.window = window
-        return self._go_on(now)
+        return self._go_on(now) if self.session.state is State.OPENING else []
 
     def refuse(self, reason: str) -> list[Output]:
         """Answer `Opened`, or end a running scan from this side."""
@@ -287,7 +297,8 @@ class ReceivingEnd:
         return self._go_on(now) if self.session.state is State.OPENING else []
 
     def _gap(self, message: Gap) -> list[Output]:
-        withdrawn: list[Output] = []
+        withdrawn: list[Withdrawn] = []
+        before = self.inventory.followed
         for first, end in message.indices:
             if not first <= end <= COUNT_LIMIT or message.kind not in set(FrameKind):
                 raise RemoteProtocolError(
@@ -302,11 +313,13 @@ class ReceivingEnd:
                 raise RemoteProtocolError(f"GAP withdraws projection {here[0]} after the scan has ended")
             for index in here:
                 self.inventory.remove(message.kind, index)
-                withdrawn.append(Withdrawn(index, message.number))
+                withdrawn.append(Withdrawn(index, before))
             self.inventory.note_gap(message.kind, (first, end), message.reason, message.number)
-        withdrawn = withdrawn or [Withdrawn(None, message.number)]
-        self._arrivals += len(withdrawn)  # the journal has to note them, too
-        return withdrawn
+        # The last one says that the GAP was followed: after a crash between two of them it is to be said again.
+        last = withdrawn.pop().index if withdrawn else None
+        outputs = [*withdrawn, Withdrawn(last, message.number)]
+        self._arrivals += len(outputs)  # the journal has to note them, too
+        return list[Output](outputs)
 
     def _frame(self, header: FrameHeader, payload: Buffer, now: float) -> list[Output]:
         assert self.window is not None
@@ -339,13 +352,13 @@ class ReceivingEnd:
             self.duplicates += 1
             self.window.free(nbytes)
             self._not_durable.append(self._arrivals)
-            return []
+            return [Cut(header.cut)] if header.cut else []
         if self._end is not None:
             raise RemoteProtocolError(f"frame {header.n} is new, but the scan has ended")
         self.inventory.add(header.kind, header.index, header.xxh3)
         self._arrivals += 1
         self._not_durable.append(self._arrivals)
-        return [Arrived(header, payload)]
+        return [Arrived(header, payload), *([Cut(header.cut)] if header.cut else [])]
 
     def _check_identity(self, header: FrameHeader) -> None:
         assert self.info is not None
@@ -446,19 +459,23 @@ class ReceivingEnd:
             return [self._reply(Credit(session=self._id, lane=0, max_bytes=0, max_frames=0))]
         if self.window is None or self.session.state not in (State.STREAMING, State.ENDING):
             return []
-        if now - self._told >= self.heartbeat or self.window.worth_telling():
+        if now - self._told >= self.heartbeat or self.window.worth_telling() or self.want_cut != self._told_cut:
             return self._tell(now)
         return []
 
     def _tell(self, now: float) -> list[Output]:
         assert self.window is not None
-        self._told = now
+        self._told, self._told_cut = now, self.want_cut
         max_bytes, max_frames = self.window.tell()
-        outputs: list[Output] = [
-            self._reply(
-                Credit(session=self._id, lane=0, max_bytes=max_bytes, max_frames=max_frames, in_volume=self.in_volume)
-            )
-        ]
+        credit = Credit(
+            session=self._id,
+            lane=0,
+            max_bytes=max_bytes,
+            max_frames=max_frames,
+            in_volume=self.in_volume,
+            want_cut=self.want_cut,
+        )
+        outputs: list[Output] = [self._reply(credit)]
         marks = self.received, self.received - len(self._not_durable)
         if marks != (0, 0):  # also what was said before: it may have been lost
             outputs.append(self._reply(Ack(session=self._id, lane=0, received=marks[0], durable=marks[1])))
@@ -482,6 +499,7 @@ class ReceivingEnd:
         """Forget the session, but not the scan. Frames that are still in the ring were let in; they do not come again."""
         self.peer, self.session, self.paused = None, Session(Role.RECEIVER), False
         self.received, self._digest = 0, Digest()
+        self.want_cut = self._told_cut = 0
         self._not_durable.clear()
 
     def _break(self, reason: str) -> list[Output]:

@@ -77,6 +77,8 @@ class SendingEnd:
     """Told with the heartbeat."""
     in_volume: int = 0
     """Projections that are in the volume."""
+    want_cut: int = 0
+    """Number of the cut that the receiver wants last; 0 is none."""
     missing: tuple[Range, ...] = ()
     _id: int = 0
     _heard: float = 0.0
@@ -126,6 +128,7 @@ class SendingEnd:
         elif isinstance(message, Credit):
             self.credit.extend(message.max_bytes, message.max_frames)
             self.in_volume = message.in_volume
+            self.want_cut = message.want_cut
         elif isinstance(message, Have):
             self.have = _read_have(message, bytes(payload or b""))
             self.followed, self.ended = message.gaps, message.ended
@@ -184,7 +187,7 @@ class SendingEnd:
         """Whether frames may be sent, as far as credit goes."""
         return self.session.state is State.STREAMING
 
-    def frame(self, frame: Frame, now: float) -> FrameHeader:
+    def frame(self, frame: Frame, now: float, cut: int = 0) -> FrameHeader:
         """Number a frame and take its credit; the payload is `frame.data`'s bytes.
 
         Parameters
@@ -193,6 +196,8 @@ class SendingEnd:
             With the rows of this lane.
         now
             Seconds, monotonic.
+        cut
+            Number of the cut that comes after it; 0 is none.
 
         Raises
         ------
@@ -210,12 +215,20 @@ class SendingEnd:
             rows=self.rows,
             nbytes=payload.nbytes,
             xxh3=frame_hash(payload),
+            cut=cut,
         )
         self.session.send(header)
         self.credit.spend(payload.nbytes)
         self.digest.add(header.kind, header.index, header.xxh3)
         self._sent = now
         return header
+
+    def cut(self, number: int, now: float) -> Status:
+        """A cut where there is no frame to carry it."""
+        self._sent = now
+        message = Status(session=self._id, sent=self.credit.sent_frames, paused=self.paused, cut=number)
+        self.session.send(message)
+        return message
 
     def gap(self, number: int, kind: FrameKind, indices: tuple[Range, ...], reason: str, now: float) -> Gap:
         """Give up frames, or withdraw projections that were sent."""

@@ -50,7 +50,9 @@ class Engine:
         self.arrived: list[tuple[int, int]] = []
         """Sum and address of each frame in the ring."""
         self.error: str | None = None
-        self.ingest = Ingest(Config(engine=EngineConfig(listen=listen, heartbeat=0.1)), self._prepare, Counters())
+        self.ingest = Ingest(
+            Config(engine=EngineConfig(heartbeat=0.1)), self._prepare, Counters(beats=None), listen, print
+        )
         self._thread = threading.Thread(target=self._consume, daemon=True)
         self.ingest.start()
         self._thread.start()

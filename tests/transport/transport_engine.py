@@ -26,7 +26,7 @@ from streamrecon.wire.outputs import (
     TurnedAway,
     Withdrawn,
 )
-from streamrecon.wire.receiving import ReceivingEnd
+from streamrecon.wire.receiving import ReceivingEnd, lanes_of
 
 PATIENCE = 15.0
 """Seconds after which a test is given up."""
@@ -104,7 +104,7 @@ class TestEngine(threading.Thread):
         super().__init__(name="test-engine", daemon=True)
         self.receiver = _listen(endpoint, max_payload)
         self.endpoint = self.receiver.endpoint
-        self.end = ReceivingEnd(incarnation, rows, others, heartbeat, peer_timeout)
+        self.end = ReceivingEnd(incarnation, lanes_of(rows, others), heartbeat, peer_timeout)
         self.durable = threading.Event()
         if durable:
             self.durable.set()

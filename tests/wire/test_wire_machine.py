@@ -18,7 +18,7 @@ from streamrecon.wire.dispatch import Dispatch
 from streamrecon.wire.inventory import Inventory
 from streamrecon.wire.messages import Lane, Message
 from streamrecon.wire.outputs import Arrived, Broken, Ended, Opened, Reply, SenderBack, Withdrawn
-from streamrecon.wire.receiving import ReceivingEnd
+from streamrecon.wire.receiving import ReceivingEnd, lanes_of
 
 P = FrameKind.PROJECTION
 COLUMNS, SLOTS, ALL = 2, 2, 6
@@ -36,7 +36,7 @@ class Receiver:
 
     def start(self, info: ScanInfo | None = None) -> None:
         others = tuple(Lane(rows=(2 * n, 2 * n + 2), endpoint=f"lane:{n}") for n in range(1, self.count))
-        self.end = ReceivingEnd("i", self.rows, () if self.number else others, 1.0, 5.0, 1e9)
+        self.end = ReceivingEnd("i", lanes_of(self.rows, () if self.number else others), 1.0, 5.0, 1e9)
         self.ring: deque[tuple[str, Any]] = deque()
         self.base = len(self.journal)
         self.counted: dict[int, list[int]] = {}

@@ -39,7 +39,7 @@ from streamrecon.wire.outputs import (
     TurnedAway,
     Withdrawn,
 )
-from streamrecon.wire.receiving import ReceivingEnd
+from streamrecon.wire.receiving import ReceivingEnd, lanes_of
 from streamrecon.wire.sending import SendingEnd
 from streamrecon.wire.session import State
 
@@ -164,8 +164,8 @@ class Engine:
 
 
 def engine(**options: Any) -> Engine:
-    slots = options.pop("slots", 2)
-    return Engine(ReceivingEnd(incarnation="i", **options), slots)
+    slots, lanes = options.pop("slots", 2), lanes_of(options.pop("rows", None))
+    return Engine(ReceivingEnd(incarnation="i", lanes=lanes, **options), slots)
 
 
 @dataclass
