@@ -119,6 +119,48 @@ def register_opposed(first: NDArray[np.float32], second: NDArray[np.float32], mi
     return CenterEstimate(center, sigma, "opposed-pair", 2, note)
 
 
+class Bands:
+    """What of a projection tells the center, by bands of rows; slabs of rows each have their part of it, and parts add up.
+
+    Parameters
+    ----------
+    rows, columns
+        Shape of a projection.
+    first
+        Of its rows, that the slab begins with.
+    """
+
+    def __init__(self, rows: int, columns: int, first: int = 0) -> None:
+        self._rows, self._first = rows, first
+        # A row times these: its sum, its moment about the middle, and the air at each side, of the outermost columns.
+        u, edge = np.arange(columns), max(4, columns // 24)
+        sides = [(u < edge) / edge, (u >= columns - edge) / edge]
+        self._weights = np.stack([np.ones(columns), u - (columns - 1) / 2, *sides], axis=1).astype(np.float32)
+
+    def sums(self, slab: NDArray[np.float32]) -> NDArray[np.float32]:
+        """(band, 4): mass, moment, and air at both sides, of at most 64 bands; `slab` is (row, column)."""
+        with np.errstate(invalid="ignore"):  # A band with pixels that are not finite counts as one without mass.
+            sums = self._banded(slab @ self._weights, BANDS)
+        return np.nan_to_num(sums, posinf=0, neginf=0)
+
+    def reduced(self, slab: NDArray[np.float32], bands: int = PAIR_ROWS) -> NDArray[np.float32]:
+        """(band, column): sums over the rows of at most so many bands; divided by `sizes`, all parts together are their means."""
+        return self._banded(slab, bands)
+
+    def sizes(self, bands: int = PAIR_ROWS) -> NDArray[np.int64]:
+        """(band,) rows of each."""
+        return np.diff(_edges(self._rows, bands))
+
+    def _banded(self, of_rows: NDArray[np.float32], most: int) -> NDArray[np.float32]:
+        edges = _edges(self._rows, most)
+        first, end = self._first, self._first + len(of_rows)
+        low, high = np.searchsorted(edges, first, "right") - 1, np.searchsorted(edges, end, "left")
+        out = np.zeros((len(edges) - 1, of_rows.shape[1]), np.float32)
+        starts = np.maximum(edges[low:high], first) - first
+        out[low:high] = np.add.reduceat(of_rows, starts, axis=0)
+        return out
+
+
 class CenterFinder:
     """Collects what tells the center from projections in any order, at 1 KiB or less a projection.
 
@@ -135,11 +177,7 @@ class CenterFinder:
     def __init__(self, rows: int, columns: int, tolerance: float = math.radians(1.5)) -> None:
         self._shape = (rows, columns)
         self._tolerance = tolerance
-        self._bands = _edges(rows, BANDS)
-        # A row times these: its sum, its moment about the middle, and the air at each side, of the outermost columns.
-        u, edge = np.arange(columns), max(4, columns // 24)
-        sides = [(u < edge) / edge, (u >= columns - edge) / edge]
-        self._weights = np.stack([np.ones(columns), u - (columns - 1) / 2, *sides], axis=1).astype(np.float32)
+        self._bands = Bands(rows, columns)
         self._sums: list[NDArray[np.float32]] = []
         self._index: list[int] = []
         self._theta = np.zeros(0)
@@ -162,6 +200,16 @@ class CenterFinder:
         """
         if projection.shape != self._shape:
             raise GeometryError(f"projection {index} has shape {projection.shape}; expected {self._shape}")
+        self.add_sums(index, theta, self._bands.sums(projection))
+
+    def add_sums(self, index: int, theta: float, sums: NDArray[np.float32]) -> None:
+        """Take in one projection as its `Bands.sums`, those of all slabs added up.
+
+        Raises
+        ------
+        GeometryError
+            Theta is not finite.
+        """
         if not math.isfinite(theta):
             raise GeometryError(f"theta of projection {index} is {theta}; expected a finite angle")
         count = len(self._index)
@@ -175,9 +223,7 @@ class CenterFinder:
                 self._pair = (self._index[nearest], index, float(off[nearest]))
         self._index.append(index)
         if len(self._sums) < CAPACITY:
-            with np.errstate(invalid="ignore"):  # A band with pixels that are not finite counts as one without mass.
-                sums = np.add.reduceat(projection @ self._weights, self._bands[:-1], axis=0)
-            self._sums.append(np.nan_to_num(sums, posinf=0, neginf=0))
+            self._sums.append(sums)
 
     def opposed_pair(self) -> tuple[int, int, float] | None:
         """Return the two received indices whose angles are closest to pi apart; None while none is within tolerance.
