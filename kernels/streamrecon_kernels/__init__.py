@@ -1,6 +1,6 @@
 """The kernels: the inner loops that streamrecon exists for. They know arrays and nothing of scans."""
 
-from streamrecon_kernels.parallel import Gate, each, threads  # isort: skip - before numba loads libgomp
+from streamrecon_kernels.parallel import Gate, each, limit_threads, threads  # isort: skip - before numba loads libgomp
 from streamrecon_kernels.backproject import backproject
 from streamrecon_kernels.compiling import all_compiled, complete
 from streamrecon_kernels.gridding import grid_spokes
@@ -31,6 +31,7 @@ __all__ = [
     "fold_grid",
     "grid_spokes",
     "lay_columns",
+    "limit_threads",
     "line_integrals",
     "pack_rows",
     "shrink_rows",

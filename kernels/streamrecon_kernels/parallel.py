@@ -37,7 +37,18 @@ Item = TypeVar("Item")
 
 def threads() -> int:
     """Threads that a kernel uses here, and other parallel code beside it should: 1 within `each`, and in a forked process."""
-    return int(numba.get_num_threads()) if _call() is None and not _forked else 1
+    if _call() is not None or _forked:
+        return 1
+    return min(int(numba.get_num_threads()), _most or 1 << 20)
+
+
+_most: int | None = None
+
+
+def limit_threads(most: int) -> None:
+    """Use at most so many threads in this process, as others share the machine; before anything else is called."""
+    global _most
+    _most = max(1, most)
 
 
 _forked = False
@@ -96,6 +107,8 @@ class Kernel:
         if threads() == 1:
             return self._alone(*arguments)
         with LOCK:
+            if _most is not None:
+                numba.set_num_threads(threads())  # numba's own limit is of one thread only
             return self._together(*arguments)
 
 
