@@ -9,6 +9,7 @@ import logging
 import resource
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ from streamrecon.errors import (
     JournalError,
     PeerLostError,
     PlanError,
+    RankError,
     RemoteProtocolError,
     ScanAbortedError,
     StreamreconError,
@@ -33,8 +35,12 @@ EXIT_USAGE = 2
 """The command, its options or its input are wrong, or it does not fit the machine."""
 EXIT_FAILED = 74
 """The disk of the journal failed; --resume goes on with what is on it."""
+EXIT_RANK = 75
+"""A rank of the job died or hangs; --resume goes on with what is in the journals."""
 EXIT_BUG = 70
 """An error that streamrecon did not expect."""
+GRACE = 3.0
+"""Seconds in which rank 0 ends the job for another rank that has failed."""
 EXIT_INTERRUPTED = 130
 EXIT_CLOSED = 141
 """Whoever read the output closed it."""
@@ -58,28 +64,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         _check_files()
         return int(options.command(options))
-    except KeyboardInterrupt:
+    except (Exception, KeyboardInterrupt) as error:
+        return _explain(error)
+
+
+CODES: tuple[tuple[tuple[type[BaseException], ...], int], ...] = (
+    ((PeerLostError, RemoteProtocolError, ScanAbortedError), EXIT_PARTIAL),
+    ((JournalError,), EXIT_FAILED),
+    ((RankError,), EXIT_RANK),
+    ((StreamreconError,), EXIT_USAGE),
+)
+
+
+def _explain(error: BaseException) -> int:
+    """Say what ended a command; its exit code."""
+    if isinstance(error, KeyboardInterrupt):
         sys.stderr.write("interrupted\n")
         return EXIT_INTERRUPTED
-    except BrokenPipeError:
+    if isinstance(error, BrokenPipeError):
         return EXIT_CLOSED
-    except (PeerLostError, RemoteProtocolError, ScanAbortedError) as error:
-        sys.stderr.write(f"streamrecon: {error}\n")
-        return EXIT_PARTIAL
-    except JournalError as error:
-        sys.stderr.write(f"streamrecon: {error}\n")
-        return EXIT_FAILED
-    except StreamreconError as error:
-        sys.stderr.write(f"streamrecon: {error}\n")
-        return EXIT_USAGE
-    except OSError as error:
+    for kinds, code in CODES:
+        if isinstance(error, kinds):
+            sys.stderr.write(f"streamrecon: {error}\n")
+            return code
+    if isinstance(error, OSError):
         what = "cannot go on" if error.errno in (errno.EMFILE, errno.ENFILE) else "cannot write"
         sys.stderr.write(f"streamrecon: {what}: {error.strerror}\n")
         return EXIT_USAGE
-    except Exception:
-        traceback.print_exc()
-        sys.stderr.write("streamrecon: this is a bug in streamrecon; please report it with the lines above\n")
-        return EXIT_BUG
+    traceback.print_exception(error)
+    sys.stderr.write("streamrecon: this is a bug in streamrecon; please report it with the lines above\n")
+    return EXIT_BUG
 
 
 def _check_files() -> None:
@@ -145,6 +159,36 @@ def _stream(options: argparse.Namespace, scan: str, config: Config, out: Path) -
 
 
 def _recon(options: argparse.Namespace) -> int:
+    from streamrecon.engine import join
+
+    world = join()
+    try:
+        code = _rank(options, world) if world.rank else _reconstruct(options, world)
+        world.leave()
+    except BaseException as error:
+        if world.size == 1:
+            raise
+        # The others wait for this rank: the job ends, and whoever supervises it starts it again where that helps.
+        if world.rank:
+            time.sleep(GRACE)  # rank 0 has been told, and tells the sender
+        world.abort(_explain(error))
+    return code
+
+
+def _rank(options: argparse.Namespace, world: Any) -> int:
+    """Any rank but the first, which tells it when to end."""
+    from streamrecon.engine import Engine
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    out = Path(options.out or "streamrecon-out/recon")
+    with Engine(_config(options), out, None, options.overwrite, options.resume, world) as engine:
+        while engine.wait(1.0) is None:
+            pass
+    return 0
+
+
+def _reconstruct(options: argparse.Namespace, world: Any) -> int:
     from streamrecon.engine import Engine
     from streamrecon.progress import Progress
 
@@ -152,7 +196,7 @@ def _recon(options: argparse.Namespace) -> int:
     with (
         Progress(options.log_json, options.quiet) as progress,
         _Page(options.serve, out, progress) as page,
-        Engine(config, out, progress.event, options.overwrite, options.resume) as engine,
+        Engine(config, out, progress.event, options.overwrite, options.resume, world) as engine,
     ):
         result = None
         while result is None:

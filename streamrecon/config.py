@@ -173,6 +173,10 @@ class EngineConfig:
     return_timeout: float = 60.0
     """Seconds that a scan waits for a sender that fell silent or lost the connection, or for another one; then it ends as a
     partial volume."""
+    rank_timeout: float = 30.0
+    """Seconds of silence after which another rank of the same job counts as dead."""
+    work_timeout: float = 300.0
+    """Seconds that a rank may be at one piece of work, such as a block of a snapshot, before it counts as hanging."""
     sync_seconds: float = 1.0
     """Longest time until a frame in the journal is written to the disk for good, which frees the sender's copy."""
     max_frame_bytes: int = 1 << 30
@@ -252,6 +256,8 @@ _LIMITS: dict[str, tuple[float, float]] = {
     "engine.heartbeat": (0.01, 3600.0),
     "engine.peer_timeout": (0.05, 86400.0),
     "engine.return_timeout": (0.0, 1e9),
+    "engine.rank_timeout": (0.05, 86400.0),
+    "engine.work_timeout": (0.05, 86400.0),
     "engine.sync_seconds": (0.0, 3600.0),
     "engine.max_frame_bytes": (1, 1 << 40),
     "engine.delay": (0.0, 3600.0),

@@ -61,3 +61,7 @@ class DiskFullError(OutputError):
 
 class JournalError(OutputError):
     """The journal's disk failed while a scan ran; what is on it can be gone on with."""
+
+
+class RankError(StreamreconError, RuntimeError):
+    """A rank of the job has died, hangs, or could not do its part; the scan can be gone on with."""

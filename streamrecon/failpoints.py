@@ -2,7 +2,7 @@
 
 Each names a place, what happens there, from which call on and up to which, counted from 1; without the last, at that call
 only. What happens: `kill` (the process is killed), `freeze` (it is stopped), `full` (the disk is), `error` (the disk
-fails), `slow` (it takes a second). Without the variable a place costs a look into an empty dict.
+fails), `slow` (it takes a second), `hang` (it takes for ever). Without the variable a place costs a look into an empty dict.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def fail(place: str) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     if point.action == "error":
         raise OSError(errno.EIO, os.strerror(errno.EIO))
-    if point.action == "slow":
-        time.sleep(1.0)
+    if point.action in ("slow", "hang"):
+        time.sleep(1.0 if point.action == "slow" else 1e6)
     else:
         os.kill(os.getpid(), signal.SIGSTOP if point.action == "freeze" else signal.SIGKILL)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import FrameType
 
 from streamrecon.errors import ConfigError
@@ -19,7 +20,7 @@ FINE = (0, 1, 2, 130, 143)
 def resuming(command: Sequence[str]) -> list[str]:
     """The command with `--resume`, where it is one of `streamrecon recon`: a job that died goes on with its scan.
 
-    Where no `streamrecon` can be found, as its environment is not active, it is this one.
+    Where no `streamrecon` can be found, as its environment is not active, it is this one; so are programs beside it (mpiexec).
 
     Raises
     ------
@@ -30,12 +31,17 @@ def resuming(command: Sequence[str]) -> list[str]:
         raise ConfigError(
             "expected a command after --, such as: streamrecon supervise -- streamrecon recon --listen ..."
         )
-    if command[0] == "streamrecon" and shutil.which("streamrecon") is None:
-        command = [sys.executable, "-m", *command]
-    if "recon" not in command or "--resume" in command:
-        return list(command)
-    place = len(command) - 1 - list(reversed(command)).index("recon")
-    return [*command[: place + 1], "--resume", *command[place + 1 :]]
+    words = list(command)
+    if "streamrecon" in words and shutil.which("streamrecon") is None:
+        place = words.index("streamrecon")
+        words[place : place + 1] = [sys.executable, "-m", "streamrecon"]
+    beside = Path(sys.executable).parent / words[0]
+    if shutil.which(words[0]) is None and beside.exists():
+        words[0] = str(beside)
+    if "recon" not in words or "--resume" in words:
+        return words
+    place = len(words) - 1 - words[::-1].index("recon")
+    return [*words[: place + 1], "--resume", *words[place + 1 :]]
 
 
 def supervise(

@@ -1,19 +1,20 @@
-"""The center during the scan: when to start with the best estimate, and when to start over with a better one."""
+"""When projections are enough to tell the center, and when a better one is worth starting over for: of all slabs together."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection
 
 import numpy as np
 from numpy.typing import NDArray
 
 from streamrecon.config import ReconConfig
-from streamrecon.engine.journal import Record
+from streamrecon.engine.orders import Align, Studied, Tag
 from streamrecon.errors import GeometryError
-from streamrecon.recon.center import CenterEstimate, CenterFinder
-from streamrecon.recon.offset import FULL, beside_middle
+from streamrecon.recon.center import PAIR_ROWS, CenterEstimate, CenterFinder
+from streamrecon.recon.offset import FULL, TURN, beside_middle
 from streamrecon.recon.weights import covered_arc
+from streamrecon.wire.ranges import Ranges
 
 FEWEST = 16
 """Projections to wait for in any case: a few that are spread evenly cover the half circle, and tell little."""
@@ -30,7 +31,8 @@ CUT_OFF = 0.3
 BETTER = 0.05
 """Pixels: an estimate that differs less is not worth starting over for before the end."""
 
-LineIntegrals = Callable[[Sequence[Record]], NDArray[np.float32]]
+Look = Callable[[tuple[int, ...], int], NDArray[np.float32] | None]
+"""Projections by index as the means of so many bands of rows, (projection, band, column); None until all slabs have told."""
 
 
 class Alignment:
@@ -44,10 +46,14 @@ class Alignment:
         Of a projection.
     expected
         Projections announced, where known.
+    theta
+        (projection,) radians, where announced.
     given
         Column of the rotation axis, where the user or the scan says so.
-    line_integrals
-        Reads projections, (angle, row, column).
+    slabs
+        Ranks that have one.
+    look
+        Asks them for projections.
     """
 
     def __init__(
@@ -56,28 +62,165 @@ class Alignment:
         rows: int,
         columns: int,
         expected: int | None,
+        theta: NDArray[np.float64] | None,
         given: float | None,
-        line_integrals: LineIntegrals,
+        slabs: Collection[int],
+        look: Look,
     ) -> None:
-        self._options, self._size, self._read = options, (rows, columns), line_integrals
+        self._options, self._size, self._look = options, (rows, columns), look
         half = max(FEWEST, expected // 2) if expected else MOST
         self._most = half if options.center_frames is None else options.center_frames
-        self._expected, self.given = expected, given
-        self.estimate: CenterEstimate | None = None
-        """What is used, None while it is waited for."""
+        self._expected, self._announced, self.given = expected, theta, given
+        self._slabs = set(slabs)
+        self.used: Align | None = None
+        """What all accumulate with; None while it is waited for."""
+        self._estimate: CenterEstimate | None = None
         if given is not None:
-            self.estimate = CenterEstimate(given, 0.0, "user", 0, f"center {given:.2f} as given")
-        self.restudy()
+            self._estimate = CenterEstimate(given, 0.0, "user", 0, f"center {given:.2f} as given")
+        self.tag: Tag = ()
+        """Of the line integrals that count."""
+        self._restudy()
 
-    def offset_axis(self, projections: Sequence[Record], arc: float | None, refuse: bool) -> bool:
-        """Whether opposed views of the object complete each other rather than repeat (`recon.offset`).
+    def _restudy(self) -> None:
+        """What was learnt is void, as the line integrals have changed."""
+        self._finder = CenterFinder(*self._size)
+        self._parts: dict[int, frozenset[int]] = {}
+        """Slabs that have told of a projection, by its index, until all have."""
+        self._sums: dict[int, NDArray[np.float32]] = {}
+        self.theta: dict[int, float] = {}
+        """Radians, of the projections that every slab has."""
+        self._ending = False
+        """Whether only those are left that count at the end, in their order."""
+        self._stale = True
+        self._looked: tuple[int, float] = (0, math.inf)
+        self._candidate: CenterEstimate | None = None
+        """Better than what is used, but for whether the axis is offset then."""
+        self._pair: tuple[int, int, float] | None = None
+        self._some: tuple[int, ...] = ()
+        """What was asked to be seen: not anew for each projection that comes before the answer."""
+
+    def take(self, rank: int, news: Studied) -> None:
+        """Take in what a slab tells."""
+        if news.tag < self.tag:
+            return
+        if news.tag > self.tag:
+            self.tag = news.tag
+            self._restudy()
+        for place, (index, theta) in enumerate(zip(news.indices, news.theta, strict=True)):
+            told = self._parts.pop(index, frozenset())
+            if index in self.theta:
+                continue
+            told |= {rank}
+            if news.sums is not None:
+                before = self._sums.get(index)
+                self._sums[index] = news.sums[place] if before is None else before + news.sums[place]
+            if told != self._slabs:
+                self._parts[index] = told
+            else:
+                self.theta[index] = float(theta)
+                if news.sums is not None:
+                    self._finder.add_sums(index, float(theta), self._sums[index])
+
+    def better(self) -> Align | None:
+        """An axis to start with, or to start over with, before the scan's end; None while there is nothing to do.
+
+        Raises
+        ------
+        GeometryError
+            If the scan would need a full turn and is none.
+        """
+        if not self.theta:
+            return None
+        estimate = self._estimate if self.given is not None else self._candidate or self._better()
+        if estimate is None or (self.used is not None and estimate == self.used.estimate):
+            return None
+        self._candidate = estimate
+        offset = self._offset_axis(estimate, self._announced, refuse=self._announced is not None)
+        if offset is None:
+            return None
+        return self._use(Align(estimate, offset))
+
+    def last(self, projections: Ranges) -> Align | None:
+        """The axis by all projections, whatever was used before, and in whatever order they came.
 
         Parameters
         ----------
         projections
-            Some of those that have come.
-        arc
-            Radians of a full turn that the scan's angles cover; None while they are not known.
+            Indices of those that count; every slab has them.
+
+        Returns
+        -------
+        align
+            None until all slabs have told what it takes.
+        """
+        if any(index not in self.theta for index in projections):
+            return None
+        in_order = list(projections)
+        if not self._ending:
+            self._ending, self._pair, self._some = True, None, ()
+            if list(self.theta) != in_order:
+                self.theta = {index: self.theta[index] for index in in_order}
+                self._finder = CenterFinder(*self._size)
+                for index in in_order if self.given is None else ():
+                    self._finder.add_sums(index, self.theta[index], self._sums[index])
+        if self.given is None:
+            best = self._best()
+            if best is None:
+                return None
+            old = None if self.used is None else self.used.estimate
+            self._estimate = old if old is not None and best.method == "middle" else best
+        assert self._estimate is not None
+        theta = np.array([self.theta[index] for index in in_order]) if self._announced is None else self._announced
+        refuse = self._announced is not None and self.used is None
+        offset = self._offset_axis(self._estimate, theta, refuse)
+        return None if offset is None else self._use(Align(self._estimate, offset))
+
+    def _use(self, align: Align) -> Align:
+        self.used, self._stale, self._candidate = align, False, None
+        return align
+
+    def _better(self) -> CenterEstimate | None:
+        count = len(self.theta)
+        pair = self._finder.opposed_pair()
+        mismatch = abs(pair[2]) if pair else math.inf
+        old = None if self.used is None else self.used.estimate
+        # Looked at whenever the projections have doubled or the pair has become clearly better, but not shortly before the
+        # end, which has the last word.
+        news = count >= 2 * self._looked[0] or mismatch < 0.5 * self._looked[1]
+        if old is not None and (not news or (self._expected and count > LATE * self._expected)):
+            return None
+        covered = covered_arc(np.array(list(self.theta.values()))) / math.pi
+        full = count >= self._most
+        if old is None and not full and (covered < self._options.center_wait or count < FEWEST):
+            return None
+        found = self._best()
+        if found is None or (old is None and found.method == "middle" and not full):
+            return None
+        self._looked = count, mismatch
+        # What was learnt from other line integrals does not stand against anything that is learnt now.
+        surer = old is None or found.sigma < old.sigma or (self._stale and found.method != "middle")
+        return found if surer and (old is None or abs(found.center - old.center) > BETTER) else None
+
+    def _best(self) -> CenterEstimate | None:
+        """The most certain estimate; None until the opposed pair can be seen."""
+        self._pair = self._pair or self._finder.opposed_pair()
+        if self._pair is None:
+            return self._finder.best()
+        images, mismatch = self._look(self._pair[:2], PAIR_ROWS), self._pair[2]
+        if images is None:
+            return None
+        self._pair = None
+        return self._finder.best((images[0], images[1], mismatch))
+
+    def _offset_axis(self, estimate: CenterEstimate, theta: NDArray[np.float64] | None, refuse: bool) -> bool | None:
+        """Whether opposed views of the object complete each other rather than repeat (`recon.offset`); None until it can be seen.
+
+        Parameters
+        ----------
+        estimate
+            Of the axis.
+        theta
+            (projection,) radians, where known by now.
         refuse
             Whether to refuse a scan that would need it and does not cover a full turn, or to make of it what can be made.
 
@@ -86,13 +229,19 @@ class Alignment:
         GeometryError
             If refused.
         """
-        assert self.estimate is not None
         if self._options.offset_axis != "auto":
             return self._options.offset_axis == "yes"
-        center, columns = self.estimate.center, self._size[1]
+        arc = None if theta is None else covered_arc(theta, TURN)
+        center, columns = estimate.center, self._size[1]
         if arc is None or arc <= 1.5 * math.pi or not beside_middle(center, columns):
             return False
-        if not self._cut_off(projections, center):
+        in_order = sorted(self.theta)
+        self._some = self._some or tuple(in_order[:: max(1, len(in_order) // 16)][:16])
+        images = self._look(self._some, 1)
+        if images is None:
+            return None
+        self._some = ()
+        if not self._cut_off(images.mean(axis=(0, 1)), center):
             return False
         if refuse and arc < FULL:
             raise GeometryError(
@@ -102,89 +251,8 @@ class Alignment:
             )
         return arc >= FULL
 
-    def _cut_off(self, projections: Sequence[Record], center: float) -> bool:
-        """Whether the object reaches beyond the detector on the side of the axis, by 16 projections."""
-        in_order = sorted(projections, key=lambda record: record.index)
-        profile = self._read(in_order[:: max(1, len(in_order) // 16)][:16]).mean(axis=(0, 1))
+    def _cut_off(self, profile: NDArray[np.float32], center: float) -> bool:
+        """Whether the object reaches beyond the detector on the side of the axis, by its mean line integrals (column,)."""
         near, far = (profile[:3], profile[-3:]) if center < self._size[1] / 2 else (profile[-3:], profile[:3])
         cut = near.mean() - far.mean()
         return bool(cut > CUT_OFF * (profile.max() - far.mean()))
-
-    def restudy(self) -> None:
-        """What was learnt is void, as the line integrals have changed: look at all projections again."""
-        self._finder = CenterFinder(*self._size)
-        self._stale = True
-        self._studied = 0
-        self._looked: tuple[int, float] = (0, math.inf)
-        self._ended = 0
-
-    def better(self, projections: Sequence[Record], ended: bool) -> CenterEstimate | None:
-        """A center to start with, or to start over with; None while there is nothing to do.
-
-        Parameters
-        ----------
-        projections
-            All that have come.
-        ended
-            Whether no more will come.
-        """
-        if self.given is not None or not projections:
-            return None
-        if ended:
-            return self._last(projections)
-        self._study(projections)
-        count = len(projections)
-        pair = self._finder.opposed_pair()
-        mismatch = abs(pair[2]) if pair else math.inf
-        # Looked at whenever the projections have doubled or the pair has become clearly better, but not shortly before the
-        # end, which has the last word.
-        news = count >= 2 * self._looked[0] or mismatch < 0.5 * self._looked[1]
-        if self.estimate is not None and (not news or (self._expected and count > LATE * self._expected)):
-            return None
-        covered = covered_arc(np.array([r.theta for r in projections])) / math.pi
-        full = count >= self._most
-        if self.estimate is None and not full and (covered < self._options.center_wait or count < FEWEST):
-            return None
-        found = self._finder.best(self._pair(projections, pair))
-        if self.estimate is None and found.method == "middle" and not full:
-            return None
-        self._looked = count, mismatch
-        old = self.estimate
-        # What was learnt from other line integrals does not stand against anything that is learnt now.
-        surer = old is None or found.sigma < old.sigma or (self._stale and found.method != "middle")
-        return self._take(found) if surer and (old is None or abs(found.center - old.center) > BETTER) else None
-
-    def _last(self, projections: Sequence[Record]) -> CenterEstimate | None:
-        """The center from all projections: whatever was used before, and in whatever order they came."""
-        if self._ended == len(projections):
-            return None
-        in_order = sorted(projections, key=lambda record: record.index)
-        if in_order != list(projections):
-            self.restudy()
-        self._study(in_order)
-        self._ended = len(projections)
-        found = self._finder.best(self._pair(projections, self._finder.opposed_pair()))
-        old = self.estimate
-        if old is not None and (found.center == old.center or found.method == "middle"):
-            return None
-        return self._take(found)
-
-    def _take(self, found: CenterEstimate) -> CenterEstimate:
-        self.estimate, self._stale = found, False
-        return found
-
-    def _study(self, projections: Sequence[Record]) -> None:
-        while self._studied < len(projections):
-            batch = projections[self._studied : self._studied + 16]
-            for record, projection in zip(batch, self._read(batch), strict=True):
-                self._finder.add(record.index, record.theta, projection)
-            self._studied += len(batch)
-
-    def _pair(
-        self, projections: Sequence[Record], pair: tuple[int, int, float] | None
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32], float] | None:
-        if pair is None:
-            return None
-        by_index = {record.index: record for record in projections if record.index in pair[:2]}
-        first, second = self._read([by_index[pair[0]], by_index[pair[1]]])
-        return first, second, pair[2]

@@ -37,6 +37,13 @@ def uses_gpu(asked: str) -> bool:
     return there
 
 
+def gpus() -> int:
+    """CUDA devices of this machine."""
+    import cupy
+
+    return int(cupy.cuda.runtime.getDeviceCount())
+
+
 def free_bytes() -> int:
     """Bytes that are free on the GPU."""
     import cupy
@@ -44,7 +51,7 @@ def free_bytes() -> int:
     return int(cupy.cuda.runtime.memGetInfo()[0])
 
 
-def choose(asked: str, largest: int) -> Device:
+def choose(asked: str, largest: int, index: int = 0) -> Device:
     """The device that `engine.device` means.
 
     Parameters
@@ -53,10 +60,12 @@ def choose(asked: str, largest: int) -> Device:
         auto, cpu or gpu.
     largest
         Bytes of the largest batch of projections that it will be given.
+    index
+        Of this rank among those on this machine: each takes another GPU as long as there are some.
 
     Raises
     ------
     ConfigError
         If a GPU is asked for and there is none.
     """
-    return Gpu(largest=largest) if uses_gpu(asked) else CPU
+    return Gpu(index % gpus(), largest) if uses_gpu(asked) else CPU

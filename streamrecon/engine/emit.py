@@ -1,8 +1,55 @@
-"""When a version of the volume is due."""
+"""When a version of the volume is due: where one rank decides, and where several have to agree on a cut."""
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+FAR = 1 << 62
+
+
+class Versions(Protocol):
+    """When a rank makes its slab of a version; used by its compute thread."""
+
+    @property
+    def number(self) -> int:
+        """Of the cut that is due."""
+
+    def remaining(self, projections: int) -> int:
+        """Projections until the next version: where a batch ends, with so many in the accumulator."""
+
+    def due(self, projections: int, received: int, now: float, idle: bool) -> bool:
+        """Whether a version is due.
+
+        Parameters
+        ----------
+        projections, received
+            In the accumulator, and in the journal.
+        now
+            Seconds, monotonic.
+        idle
+            Whether the writer has nothing to do.
+        """
+
+    def emitted(self, projections: int, now: float) -> None:
+        """Take note of a version."""
+
+    def resumed(self, projections: int) -> None:
+        """An earlier process had so many: a version is due as soon as the accumulator holds them."""
+
+    def started_over(self) -> None:
+        """The accumulator begins anew: a version is due as soon as it holds again what the last one did."""
+
+    def mark(self, cut: int, received: int) -> None:
+        """A cut comes after so many projections."""
+
+    def removed(self, place: int) -> None:
+        """The projection at this place does not count any more."""
+
+    def session_lost(self) -> None:
+        """Cuts that have not been reached will not come in all slabs."""
 
 
 class EmitPolicy:
@@ -22,6 +69,12 @@ class EmitPolicy:
         self._projections = 0
         self._time: float | None = None
         self._renewed = False
+        self._number = 1
+
+    @property
+    def number(self) -> int:
+        """See `Versions.number`."""
+        return self._number
 
     def request(self) -> None:
         """Ask for a version as soon as there is something new; any thread."""
@@ -32,18 +85,8 @@ class EmitPolicy:
         shown = self._projections
         return shown - projections if projections < shown else shown + self.every - projections
 
-    def due(self, projections: int, now: float, idle: bool) -> bool:
-        """Whether a version is due.
-
-        Parameters
-        ----------
-        projections
-            In the accumulator.
-        now
-            Seconds, monotonic.
-        idle
-            Whether the writer has nothing to do. What is due by time alone waits for it; what is due by number does not.
-        """
+    def due(self, projections: int, received: int, now: float, idle: bool) -> bool:
+        """See `Versions.due`. What is due by time alone waits for the writer; what is due by number does not."""
         if self._time is None:
             self._time = now
         if projections < self._projections or (projections == self._projections and not self._renewed):
@@ -52,14 +95,127 @@ class EmitPolicy:
         return timed or self._renewed or self._requested.is_set() or projections - self._projections >= self.every
 
     def emitted(self, projections: int, now: float) -> None:
-        """Take note of a version."""
+        """See `Versions.emitted`."""
+        self._number += 1
         self._requested.clear()
         self._projections, self._time, self._renewed = projections, now, False
 
     def resumed(self, projections: int) -> None:
-        """An earlier process had so many: a version is due as soon as the accumulator holds them."""
+        """See `Versions.resumed`."""
         self._projections, self._renewed = projections, projections > 0
 
     def started_over(self) -> None:
-        """The accumulator begins anew: a version is due as soon as it holds again what the last one did."""
+        """See `Versions.started_over`."""
         self._renewed = self._projections > 0
+
+    def mark(self, cut: int, received: int) -> None:
+        """See `Versions.mark`: one rank needs none."""
+
+    def removed(self, place: int) -> None:
+        """See `Versions.removed`."""
+
+    def session_lost(self) -> None:
+        """See `Versions.session_lost`."""
+
+
+@dataclass
+class _Mark:
+    cut: int
+    after: int
+    """Projections."""
+
+
+class Marks:
+    """Versions at the cuts that the sender has placed: the same in every slab."""
+
+    def __init__(self) -> None:
+        self._marks: list[_Mark] = []
+
+    @property
+    def number(self) -> int:
+        """See `Versions.number`."""
+        return self._marks[0].cut
+
+    def remaining(self, projections: int) -> int:
+        """See `Versions.remaining`."""
+        return next((mark.after - projections for mark in self._marks if mark.after >= projections), FAR)
+
+    def due(self, projections: int, received: int, now: float, idle: bool) -> bool:
+        """See `Versions.due`."""
+        self._marks = [mark for mark in self._marks if mark.after]  # what it was to show was taken back
+        return bool(self._marks) and projections == self._marks[0].after
+
+    def emitted(self, projections: int, now: float) -> None:
+        """See `Versions.emitted`."""
+        del self._marks[0]
+
+    def resumed(self, projections: int) -> None:
+        """See `Versions.resumed`: rank 0 asks for it."""
+
+    def started_over(self) -> None:
+        """See `Versions.started_over`: cuts that were not reached yet stay where they are."""
+
+    def mark(self, cut: int, received: int) -> None:
+        """See `Versions.mark`."""
+        self._marks = [*(mark for mark in self._marks if mark.cut < cut), _Mark(cut, received)]
+
+    def removed(self, place: int) -> None:
+        """See `Versions.removed`."""
+        for mark in self._marks:
+            mark.after -= place < mark.after
+
+    def session_lost(self) -> None:
+        """See `Versions.session_lost`."""
+        self._marks = []
+
+
+class LeadingMarks(Marks):
+    """Those of rank 0, which asks for them when a version is due.
+
+    Parameters
+    ----------
+    policy
+        When that is.
+    want
+        Asks the sender to place a cut.
+    over
+        Whether the version of a cut is complete, or will not be.
+    give_up
+        Says that it will not.
+    """
+
+    def __init__(
+        self,
+        policy: EmitPolicy,
+        want: Callable[[int], None],
+        over: Callable[[int], bool],
+        give_up: Callable[[int, str], None],
+    ) -> None:
+        super().__init__()
+        self._policy, self._want, self._over, self._give_up = policy, want, over, give_up
+        self._wanted = 0
+
+    def due(self, projections: int, received: int, now: float, idle: bool) -> bool:
+        """See `Versions.due`."""
+        if any(not mark.after for mark in self._marks):
+            self._give_up(self._wanted, "no projection is left of it")
+        if self._over(self._wanted) and self._policy.due(received, received, now, idle):
+            self._wanted += 1
+            self._policy.emitted(received, now)
+            self._want(self._wanted)
+        return super().due(projections, received, now, idle)
+
+    def resumed(self, projections: int) -> None:
+        """See `Versions.resumed`."""
+        self._policy.resumed(projections)
+
+    def started_over(self) -> None:
+        """See `Versions.started_over`."""
+        self._policy.started_over()
+
+    def session_lost(self) -> None:
+        """See `Versions.session_lost`."""
+        super().session_lost()
+        if not self._over(self._wanted):
+            self._give_up(self._wanted, "the connection of the sender was lost before all slabs had come to it")
+            self._policy.request()

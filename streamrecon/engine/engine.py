@@ -1,41 +1,41 @@
-"""The engine: one rank and its three threads, for one scan."""
+"""The engine: one rank and its three threads, for one scan; with others of its job, for one slab of it."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import queue
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-import numpy as np
-from numpy.typing import NDArray
-from streamrecon_kernels import Shrinking, all_compiled, complete, line_integrals, shrink_rows
+from streamrecon_kernels import all_compiled, limit_threads, threads
 
-from streamrecon.config import Config, ReconConfig
+from streamrecon.config import Config
+from streamrecon.engine.council import Council, Following, Leading
 from streamrecon.engine.device import choose
-from streamrecon.engine.emit import EmitPolicy
+from streamrecon.engine.emit import EmitPolicy, LeadingMarks, Marks, Versions
 from streamrecon.engine.ingest import Accepted, Event, Ingest
-from streamrecon.engine.journal import Journal
-from streamrecon.engine.journal_layout import Layout, clear, find, place
+from streamrecon.engine.journal_layout import Layout
+from streamrecon.engine.lead import Lead
 from streamrecon.engine.lock import FolderLock
-from streamrecon.engine.mask import Mask
-from streamrecon.engine.output import Output, finished
-from streamrecon.engine.picture import central_slices
-from streamrecon.engine.plan import Plan, make_plan
-from streamrecon.engine.rank import ACCUMULATORS, Rank
-from streamrecon.engine.ring import Ring
+from streamrecon.engine.orders import Done, Failed, Finished
+from streamrecon.engine.plan import Plan, Share
+from streamrecon.engine.preparation import Preparation
+from streamrecon.engine.publishing import Publishing
+from streamrecon.engine.rank import Rank
 from streamrecon.engine.status import Counters, Status
 from streamrecon.engine.story import Listener, Story
-from streamrecon.engine.writer import Job, Writer
-from streamrecon.errors import JournalError, OutputError, PlanError, ScanAbortedError, StreamreconError
-from streamrecon.recon.accumulate import Shape, snapshot
-from streamrecon.recon.device import Device
-from streamrecon.scan import FrameKind, Geometry, ScanInfo
-from streamrecon.wire.messages import Update
-from streamrecon.wire.outputs import Broken, Ended, Opened
+from streamrecon.engine.warmup import compile_kernels
+from streamrecon.engine.world import Alone, World, machine
+from streamrecon.engine.writer import Writer
+from streamrecon.errors import JournalError, OutputError, RankError, ScanAbortedError, StreamreconError
+from streamrecon.scan import FrameKind, ScanInfo
+from streamrecon.transport import ControlHub, ControlLink, lane_endpoint
+from streamrecon.wire.outputs import Broken
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +78,8 @@ class Engine:
         Replace another scan's volume in the output folder, and give up a scan that is in its journal.
     resume
         Go on with the scan that an earlier engine left in the output folder, if it left one.
+    world
+        The ranks that share the scan; None: this process alone. All of them make an engine with the same options.
 
     Raises
     ------
@@ -87,6 +89,8 @@ class Engine:
         If the endpoint cannot be used.
     OutputError
         If the output folder cannot be written, or another engine is writing to it.
+    RankError
+        If another rank is missing.
     """
 
     def __init__(
@@ -96,43 +100,44 @@ class Engine:
         listener: Listener | None = None,
         overwrite: bool = False,
         resume: bool = False,
+        world: World | None = None,
     ) -> None:
-        self._config, self._out, self._overwrite = config, Path(out), overwrite
-        self._counters = Counters()
-        self._plan: Plan | None = None
-        self._output: Output | None = None
-        self._writer: Writer | None = None
-        self._policy: EmitPolicy | None = None
-        self._journal: Journal | None = None
+        self._out, self._world = Path(out), world or Alone()
+        self._number = rank = self._world.rank
+        self._counters = Counters(ranks=self._world.size)
+        self._publishing: Publishing | None = None
+        self._requests: EmitPolicy | None = None
+        self._rank: Rank | None = None
         self._result: Result | None = None
         self._error: BaseException | None = None
         self._stopping, self._done = threading.Event(), threading.Event()
-        self._rank: Rank | None = None
-        self._sender_lost = False
-        self._can_replay = True
+        self._sender_lost = self._hangs = False
         self._keep = True
         """Whether the journal stays when the engine ends."""
-        path = config.normalize.bad_pixels
-        self._mask = None if path is None else Mask.read(path)
-        self._bad: NDArray[np.bool_] | None = None
-        self._device = choose(config.engine.device, 1 << 20)
-        self._ingest = Ingest(config, self._prepare, self._counters)
+        hosts = self._world.share(machine())
+        here = hosts.count(hosts[rank])
+        self._index = hosts[:rank].count(hosts[rank])
+        """Of this rank among those on this machine."""
+        if here > 1:
+            limit_threads(threads() // here)
+        self._device = choose(config.engine.device, 1 << 20, self._index)
+        self._preparation = Preparation(config, self._out, overwrite, self._world, Share(here, self._world.size))
+        listen, advertised = lane_endpoint(config.engine.listen, rank, hosts, config.engine.insecure)
+        self._ingest = Ingest(config, self._preparation.prepare, self._counters, listen, self._failed, rank)
+        self._preparation.ingest = self._ingest
         try:
-            self._lock = FolderLock(self._out)
+            self._lock = FolderLock(self._out, rank)
         except OutputError:
             self._ingest.stop()
             raise
         try:
-            self._left = self._find_left(resume)
-            self._story = Story(self._out / "scan.log.jsonl", listener)
-        except OutputError:
+            self._meet(hosts, advertised, resume)
+            name = f"scan.log.rank-{rank:03d}.jsonl" if rank else "scan.log.jsonl"
+            self._story = self._preparation.story = Story(self._out / name, listener)
+        except BaseException:
             self._ingest.stop()
             self._lock.release()
             raise
-        self._resume = resume and self._left is not None
-        if self._resume and self._left is not None:
-            # A scan that was begun keeps its rows.
-            self._config = dataclasses.replace(config, recon=dataclasses.replace(config.recon, rows=self._left.whole))
         self.endpoint = self._ingest.endpoint
         """Where a sender is to connect."""
         self.publish_endpoint = self._ingest.publish_endpoint
@@ -140,20 +145,20 @@ class Engine:
         self._compute = threading.Thread(target=self._run, name="streamrecon-compute", daemon=True)
         self._story.tell("listen", f"waiting for a sender at {self.endpoint}", endpoint=self.endpoint)
 
-    def _find_left(self, resume: bool) -> Layout | None:
-        """The scan that an earlier engine left in the output folder; refuse to give one up that cannot be sent again."""
-        try:
-            left = find(self._out / "journal")
-        except OutputError:
-            if self._overwrite:
-                return None
-            raise
-        if left is None or resume or self._overwrite or left.can_replay or finished(self._out, left.info.uid):
-            return left
-        raise OutputError(
-            f"{left.folder} holds what came of scan {left.info.uid}, which was not finished and cannot be sent again: say "
-            "--resume to go on with it, --overwrite to give it up, or choose another --out"
-        )
+    def _meet(self, hosts: Sequence[str], advertised: str, resume: bool) -> None:
+        """Let all ranks know where the others are, and whether there is a scan to go on with."""
+        hub: ControlHub | None = None
+        left: Layout | None = None
+        if self._number == 0:
+            left = self._preparation.find_left(resume)
+            if len(hosts) > 1:
+                hub = ControlHub(hosts[0] if len(set(hosts)) > 1 else None)
+        address = None if hub is None else hub.address
+        told = self._world.share((self._ingest.advertised(advertised), address, resume and left is not None))
+        control = ControlLink(self._number, told[0][1]) if self._number else hub
+        self._ingest.connect([endpoint for endpoint, _, _ in told], control)
+        if told[0][2]:
+            self._ingest.keep_rows(self._preparation.resume(left))
 
     def __enter__(self) -> Engine:
         self.start()
@@ -184,13 +189,14 @@ class Engine:
         """
         if not all_compiled():
             self._story.tell("compile", "compiling the kernels, once after an install: this takes most of a minute")
-        _compile(self._device)
-        if self._resume:
-            try:
-                self._go_on()
-            except BaseException:
-                self.close()
-                raise
+        compile_kernels(self._device)
+        try:
+            if self._preparation.left is not None:
+                self._preparation.go_on(self._counters)
+            self._world.share(None)  # all are ready before one counts the others' silence
+        except BaseException:
+            self.close()
+            raise
         self._ingest.start()
         self._compute.start()
 
@@ -224,9 +230,9 @@ class Engine:
         return self._counters.look()
 
     def request_version(self) -> None:
-        """Ask for a version of the volume now, besides those that are due."""
-        if self._policy is not None:
-            self._policy.request()
+        """Ask for a version of the volume now, besides those that are due; of rank 0."""
+        if self._requests is not None:
+            self._requests.request()
 
     def stop(self, reason: str = "the engine was stopped") -> None:
         """End the scan from this side; what has arrived becomes a last partial volume."""
@@ -244,67 +250,28 @@ class Engine:
 
     def close(self) -> None:
         """Stop if necessary, and give everything back."""
+        if self._hangs:
+            return  # what hangs may still write; it ends with the process
         if self._compute.ident is not None and not self._done.is_set():
             self.stop()
             self._done.wait()
         if self._result is not None and self._result.final and self._ingest.unheard:
-            seconds = self._config.engine.return_timeout
+            seconds = self._preparation.config.engine.return_timeout
             text = f"the volume is final, and the sender away: it has {seconds:g} s to come back and hear of it"
             self._story.tell("unheard", text)
         self._ingest.stop()
-        self._put_away()
+        self._preparation.put_away(self._keep)
         self._story.close()
         self._lock.release()
 
     # Called by the I/O thread.
 
-    def _prepare(self, opened: Opened) -> Ring:
-        """Plan before anything is allocated."""
-        info, rows = opened.info, opened.rows
-        if self._plan is not None:
-            raise ScanAbortedError("this engine has had its scan")
-        frame = (rows[1] - rows[0]) * info.geometry.columns * info.dtype.itemsize
-        if frame > self._config.engine.max_frame_bytes:
-            limit = self._config.engine.max_frame_bytes
-            raise PlanError(f"frames have {frame} bytes, at most {limit} are accepted: raise engine.max_frame_bytes")
-        if self._mask is not None:
-            self._bad = self._mask.rows(info.geometry, rows)
-        plan = make_plan(info, rows, self._config, self._out)
-        emit = self._config.emit
-        self._output = Output(self._out, info.uid, emit.keep, emit.keep_seconds, self._overwrite, self._resume)
-        for line in plan.lines():
-            self._story.tell("plan", line)
-        folder = self._out / "journal"
-        if not self._resume:
-            clear(folder)
-        self._journal = Journal(
-            self._left.files[0].path if self._resume and self._left is not None else place(folder, 1, rows),
-            info,
-            rows,
-            self._config.engine.sync_seconds,
-            self._ingest.durable,
-            opened.can_replay,
-            opened.epoch,
-            self._resume,
-        )
-        self._plan, self._can_replay = plan, opened.can_replay
-        return Ring(plan.slots, (rows[1] - rows[0], info.geometry.columns), info.dtype)
-
-    def _go_on(self) -> None:
-        """With the scan that an earlier engine left."""
-        assert self._left is not None
-        left = self._left
-        ring = self._prepare(Opened(left.info, left.whole, left.can_replay))
-        assert self._journal is not None
-        had = self._journal.inventory
-        text = f"going on with scan {left.info.uid}: {had.counts[FrameKind.PROJECTION]} projections are in the journal"
-        if self._journal.damaged:
-            text += f"; {self._journal.damaged} frames in it are damaged or were not written to their end"
-        self._story.tell("resume", text, frames=len(had), damaged=self._journal.damaged)
-        self._counters.projections = had.counts[FrameKind.PROJECTION]
-        self._counters.frames = len(had)
-        self._counters.version = self._output.newest if self._output else 0
-        self._ingest.resume(left.info, left.whole, ring, had, self._journal.ended)
+    def _failed(self, why: str) -> None:
+        """This job cannot go on: a rank hangs, or is gone. What is durable is gone on with by another one."""
+        self._hangs = True
+        self._error = RankError(f"{why}: recon --resume goes on with the scan")
+        self._story.tell("failed", str(self._error))
+        self._done.set()
 
     # The compute thread.
 
@@ -312,149 +279,149 @@ class Engine:
         try:
             self._result = self._reconstruct()
         except BaseException as error:
-            self._error = error
-            known = isinstance(error, StreamreconError)
-            self._story.tell("failed", str(error) if known else f"{type(error).__name__}: {error}")
-            if self._can_replay or (known and not isinstance(error, JournalError)):
-                self._ingest.refuse(f"the engine failed: {error}")
-            # Else without a word: a sender that cannot send the scan again keeps it for the engine that goes on.
+            if not self._hangs:
+                self._give_up(error)
         finally:
             self._counters.phase = "ended"
+            self._counters.beats = None
             try:
-                self._give_back()
+                if self._publishing is not None:
+                    self._publishing.writer.close()
             finally:
                 self._done.set()
 
-    def _give_back(self) -> None:
-        if self._writer is not None:
-            self._writer.close()
-
-    def _put_away(self) -> None:
-        """The journal, once the sender has heard that the volume is final: until then it might be asked for again."""
-        if self._journal is None:
-            return
-        ended, self._journal = self._journal, None
-        ended.close(self._keep)
-        if not self._keep:
-            clear(self._out / "journal")
-        else:
-            self._story.tell("kept", f"the frames are kept as they came in {ended.path}: --resume goes on with them")
+    def _give_up(self, error: BaseException) -> None:
+        self._error = error
+        known = isinstance(error, StreamreconError)
+        text = str(error) if known else f"{type(error).__name__}: {error}"
+        self._story.tell("failed", text)
+        if self._preparation.can_replay or (known and not isinstance(error, JournalError | RankError)):
+            self._ingest.refuse(f"the engine failed: {error}")
+        # Else without a word: a sender that cannot send the scan again keeps it for the engine that goes on.
+        if self._number:
+            self._ingest.report(Failed(type(error).__name__, text))
 
     def _reconstruct(self) -> Result:
-        event: Event = self._ingest.inbox.get()
-        if isinstance(event, Broken):
-            raise self._ingest.refusal or ScanAbortedError(event.reason)
-        assert isinstance(event, Accepted)
-        assert self._plan
-        assert self._output
-        assert self._journal
-        info = event.info
+        event = self._accepted()
+        if isinstance(event, Done):
+            return Result(None, event.final, None, 0, self._counters.look(), {}, 0.0)
+        info, made = event.info, self._preparation
         self._counters.uid, self._counters.phase = info.uid, "receiving"
-        expected = info.counts.get(FrameKind.PROJECTION)
-        self._counters.expected = expected
+        self._counters.expected = info.counts.get(FrameKind.PROJECTION)
         self._story.tell("scan", f"scan {info.uid}: {_describe(info)}", uid=info.uid, metadata=dict(info.metadata))
-        self._writer = Writer(self._output, self._written, self._not_written)
-        self._writer.start()
-        self._policy = EmitPolicy(self._plan.every, self._config.emit.interval)
+        assert made.plan
+        assert made.output
+        assert made.journal
+        publishing = self._publishing = Publishing(
+            made.output, self._number, made.slabs(info), self._ingest, self.request_version, self._counters, self._story
+        )
+        publishing.writer.start()
+        policy, council = self._gather(info, made.plan, publishing)
+        batch = made.config.engine.batch * (event.rows[1] - event.rows[0]) * info.geometry.columns * 4
         inbox: queue.SimpleQueue[Event] = self._ingest.inbox
         self._rank = rank = Rank(
-            event, self._plan, self._config, inbox, self._ingest.release, self._journal, self._writer, self._policy,
-            self._counters, self._story, self._bad,
+            event, made.whole(info), made.plan, made.config, inbox, self._ingest.release, made.journal,
+            publishing.writer, policy, council, self._counters, self._story,
+            choose(made.config.engine.device, batch, self._index), made.bad,
         )  # fmt: skip
+        if self._stopping.is_set():
+            rank.stop("the engine was stopped")
         end = rank.run()
-        self._writer.close()
-        if self._writer.error is not None:
-            raise self._writer.error
-        missing = sum(b - a for a, b in end.missing) if isinstance(end, Ended) else 0
-        if isinstance(end, Broken) and expected is not None:
+        if self._number:
+            return self._follow_to_the_end(end, publishing, council)
+        return self._conclude(end, publishing, council)
+
+    def _accepted(self) -> Accepted | Done:
+        """The scan; or the end of the job, where it has no rows for this rank."""
+        while True:
+            self._counters.beat()
+            with contextlib.suppress(queue.Empty):
+                event: Event = self._ingest.inbox.get(timeout=0.1)
+                if isinstance(event, Accepted):
+                    return event
+                assert isinstance(event, Broken)
+                raise self._ingest.refusal or ScanAbortedError(event.reason)
+            with contextlib.suppress(queue.Empty):
+                order = self._ingest.orders.get_nowait()
+                if isinstance(order, Done):
+                    return order
+
+    def _gather(self, info: ScanInfo, plan: Plan, publishing: Publishing) -> tuple[Versions, Council]:
+        """When versions are due, and who decides what all ranks do alike."""
+        if self._number:
+            return Marks(), Following(self._ingest.report, self._ingest.orders)
+        config, assembly, members = self._preparation.config, publishing.assembly, publishing.members
+        self._ingest.part = assembly.hear
+        self._requests = EmitPolicy(plan.every, config.emit.interval)
+        policy: Versions = self._requests
+        if len(members) > 1:
+            policy = LeadingMarks(self._requests, self._ingest.want_cut, assembly.over, assembly.give_up)
+        lead = Lead(info, self._preparation.whole(info), members, config.recon)
+        return policy, Leading(lead, self._ingest.reports, self._ingest.tell)
+
+    def _follow_to_the_end(self, end: Finished, publishing: Publishing, council: Council) -> Result:
+        """Wait until rank 0 says that the last version can be read."""
+        _close(publishing.writer)
+        done = None
+        while done is None:
+            self._counters.beat()
+            done = next((order for order in council.orders(0.1) if isinstance(order, Done)), None)
+        self._keep = done.keep
+        return self._told(end, 0)
+
+    def _conclude(self, end: Finished, publishing: Publishing, council: Council) -> Result:
+        """See the last version shown, and tell everyone; at rank 0."""
+        writer = publishing.writer
+        while end.projections and not publishing.last_shown.wait(0.02) and writer.error is None:
+            self._counters.beat()
+            council.orders()  # raises what another rank has failed with
+            if publishing.broken is not None:
+                raise RankError(f"the last version cannot be put together: {publishing.broken}")
+        _close(writer)
+        expected = self._counters.expected
+        missing = sum(b - a for a, b in end.missing)
+        if not end.ended and expected is not None:
             missing = expected - self._counters.projections
-        if isinstance(end, Ended) and not self._counters.version:
-            end = Broken("the scan had no projections")
-            self._ingest.refuse(end.reason)
-        complete = isinstance(end, Ended)
+        if end.ended and not self._counters.version:
+            end = dataclasses.replace(end, ended=False, reason="the scan had no projections", given_up=False)
+            self._ingest.refuse("the scan had no projections")
         # What can be sent again, or was given up, need not take the disk's space.
-        self._keep = isinstance(end, Broken) and not end.given_up and not self._can_replay
-        if complete:
+        self._keep = not end.ended and not end.given_up and not self._preparation.can_replay
+        if end.ended:
             self._ingest.finish()
-        reason = end.reason if isinstance(end, Broken) else None
-        now = time.monotonic()
-        status = self._counters.look()
-        version = self._counters.version
+        self._ingest.tell(Done(end.ended, self._keep))
+        return self._told(end, missing)
+
+    def _told(self, end: Finished, missing: int) -> Result:
+        self._counters.others = {}  # all have what this rank has
+        now, status, version = time.monotonic(), self._counters.look(), self._counters.version
         text = (
-            f"version {version} is {'final' if complete else 'the last, and partial'}: {status.in_volume} projections"
+            f"version {version} is {'final' if end.ended else 'the last, and partial'}: {status.in_volume} projections"
         )
         if not version:
             text = "nothing had arrived to reconstruct"
-        self._story.tell("done", text, version=version, final=complete, in_volume=status.in_volume, missing=missing)
+        if not self._number:
+            self._story.tell(
+                "done", text, version=version, final=end.ended, in_volume=status.in_volume, missing=missing
+            )
         return Result(
             volume=self._out / "volume.h5" if version else None,
-            final=complete and bool(version),
-            reason=reason,
+            final=end.ended and bool(version or self._number),
+            reason=end.reason,
             missing=missing,
             status=status,
             stages=dict(self._counters.stages),
             seconds=now - (self._counters.began or now),
         )
 
-    # Called by the writer thread.
 
-    def _not_written(self, job: Job, error: Exception) -> None:
-        version = job.update.version
-        self._story.tell("not_written", f"version {version} could not be written: {error}", version=version)
-
-    def _written(self, job: Job, seconds: float) -> None:
-        update, now = job.update, time.monotonic()
-        self._counters.version = update.version
-        self._counters.latencies.extend(now - at for at in job.arrivals)
-        self._counters.add("write", seconds)
-        self._ingest.in_volume(len(update.theta))
-        self._story.tell(
-            "version",
-            f"version {update.version}: {len(update.theta)} projections, coverage {update.coverage:.0%}"
-            + (f", binned {update.binning}" if update.binning > 1 else "")
-            + (", final" if update.final else ""),
-            version=update.version,
-            projections=len(update.theta),
-            coverage=update.coverage,
-            final=update.final,
-            binning=update.binning,
-        )
-        if self.publish_endpoint is None:
-            return
-        payload = b"".join(np.ascontiguousarray(s, "<f4").tobytes() for s in central_slices(update.volume))
-        self._ingest.publish(
-            Update(
-                version=update.version,
-                uid=self._counters.uid,
-                projections=len(update.theta),
-                coverage=update.coverage,
-                final=update.final,
-                binning=update.binning,
-                shape=update.volume.shape,
-            ),
-            payload,
-        )
+def _close(writer: Writer) -> None:
+    """Wait for what is being written; raise why the newest version could not be."""
+    writer.close()
+    if writer.error is not None:
+        raise writer.error
 
 
 def _describe(info: ScanInfo) -> str:
     counts = ", ".join(f"{'?' if n is None else n} {kind.name.lower()}s" for kind, n in info.counts.items())
     return f"{counts} of {info.geometry.rows} x {info.geometry.columns} {info.dtype}"
-
-
-def _compile(device: Device) -> None:
-    """Compile the kernels, or load them from their cache, before a sender is let in."""
-    options = ReconConfig()
-    # Of rows that fill vectors and of those that do not.
-    for rows, columns in ((2, 8), (16, 24)):
-        frame = np.ones((1, rows, columns), np.float32)
-        line_integrals(frame.astype(np.uint16), frame[0], frame, 1.0, frame)
-        for accumulator in ACCUMULATORS.values():
-            tiny = accumulator(Shape.of(Geometry(rows, columns), options, (columns - 1) / 2), options, device)
-            tiny.add(frame, np.zeros(1), np.ones(1))
-            for binning in (1, 2):
-                snapshot(tiny, 1.0, binning)
-    if device.name == "cpu":
-        # Short rows have one band.
-        row, matrix = np.ones((1, 8, 1), np.complex64), np.ones((2, 8), np.float32)
-        shrink_rows(row, Shrinking.of(matrix), row[:, :2].copy())
-    complete()

@@ -47,10 +47,15 @@ class Fields:
         self._bad = bad
         self._groups: list[FlatGroup] = []
         self._open_groups: list[list[Record]] = []
-        self._darks_used = 0
+        self._flats_combined = self._flats_used = self._darks_used = 0
         self._floor = 0.0
         self.normalizer: Normalizer | None = None
         """In use, from the first projection on."""
+
+    @property
+    def used(self) -> tuple[int, int]:
+        """Flats and darks by which projections are normalized."""
+        return (0, 0) if self.normalizer is None else (self._flats_used, self._darks_used)
 
     def keep(self, flat: Record) -> None:
         """Take note of a flat. It is combined later: this may be called between the blocks of a snapshot."""
@@ -72,6 +77,7 @@ class Fields:
         del self._open_groups[0]
         position = _position([r.index for r in self._journal.projections if r.number < group[0].number])
         self._groups.append(FlatGroup(float(position), self._combined(group, self._options.flat)))
+        self._flats_combined += len(group)
         self._groups.sort(key=lambda each: each.position)
         self._story.tell(
             "flats", f"{len(group)} flats after {position} projections", flats=len(group), position=position
@@ -81,8 +87,8 @@ class Fields:
     def line_integrals(self, records: Sequence[Record]) -> NDArray[np.float32]:
         """Projections of the journal as line integrals, (angle, row, column)."""
         if self.normalizer is None:
-            self.normalizer = Normalizer(self.known(ended=False))
-            self._tell(self.normalizer)
+            self._begin(ended=False)
+        assert self.normalizer is not None
         already = self.normalizer.repaired
         projections = self.normalizer.line_integrals(self._journal.read(records), positions(records))
         if self.normalizer.repaired and not already:
@@ -92,7 +98,7 @@ class Fields:
 
     def known(self, ended: bool) -> Normalization:
         """The normalization by what has come so far; there is at least one projection."""
-        self._darks_used = len(self._journal.darks)
+        self._flats_used, self._darks_used = self._flats_combined, len(self._journal.darks)
         if self._journal.darks:
             dark = self._combined(self._journal.darks, self._options.dark)
         else:
@@ -118,8 +124,14 @@ class Fields:
             self._bad,
         )
 
+    def _begin(self, ended: bool) -> None:
+        self.normalizer = Normalizer(self.known(ended))
+        self._tell(self.normalizer)
+
     def better(self) -> Normalization | None:
         """The normalization by all that the scan had, where it is not the one in use."""
+        if self.normalizer is None:
+            self._begin(ended=True)
         assert self.normalizer is not None
         used, late_darks = self.normalizer.normalization, len(self._journal.darks) != self._darks_used
         known = self.known(ended=True)

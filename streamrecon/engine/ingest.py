@@ -15,19 +15,23 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from streamrecon.config import Config
+from streamrecon.engine.decompose import decompose, lanes
+from streamrecon.engine.orders import Decided, Done, NotWritten, Order, Part, Pulse, Report, Stop, pack, unpack
 from streamrecon.engine.ring import Ring
 from streamrecon.engine.status import Counters
 from streamrecon.errors import StreamreconError
 from streamrecon.scan import FrameKind, ScanInfo
-from streamrecon.transport import Clock, Poller, Publisher, Receiver, Wakeup, private_ipc
+from streamrecon.transport import Clock, ControlHub, ControlLink, Poller, Publisher, Receiver, Wakeup, private_ipc
 from streamrecon.wire.credit import CreditWindow
 from streamrecon.wire.inventory import Inventory
-from streamrecon.wire.messages import Range, Update
+from streamrecon.wire.messages import Lane, Range, Update
 from streamrecon.wire.outputs import (
     Arrived,
     Broken,
+    Cut,
     Ended,
     Opened,
     Output,
@@ -65,13 +69,13 @@ class Accepted:
     ring: Ring
 
 
-Event = Accepted | Arrival | Withdrawn | SenderLost | SenderBack | Ended | Broken
+Event = Accepted | Arrival | Cut | Withdrawn | SenderLost | SenderBack | Ended | Broken
 Prepare = Callable[[Opened], Ring]
 """Plans a scan and gives its ring; raises a `StreamreconError` to refuse it."""
 
 
 class Ingest(threading.Thread):
-    """Receives one scan and hands its frames, in the ring, to the compute thread.
+    """Receives one slab of a scan and hands its frames, in the ring, to the compute thread; carries what ranks say to each other.
 
     Parameters
     ----------
@@ -81,6 +85,12 @@ class Ingest(threading.Thread):
         Called when a scan is announced.
     counters
         Kept up to date for frames, bytes and credit.
+    listen
+        Endpoint to bind; None is an ipc socket in a private folder.
+    failed
+        Called with why this job cannot go on.
+    rank
+        Of this process.
 
     Raises
     ------
@@ -88,19 +98,35 @@ class Ingest(threading.Thread):
         If an endpoint cannot be used.
     """
 
-    def __init__(self, config: Config, prepare: Prepare, counters: Counters) -> None:
+    def __init__(
+        self,
+        config: Config,
+        prepare: Prepare,
+        counters: Counters,
+        listen: str | None,
+        failed: Callable[[str], None],
+        rank: int = 0,
+    ) -> None:
         super().__init__(name="streamrecon-io", daemon=True)
         options = config.engine
         self.inbox: queue.SimpleQueue[Event] = queue.SimpleQueue()
         """What happened, for the compute thread."""
         self.refusal: Exception | None = None
         """Why a scan was refused when it was announced."""
-        self._prepare, self._counters, self._options = prepare, counters, options
-        endpoint = private_ipc() if options.listen is None else options.listen
+        self.reports: queue.SimpleQueue[tuple[int, Report]] = queue.SimpleQueue()
+        """Of the other ranks, for rank 0's compute thread."""
+        self.orders: queue.SimpleQueue[Order] = queue.SimpleQueue()
+        """Of rank 0, for the compute thread of any other."""
+        self.part: Callable[[Part | NotWritten], None] = lambda part: None
+        """Called with what the other ranks say of their slabs of a version."""
+        self._prepare, self._counters, self._options, self._private = prepare, counters, options, listen is None
+        self._failed, self._rank, self._rows = failed, rank, config.recon.rows
+        self._unit = config.emit.preview
+        endpoint = private_ipc() if listen is None else listen
         self._receiver = Receiver(endpoint, options.max_frame_bytes, options.insecure)
         self.endpoint = self._receiver.endpoint
         try:
-            publish = config.emit.publish
+            publish = None if rank else config.emit.publish
             self._publisher = Publisher(publish, options.insecure) if publish else None
         except StreamreconError:
             self._close_receiver()
@@ -108,17 +134,68 @@ class Ingest(threading.Thread):
         self.publish_endpoint = self._publisher.endpoint if self._publisher else None
         self._end = ReceivingEnd(
             incarnation=uuid.uuid4().hex,
-            rows=config.recon.rows,
+            lanes=self._lanes,
             heartbeat=options.heartbeat,
             peer_timeout=options.peer_timeout,
             return_timeout=options.return_timeout,
         )
+        self._endpoints: list[str] = [self.endpoint]
+        self._control: ControlHub | ControlLink | None = None
+        self._decided: Decided | None = None
+        self._held: Opened | None = None
+        """Announced to this rank before rank 0 has decided."""
+        self._pulsed = 0.0
+        self._beat: tuple[int | None, float] = 0, 0.0
+        """How often the compute thread had come round when it last did, and when that was seen."""
+        self._word: dict[int, float] = {}
+        """When each other rank, or rank 0, was last heard; monotonic."""
+        self._overdue = False
         self._ring: Ring | None = None
         self._wakeup, self._clock = Wakeup(), Clock()
         self._calls: deque[Callable[[], None]] = deque()
         self._stopped, self._over = False, threading.Event()
 
+    def connect(self, endpoints: list[str], control: ControlHub | ControlLink | None) -> None:
+        """Where all ranks listen, and how rank 0 and the others talk; before the thread is started."""
+        self._endpoints, self._control = endpoints, control
+
+    def _lanes(self, detector_rows: int) -> tuple[Lane, ...]:
+        whole = self._rows or (0, detector_rows)
+        return lanes(decompose(whole, len(self._endpoints), self._unit), self._endpoints, self._rank)
+
+    @property
+    def decided(self) -> Decided | None:
+        """What rank 0 has planned for all."""
+        return self._decided
+
+    def decide(self, decided: Decided) -> None:
+        """What rank 0 has planned for all; it tells the others."""
+        self._decided = decided
+        if not self._rank:
+            self.tell(decided)
+
+    def advertised(self, template: str) -> str:
+        """Where other machines find this lane: the host of `template`, where it has one, and the port that was bound."""
+        return template.replace("*", self.endpoint.rpartition(":")[2]) if template else self.endpoint
+
+    def keep_rows(self, rows: Range) -> None:
+        """A scan that was begun keeps its rows; before the thread is started."""
+        self._rows = rows
+
     # Called by other threads: each is carried out by this one.
+
+    def tell(self, order: Order) -> None:
+        """Send an order to all other ranks."""
+        if isinstance(self._control, ControlHub):
+            self._do(lambda: self._tell(order))
+
+    def report(self, report: Report) -> None:
+        """Send a report to rank 0."""
+        self._do(lambda: self._send(0, report))
+
+    def want_cut(self, number: int) -> None:
+        """Ask the sender to place a cut."""
+        self._do(lambda: setattr(self._end, "want_cut", number))
 
     def release(self, slot: int) -> None:
         """The frame in a slot was taken: its credit goes back to the sender."""
@@ -193,30 +270,97 @@ class Ingest(threading.Thread):
 
     def _close_receiver(self) -> None:
         self._receiver.close()
-        if self._options.listen is None:
+        if self._private:
             shutil.rmtree(Path(self.endpoint.removeprefix("ipc://")).parent, ignore_errors=True)
 
     def _close(self) -> None:
         self._close_receiver()
-        if self._publisher is not None:
-            self._publisher.close()
+        for each in (self._publisher, self._control):
+            if each is not None:
+                each.close()
         self._wakeup.close()
 
     def _loop(self) -> None:
-        sockets = [each for each in (self._receiver, self._publisher) if each is not None]
+        sockets = [each for each in (self._receiver, self._publisher, self._control) if each is not None]
         poller = Poller(self._wakeup, *sockets)
+        began = self._clock.now()
+        self._word = dict.fromkeys(range(1, len(self._endpoints)) if not self._rank else [0], began)
+        self._beat = self._counters.beats, began
+        waited_for = set(self._word) if not self._rank else set()
         while not self._stopped or self._end.parting(self._clock.now()):
             poller.wait(min(0.2, self._options.heartbeat / 2))
             began = time.perf_counter()
             while self._calls:
                 self._calls.popleft()()
-            for peer, message, payload in self._receiver.messages():
-                self._act(self._end.hear(peer, message, payload, self._clock.now()))
+            waited_for -= self._talk()
+            if not waited_for:  # an order to a rank that is not there yet would be lost
+                for peer, message, payload in self._receiver.messages():
+                    self._act(self._end.hear(peer, message, payload, self._clock.now()))
             if self._publisher is not None:
                 self._publisher.serve()
             self._act(self._end.tick(self._clock.now()))
             self._count()
             self._counters.add("transport", time.perf_counter() - began)
+
+    # What ranks say to each other.
+
+    def _tell(self, order: Order | Pulse) -> None:
+        for rank in self._word:
+            self._send(rank, order)
+
+    def _send(self, rank: int, message: Report | Order) -> None:
+        if self._control is not None:
+            self._control.send(rank, pack(message))
+
+    def _talk(self) -> set[int]:
+        """Hear the other ranks, say that this one is alive, and see who is not; the ranks that were heard."""
+        heard: set[int] = set()
+        if self._control is not None:
+            for rank, data in self._control.messages():
+                heard.add(rank)
+                self._word[rank] = self._clock.now()
+                self._hear(rank, unpack(data))
+        now, counters = self._clock.now(), self._counters
+        if counters.beats != self._beat[0]:
+            self._beat = counters.beats, now
+        working = 0.0 if counters.beats is None else now - self._beat[1]
+        if self._rank and now - self._pulsed >= self._options.heartbeat:
+            self._pulsed = now
+            self._send(0, Pulse(counters.frames, counters.in_volume, working, counters.alarm))
+        elif not self._rank and self._word and now - self._pulsed >= self._options.heartbeat:
+            self._pulsed = now
+            self._tell(Pulse(counters.frames, counters.in_volume, working, None))
+        silent = next((r for r, at in self._word.items() if now - at > self._options.rank_timeout), None)
+        if silent is not None:
+            self._fail(f"rank {silent} has not been heard for {self._options.rank_timeout:g} s")
+        elif working > self._options.work_timeout:
+            self._fail(f"rank {self._rank} has been at one piece of work for {working:.0f} s (engine.work_timeout)")
+        return heard
+
+    def _fail(self, why: str) -> None:
+        if not self._overdue and not self._stopped:
+            self._overdue = True
+            self._failed(why)
+
+    def _hear(self, rank: int, message: Any) -> None:
+        if isinstance(message, Pulse):
+            if not self._rank:
+                self._counters.others[rank] = message
+        elif isinstance(message, Part | NotWritten):
+            self.part(message)
+        elif isinstance(message, Decided):
+            self._decided = message
+            if self._held is not None:
+                held, self._held = self._held, None
+                self._open(held)
+        elif self._rank:
+            if isinstance(message, Stop):
+                self._act(self._end.refuse(message.reason))
+            elif isinstance(message, Done) and message.final:
+                self._act(self._end.finish())
+            self.orders.put(message)
+        else:
+            self.reports.put((rank, message))
 
     def _act(self, outputs: list[Output]) -> None:
         for output in outputs:
@@ -232,6 +376,9 @@ class Ingest(threading.Thread):
                 self.inbox.put(output)
 
     def _open(self, opened: Opened) -> None:
+        if self._rank and self._decided is None:
+            self._held = opened
+            return
         try:
             self._ring = self._prepare(opened)
         except (StreamreconError, MemoryError) as error:

@@ -13,7 +13,7 @@ from streamrecon.engine.status import Counters
 from streamrecon.engine.story import Story
 from streamrecon.errors import DiskFullError
 from streamrecon.scan import FrameKind
-from streamrecon.wire.outputs import Broken, Ended, SenderBack, SenderLost, Withdrawn
+from streamrecon.wire.outputs import Broken, Cut, Ended, SenderBack, SenderLost, Withdrawn
 
 RETRY_SECONDS = 0.5
 """Between two attempts to write to a disk that is full."""
@@ -34,6 +34,10 @@ class Intake:
         Where frames go.
     flat
         Called with each flat.
+    cut
+        Called with the number of each cut that comes here.
+    lost
+        Called when a session is over, and so are the cuts of which it was the way.
     counters, story
         What people see.
     """
@@ -45,11 +49,14 @@ class Intake:
         release: Callable[[int], None],
         journal: Journal,
         flat: Callable[[Record], None],
+        cut: Callable[[int], None],
+        lost: Callable[[], None],
         counters: Counters,
         story: Story,
     ) -> None:
         self._ring, self._inbox, self._release, self._journal = ring, inbox, release, journal
-        self._flat, self._counters, self._story = flat, counters, story
+        self._flat, self._cut, self._lost = flat, cut, lost
+        self._counters, self._story = counters, story
         self.end: Ended | Broken | None = None
         """How the scan has ended, once it has."""
         self.withdrawn: list[int] = []
@@ -66,6 +73,7 @@ class Intake:
     def absorb(self, room: int, patience: float = 0.0) -> None:
         """Take up to `room` frames from the ring; wait for the first one, and for more only while time is left."""
         deadline = time.monotonic() + patience
+        self._counters.beat()
         self._journal.check()
         if self._stop_reason is not None and not isinstance(self.end, Broken):
             # What is still in the ring is left there: who stops a scan does not want to wait for it.
@@ -112,10 +120,14 @@ class Intake:
             self._journal.withdraw(event.index, event.number)
             if event.index is not None:
                 self.withdrawn.append(event.index)
+        elif isinstance(event, Cut):
+            self._cut(event.number)
         elif isinstance(event, SenderLost):
+            self._lost()
             self._story.tell("sender_lost", f"{event.reason}; the scan waits for it, or for another one")
         elif isinstance(event, SenderBack):
             self._journal.sender(event.epoch)
+            self._lost()
             self._story.tell("sender_back", "a sender goes on with the scan")
         elif isinstance(event, Ended | Broken):
             if isinstance(event, Ended):

@@ -131,6 +131,8 @@ class Journal:
         """Of the entries that an earlier process wrote."""
         self.ended = history.ended
         """Whether the sender had sent everything by then."""
+        self.gap = history.inventory.epoch, history.inventory.followed
+        """Epoch of the sender, and number of the last of its GAPs."""
         self._sync = _Sync(self._file, sync_seconds, durable)
 
     # Writing.
@@ -166,10 +168,12 @@ class Journal:
     def withdraw(self, index: int | None, number: int) -> None:
         """Note that a projection does not count any more, by which GAP; the caller takes it off the list."""
         self._write(WITHDRAWN, NONE if index is None else index, 0.0, number, memoryview(b""))
+        self.gap = (self.gap[0], number)
 
     def sender(self, epoch: int) -> None:
         """Note that a sender has the scan."""
         self._write(SENDER, epoch, 0.0, 0, memoryview(b""))
+        self.gap = self.gap if epoch == self.gap[0] else (epoch, 0)
 
     def end(self) -> None:
         """Note that the sender has sent everything."""

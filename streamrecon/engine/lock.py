@@ -18,6 +18,8 @@ class FolderLock:
     ----------
     folder
         Made if it is not there.
+    rank
+        Of this process: each rank of a job has a lock of its own.
 
     Raises
     ------
@@ -25,10 +27,10 @@ class FolderLock:
         If the folder cannot be made, or another engine holds it.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, rank: int = 0) -> None:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._file = (folder / ".lock").open("w")
+            self._file = (folder / (f".lock.{rank}" if rank else ".lock")).open("w")
         except OSError as error:
             raise OutputError(f"cannot use the output folder {folder}: {error.strerror}") from error
         try:

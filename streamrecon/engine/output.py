@@ -1,29 +1,33 @@
 """Versions of the volume on disk: each complete before it can be seen.
 
-OUT/partials/vNNNN/slab-000.h5 holds a version's slices and is never changed again; OUT/volume.h5 is a small file of its own,
-replaced in one step, that names the newest version through a virtual dataset. Readers open it by its path, each time anew.
+OUT/partials/vNNNN/slab-RRR.h5 holds the slices of rank RRR and is never changed again; OUT/volume.h5 is a small file of its own,
+replaced in one step, that names the newest version's slabs through a virtual dataset. Readers open it by its path, always anew.
+Ranks write their slabs to a hidden folder for each cut; when all are there, rank 0 shows it under the version's number.
 """
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shutil
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
+from numpy.typing import NDArray
 
-from streamrecon.engine.picture import draw, save
+from streamrecon.engine.orders import LAST, Part
+from streamrecon.engine.picture import assembled, draw, save
 from streamrecon.engine.sync import sync
 from streamrecon.errors import OutputError
 from streamrecon.scan import ScanInfo, VolumeUpdate
 from streamrecon.version import __version__
-
-SLAB = "slab-000.h5"
+from streamrecon.wire.messages import Range
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -56,6 +60,8 @@ class Output:
         Replace another scan's volume, too.
     resume
         Go on after the versions that an earlier process wrote of this scan.
+    rank
+        Of this process; rank 0 cleans up, and shows versions.
 
     Raises
     ------
@@ -64,15 +70,26 @@ class Output:
     """
 
     def __init__(
-        self, folder: Path, uid: str, keep: int, keep_seconds: float, overwrite: bool = False, resume: bool = False
+        self,
+        folder: Path,
+        uid: str,
+        keep: int,
+        keep_seconds: float,
+        overwrite: bool = False,
+        resume: bool = False,
+        rank: int = 0,
     ) -> None:
-        self.folder, self._keep, self._keep_seconds = folder, keep, keep_seconds
+        self.folder, self._keep, self._keep_seconds, self._rank = folder, keep, keep_seconds, rank
         self.partials = folder / "partials"
+        self.newest = 0
+        """Number of the newest version that is there."""
+        if rank:
+            return
         if not overwrite:
             _refuse_foreign(folder / "volume.h5", uid)
         try:
             self.partials.mkdir(parents=True, exist_ok=True)
-            for unfinished in self.partials.glob(".v*"):
+            for unfinished in self.partials.glob(".cut-*"):
                 shutil.rmtree(unfinished)
             if not resume:
                 # What an earlier scan left here would be taken for this one's.
@@ -81,55 +98,98 @@ class Output:
                 for name in ("volume.h5", "volume.png"):
                     (folder / name).unlink(missing_ok=True)
             self.newest = max(_versions(self.partials), default=0)
-            """Number of the newest version that is there."""
         except OSError as error:
             raise OutputError(f"cannot use the output folder {folder}: {error.strerror}") from error
 
-    def write(self, update: VolumeUpdate, provenance: Provenance) -> Path:
-        """Write a version and make it the one that OUT/volume.h5 names; its folder.
+    def write_slab(self, cut: int, update: VolumeUpdate, provenance: Provenance) -> None:
+        """Write this rank's slab of a version that nobody sees yet.
 
         Raises
         ------
         OutputError
             If the disk is full or fails; what was written before stays as it is.
         """
-        name = f"v{update.version:04d}"
-        temporary, place = self.partials / f".{name}", self.partials / name
+        folder = self._hidden(cut)
+        place = folder / slab_name(self._rank)
+        temporary = place.with_suffix(".tmp")
         try:
-            temporary.mkdir()
-            with h5py.File(temporary / SLAB, "w", locking=False) as file:
+            folder.mkdir(parents=True, exist_ok=True)
+            with h5py.File(temporary, "w", locking=False) as file:
                 data = _write_entry(file, update, provenance)
                 data.create_dataset("data", data=update.volume)
-                _finish_data(data, update, provenance)
-            sync(temporary / SLAB)
+                _finish_data(data, update.binning, provenance, update.volume.shape, [provenance.rows])
+            sync(temporary)
+            temporary.replace(place)
+            sync(folder)
+        except (OSError, RuntimeError) as error:  # h5py has both for a full disk
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise OutputError(f"cannot write version {self.newest + 1} in {self.folder}: {error}") from error
+
+    def publish(self, cut: int, update: VolumeUpdate, provenance: Provenance, parts: Sequence[Part]) -> VolumeUpdate:
+        """Show a version, all slabs of which are there, and make it the one that OUT/volume.h5 names; by rank 0.
+
+        Parameters
+        ----------
+        cut
+            Its number.
+        update, provenance
+            Of rank 0's slab.
+        parts
+            All slabs, in the order of their rows.
+
+        Returns
+        -------
+        update
+            With the version's number.
+
+        Raises
+        ------
+        OutputError
+            If the disk is full or fails; what was written before stays as it is.
+        """
+        update = replace(update, version=self.newest + 1)
+        name, temporary = f"v{update.version:04d}", self._hidden(cut)
+        place = self.partials / name
+        try:
             title = provenance.info.metadata.get("title") or provenance.info.uid
-            save(
-                draw(
-                    update,
-                    f"{title}   {name}   {len(update.theta)} projections   "
-                    f"coverage {update.coverage:.0%}{'   final' if update.final else ''}",
-                ),
-                temporary / "volume.png",
-            )
+            text = f"{title}   {name}   {len(update.theta)} projections   coverage {update.coverage:.0%}"
+            save(draw(assembled(parts), text + ("   final" if update.final else "")), temporary / "volume.png")
             temporary.rename(place)
             sync(self.partials)
-            self._point_to(place, update, provenance)
+            self._point_to(place, update, provenance, parts)
+            self.newest = update.version
             self._prune(update.version)
-        except (OSError, RuntimeError) as error:  # h5py has both for a full disk
+            self.forget(cut)
+        except (OSError, RuntimeError) as error:
             shutil.rmtree(temporary, ignore_errors=True)
             raise OutputError(f"cannot write version {update.version} in {self.folder}: {error}") from error
-        return place
+        return update
 
-    def _point_to(self, place: Path, update: VolumeUpdate, provenance: Provenance) -> None:
+    def forget(self, cut: int) -> None:
+        """Slabs of this cut and of those before it are not needed any more."""
+        with contextlib.suppress(OSError):  # what cannot go now goes with the next one
+            for place in self.partials.glob(".cut-*"):
+                if cut == LAST or LAST != int(place.name[5:]) <= cut:
+                    shutil.rmtree(place, ignore_errors=True)
+
+    def _hidden(self, cut: int) -> Path:
+        return self.partials / f".cut-{cut:04d}"
+
+    def _point_to(self, place: Path, update: VolumeUpdate, provenance: Provenance, parts: Sequence[Part]) -> None:
         temporary = self.folder / ".volume.h5.tmp"
         with h5py.File(temporary, "w", locking=False) as file:
             data = _write_entry(file, update, provenance)
-            shape = update.volume.shape
-            layout = h5py.VirtualLayout(shape, np.float32)
-            slab = str((place / SLAB).relative_to(self.folder))
-            layout[:] = h5py.VirtualSource(slab, "entry/data/data", shape)
+            file["entry/reconstruction/volume_version"] = update.version
+            shape = sum(part.slices[0] for part in parts), *parts[0].slices[1:]
+            layout, first = h5py.VirtualLayout(shape, np.float32), 0
+            for part in parts:
+                end = first + part.slices[0]
+                slab = str((place / slab_name(part.rank)).relative_to(self.folder))
+                layout[first:end] = h5py.VirtualSource(slab, "entry/data/data", part.slices)
+                first = end
             data.create_virtual_dataset("data", layout, fillvalue=np.nan)
-            _finish_data(data, update, provenance)
+            _finish_data(data, update.binning, provenance, shape, [part.rows for part in parts])
         sync(temporary)
         temporary.replace(self.folder / "volume.h5")
         picture = self.folder / ".volume.png.tmp"
@@ -143,6 +203,11 @@ class Output:
             old = now - place.stat().st_mtime > self._keep_seconds
             if number <= newest - most_kept(self._keep) or (old and number <= newest - self._keep):
                 shutil.rmtree(place, ignore_errors=True)  # what cannot go now goes with the next version
+
+
+def slab_name(rank: int) -> str:
+    """File of a rank's slab in a version's folder."""
+    return f"slab-{rank:03d}.h5"
 
 
 def most_kept(keep: int) -> int:
@@ -207,7 +272,6 @@ def _write_entry(file: h5py.File, update: VolumeUpdate, provenance: Provenance) 
     process["version"] = __version__
     process["date"] = now
     process["final"] = update.final
-    process["volume_version"] = update.version
     process["coverage"] = update.coverage
     process["projection_indices"] = provenance.indices
     process["theta"] = update.theta
@@ -222,7 +286,9 @@ def _write_entry(file: h5py.File, update: VolumeUpdate, provenance: Provenance) 
     return _group(entry, "data", "NXdata")
 
 
-def _finish_data(data: h5py.Group, update: VolumeUpdate, provenance: Provenance) -> None:
+def _finish_data(
+    data: h5py.Group, binning: int, provenance: Provenance, shape: tuple[int, int, int], slabs: Sequence[Range]
+) -> None:
     """Axes and units, so that viewers show the volume as it is."""
     pixel_size = provenance.info.geometry.pixel_size
     unit, step = ("m", pixel_size) if pixel_size else ("pixel", 1.0)
@@ -230,16 +296,19 @@ def _finish_data(data: h5py.Group, update: VolumeUpdate, provenance: Provenance)
     data["data"].attrs["long_name"] = "linear attenuation"
     data.attrs["signal"] = "data"
     data.attrs["axes"] = ["z", "y", "x"]
-    rows, height, width = update.volume.shape
-    b = update.binning
+    _, height, width = shape
     axes = {
-        # A bin of slices lies at the middle of its rows.
-        "z": (provenance.rows[0] + (min(b, provenance.rows[1] - provenance.rows[0]) - 1) / 2 + b * np.arange(rows))
-        * step,
-        "y": (np.arange(height) - (height - 1) / 2) * b * step,
-        "x": (np.arange(width) - (width - 1) / 2) * b * step,
+        "z": np.concatenate([_heights(rows, binning) for rows in slabs]) * step,
+        "y": (np.arange(height) - (height - 1) / 2) * binning * step,
+        "x": (np.arange(width) - (width - 1) / 2) * binning * step,
     }
     for i, (name, values) in enumerate(axes.items()):
         data[name] = values
         data[name].attrs["units"] = unit
         data.attrs[f"{name}_indices"] = i
+
+
+def _heights(rows: Range, binning: int) -> NDArray[np.float64]:
+    """Detector rows at which the slices of a slab lie: a bin of slices at the middle of its rows."""
+    count = rows[1] - rows[0]
+    return rows[0] + (min(binning, count) - 1) / 2 + binning * np.arange(max(1, count // binning), dtype=np.float64)

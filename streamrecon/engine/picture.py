@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from streamrecon.scan import VolumeUpdate
+from streamrecon.engine.orders import Part
 
 LARGEST = 900
 """Pixels of the longest side of a slice in the picture."""
@@ -26,25 +27,35 @@ ROWS = 64
 """Of a slice that are made grey at once, for the same reason."""
 
 
-def central_slices(
-    volume: NDArray[np.float32],
-) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
-    """The (y, x), (slice, x) and (slice, y) slices through the middle of a volume (slice, y, x)."""
-    rows, height, width = volume.shape
-    return volume[rows // 2], volume[:, height // 2], volume[:, :, width // 2]
+Planes = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]
+"""The (y, x), (slice, x) and (slice, y) slices through the middle of a volume."""
 
 
-def draw(update: VolumeUpdate, title: str) -> Image.Image:
+def planes_of(
+    volume: NDArray[np.float32], axial: int | None
+) -> tuple[NDArray[np.float32] | None, NDArray[np.float32], NDArray[np.float32]]:
+    """What a slab (slice, y, x) has of the volume's central slices, as copies; `axial` is its slice that is the middle one."""
+    _, height, width = volume.shape
+    middle = None if axial is None else volume[min(axial, len(volume) - 1)].copy()
+    return middle, volume[:, height // 2].copy(), volume[:, :, width // 2].copy()
+
+
+def assembled(parts: Sequence[Part]) -> Planes:
+    """The central slices, from those of all slabs in their order."""
+    axial = next(part.planes[0] for part in parts if part.planes[0] is not None)
+    return axial, np.concatenate([part.planes[1] for part in parts]), np.concatenate([part.planes[2] for part in parts])
+
+
+def draw(slices: Planes, title: str) -> Image.Image:
     """Draw the central slices in one grey scale, 0.5 to 99.5 % of the values within the inscribed circle.
 
     Parameters
     ----------
-    update
-        Whose volume is shown; y runs downwards.
+    slices
+        Of the volume; y runs downwards.
     title
         A line above the slices.
     """
-    slices = central_slices(update.volume)
     low, high = contrast(slices[0])
     side = max(slices[0].shape)
     zoom = min(LARGEST / side, max(1.0, SMALLEST / side))

@@ -15,6 +15,7 @@ from streamrecon.engine.cost import METHODS, Estimate, Work, memory, seconds
 from streamrecon.engine.device import free_bytes, uses_gpu
 from streamrecon.engine.fields import COMBINED_BYTES
 from streamrecon.engine.mask import Mask
+from streamrecon.engine.orders import Decided
 from streamrecon.engine.output import most_kept
 from streamrecon.errors import ConfigError, GeometryError, OutputError, PlanError
 from streamrecon.recon.accumulate import Shape
@@ -31,6 +32,16 @@ EVERY = 100
 
 RING_BYTES = 256 << 20
 MOST_SLOTS = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What part of a machine and of a disk is a rank's."""
+
+    here: int = 1
+    """Ranks on this machine, which share its memory."""
+    ranks: int = 1
+    """Ranks of the job, which share the disk."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +76,11 @@ class Plan:
     """What is allowed, but most likely not meant."""
 
     @property
+    def decided(self) -> Decided:
+        """What all ranks have to do alike."""
+        return Decided(self.method, self.binning, self.every)
+
+    @property
     def memory(self) -> dict[str, int]:
         """Bytes by purpose."""
         return self.estimates[self.method].memory
@@ -86,7 +102,15 @@ class Plan:
         ]
 
 
-def make_plan(info: ScanInfo, rows: Range, config: Config, out: Path, refuse: bool = True) -> Plan:
+def make_plan(
+    info: ScanInfo,
+    rows: Range,
+    config: Config,
+    out: Path,
+    refuse: bool = True,
+    share: Share = Share(),
+    decided: Decided | None = None,
+) -> Plan:
     """Plan a scan.
 
     Parameters
@@ -101,6 +125,10 @@ def make_plan(info: ScanInfo, rows: Range, config: Config, out: Path, refuse: bo
         Output folder, for the disk's free space.
     refuse
         Whether a scan that does not fit is an error; else the plan says so.
+    share
+        Of machine and disk, where several ranks share them.
+    decided
+        What rank 0 has decided for all; None: decide.
 
     Raises
     ------
@@ -126,9 +154,9 @@ def make_plan(info: ScanInfo, rows: Range, config: Config, out: Path, refuse: bo
     center = (columns - 1) / 2 if given is None else given
     geometry = Geometry(rows[1] - rows[0], columns, info.geometry.pixel_size)
     shape = _shape(info, geometry, options, given)
-    memory_limit = config.engine.memory_bytes or int(SHARE * available_memory())
-    disk_limit = config.engine.disk_bytes or int(SHARE * free_disk(out))
-    plan = fit(info, shape, config, memory_limit, disk_limit, out, refuse)
+    memory_limit = config.engine.memory_bytes or int(SHARE * available_memory() / share.here)
+    disk_limit = (config.engine.disk_bytes or int(SHARE * free_disk(out))) // share.ranks
+    plan = fit(info, shape, config, memory_limit, disk_limit, out, refuse, decided)
     if 0 <= center <= columns - 1:
         return plan
     beside = f"the center {center:g} lies beside the detector, which has the columns 0 to {columns - 1}"
@@ -165,6 +193,7 @@ def fit(
     disk_limit: int,
     out: Path,
     refuse: bool = True,
+    decided: Decided | None = None,
 ) -> Plan:
     """Plan the reconstruction of one shape.
 
@@ -180,7 +209,7 @@ def fit(
         Bytes.
     out
         Output folder, for the message.
-    refuse
+    refuse, decided
         As in `make_plan`.
 
     Raises
@@ -190,7 +219,7 @@ def fit(
     """
     options = config.recon
     count = info.counts.get(FrameKind.PROJECTION)
-    every = config.emit.every or (max(1, count // 10) if count else EVERY)
+    every = decided.every if decided else config.emit.every or (max(1, count // 10) if count else EVERY)
     frame = shape.rows * shape.columns * info.dtype.itemsize
     slots = _slots(config, frame, every, None if count is None else sum(n or 0 for n in info.counts.values()))
     volume = shape.rows * shape.side**2 * 4
@@ -227,14 +256,17 @@ def fit(
             )
             for method in METHODS
         }
-        method, why = _choose(options.method, config.emit.interval, estimates, limits)
+        asked = decided.method if decided else options.method
+        method, why = _choose(asked, config.emit.interval, estimates, limits)
         choices.append((binning, estimates, method, why))
     full, small = choices
     fit_full = _fits(full[1][full[2]], limits) and frames * frame + (kept + 1) * volume <= disk_limit
     # Full partial volumes, if memory and disk allow it; but not where they leave memory for the slower method only.
     fastest = min(METHODS, key=lambda name: _time(full[1][name], config.emit.interval))
     forced = options.method == "auto" and full[2] != fastest and small[2] == fastest
-    binning, estimates, method, why = full if fit_full and not forced else small
+    whole = fit_full and not forced if decided is None else decided.binning == 1
+    binning, estimates, method, why = full if whole else small
+    binning = decided.binning if decided else binning
     needed, refusals = estimates[method].memory, []
     if sum(needed.values()) > memory_limit:
         wide = (

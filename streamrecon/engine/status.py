@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from streamrecon.engine.orders import Pulse
+
 LATENCIES = 10_000
 """Latest latencies kept."""
 
@@ -28,7 +30,7 @@ class Status:
     expected: int | None
     """Projections announced."""
     in_volume: int
-    """Projections in the accumulator."""
+    """Projections in the accumulator; with several ranks, in that of the slowest."""
     coverage: float
     """Share of the half circle, with an offset axis of the full one, covered by them, 0 to 1."""
     version: int
@@ -49,6 +51,8 @@ class Status:
     """Malformed messages dropped and duplicates ignored."""
     alarm: str | None
     """What has to be done by people, such as making space on a disk."""
+    ranks: int
+    """That reconstruct together."""
 
 
 @dataclass(slots=True)
@@ -72,6 +76,11 @@ class Counters:
     sender: str = ""
     """Why no frames come, where the sender is the reason."""
     alarm: str | None = None
+    beats: int | None = 0
+    """How often the compute thread has come round, by which it is seen that it does not hang; None once it has ended."""
+    ranks: int = 1
+    others: dict[int, Pulse] = field(default_factory=dict)
+    """Of the other ranks, the last word, at rank 0."""
     began: float | None = None
     """When the first frame arrived, monotonic."""
     latencies: deque[float] = field(default_factory=lambda: deque(maxlen=LATENCIES))
@@ -88,6 +97,10 @@ class Counters:
         finally:
             self.add(name, time.perf_counter() - began)
 
+    def beat(self) -> None:
+        """The compute thread has come round."""
+        self.beats = (self.beats or 0) + 1
+
     def add(self, name: str, seconds: float) -> None:
         """Count time of a stage."""
         self.stages[name] = self.stages.get(name, 0.0) + seconds
@@ -99,7 +112,8 @@ class Counters:
         recent = list(self._recent)  # any thread may look, and one iterating over what another appends to fails
         then, frames = next((p for p in recent if now - p[0] <= 2.0), recent[0])
         rate = (self.frames - frames) / (now - then) if now > then else 0.0
-        latencies = list(self.latencies)
+        latencies, others = list(self.latencies), dict(self.others)
+        alarms = [f"rank {rank}: {pulse.alarm}" for rank, pulse in sorted(others.items()) if pulse.alarm]
         latency = None
         if latencies:
             p50, p99 = np.percentile(latencies, [50, 99])
@@ -110,7 +124,7 @@ class Counters:
             frames=self.frames,
             projections=self.projections,
             expected=self.expected,
-            in_volume=self.in_volume,
+            in_volume=min([self.in_volume, *(pulse.in_volume for pulse in others.values())]),
             coverage=self.coverage,
             version=self.version,
             center=self.center,
@@ -120,5 +134,6 @@ class Counters:
             nbytes=self.nbytes,
             latency=latency,
             dropped=self.malformed + self.duplicates,
-            alarm=self.alarm,
+            alarm="; ".join(filter(None, [self.alarm, *alarms])) or None,
+            ranks=self.ranks,
         )

@@ -5,9 +5,10 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from streamrecon.engine.orders import LAST, Part
 from streamrecon.engine.output import Output, Provenance
 from streamrecon.errors import OutputError
 from streamrecon.scan import VolumeUpdate
@@ -15,74 +16,106 @@ from streamrecon.scan import VolumeUpdate
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Job:
-    """A version to be written."""
+    """A slab of a version, to be written."""
 
+    cut: int
+    """Number of the cut; `LAST` for the last version."""
     update: VolumeUpdate
+    """Its version is that of the cut, until it is shown."""
     provenance: Provenance
+    content: tuple[int, ...]
+    """As in `Part`."""
     arrivals: list[float]
     """When the projections arrived that this version is the first to hold; seconds, monotonic."""
 
 
 class Writer(threading.Thread):
-    """Writes one version at a time.
+    """Writes one slab at a time and, of rank 0, shows versions whose slabs are all there.
 
     Parameters
     ----------
     output
         Where to.
     written
-        Called in this thread with each job that can now be read, and the seconds it took.
+        Called in this thread with each job whose slab is on the disk, and the seconds it took.
     failed
-        Called in this thread with each job that could not be written, and why. The scan goes on: the next one may do better.
+        Called in this thread with each cut that could not be written, and why. The scan goes on: the next one may do better.
+    shown
+        Called in this thread with each job whose version can be read, with its number in the update, and all its slabs.
     """
 
     def __init__(
-        self, output: Output, written: Callable[[Job, float], None], failed: Callable[[Job, Exception], None]
+        self,
+        output: Output,
+        written: Callable[[Job, float], None],
+        failed: Callable[[int, Exception], None],
+        shown: Callable[[Job, VolumeUpdate, Sequence[Part], float], None],
     ) -> None:
         super().__init__(name="streamrecon-write", daemon=True)
-        self._output, self._written, self._failed = output, written, failed
-        self._jobs: queue.Queue[Job | None] = queue.Queue(1)
+        self._output, self._written, self._failed, self._shown = output, written, failed, shown
+        self._calls: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._idle = threading.Event()
         self._idle.set()
+        self._jobs: dict[int, Job] = {}
         self.error: Exception | None = None
         """Why the newest version could not be written, if it could not."""
 
     @property
-    def newest(self) -> int:
-        """Number of the newest version that an earlier process wrote; 0 is none."""
-        return self._output.newest
-
-    @property
     def idle(self) -> bool:
-        """Whether a new version would be written at once."""
+        """Whether a new slab would be written at once."""
         return self._idle.is_set()
 
     def wait_idle(self, seconds: float) -> None:
-        """Wait until a new version would be written at once, at most so long."""
+        """Wait until a new slab would be written at once, at most so long."""
         self._idle.wait(seconds)
 
     def put(self, job: Job) -> None:
-        """Hand over a version; waits while another is being written."""
+        """Hand over a slab; waits while another is being written."""
         self._idle.wait()
         self._idle.clear()
-        self._jobs.put(job)
+        self._calls.put(lambda: self._write(job))
+
+    def show(self, cut: int, parts: list[Part]) -> None:
+        """All slabs of a version are there: show it."""
+        self._calls.put(lambda: self._show(cut, parts))
+
+    def forget(self, cut: int) -> None:
+        """A cut will not become a version."""
+        self._calls.put(lambda: self._output.forget(cut))
 
     def close(self) -> None:
         """Finish what was handed over and end the thread."""
         self._idle.wait()
-        self._jobs.put(None)
+        self._calls.put(None)
         if self.is_alive():
             self.join()
 
     def run(self) -> None:
-        while (job := self._jobs.get()) is not None:
-            began = time.perf_counter()
-            try:
-                self._output.write(job.update, job.provenance)
-                self.error = None
-                self._written(job, time.perf_counter() - began)
-            except BaseException as error:
-                self.error = error if isinstance(error, Exception) else OutputError(f"{type(error).__name__}: {error}")
-                self._failed(job, self.error)
-            finally:
-                self._idle.set()
+        while (call := self._calls.get()) is not None:
+            call()
+
+    def _write(self, job: Job) -> None:
+        began = time.perf_counter()
+        try:
+            self._output.write_slab(job.cut, job.update, job.provenance)
+            self._jobs[job.cut] = job
+            self._written(job, time.perf_counter() - began)
+        except BaseException as error:
+            self._fail(job.cut, error)
+        finally:
+            self._idle.set()
+
+    def _show(self, cut: int, parts: list[Part]) -> None:
+        began = time.perf_counter()
+        try:
+            job = self._jobs[cut]
+            self._jobs = {} if cut == LAST else {c: j for c, j in self._jobs.items() if c > cut or c == LAST}
+            update = self._output.publish(cut, job.update, job.provenance, parts)
+            self.error = None
+            self._shown(job, update, parts, time.perf_counter() - began)
+        except BaseException as error:
+            self._fail(cut, error)
+
+    def _fail(self, cut: int, error: BaseException) -> None:
+        self.error = error if isinstance(error, Exception) else OutputError(f"{type(error).__name__}: {error}")
+        self._failed(cut, self.error)

@@ -1,7 +1,8 @@
 """The sockets: the only place that imports zmq."""
 
 from streamrecon.transport.clock import Clock
-from streamrecon.transport.endpoint import check_bind, private_ipc
+from streamrecon.transport.control import ControlHub, ControlLink
+from streamrecon.transport.endpoint import check_bind, lane_endpoint, private_ipc
 from streamrecon.transport.poller import Poller
 from streamrecon.transport.publisher import Publisher, Slices, subscribe
 from streamrecon.transport.receiver import Receiver
@@ -10,6 +11,8 @@ from streamrecon.transport.wakeup import Wakeup
 
 __all__ = [
     "Clock",
+    "ControlHub",
+    "ControlLink",
     "Poller",
     "Publisher",
     "Receiver",
@@ -17,6 +20,7 @@ __all__ = [
     "Slices",
     "Wakeup",
     "check_bind",
+    "lane_endpoint",
     "private_ipc",
     "send_scan",
     "subscribe",

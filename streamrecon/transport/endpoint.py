@@ -8,6 +8,7 @@ import re
 import socket as socketlib
 import stat
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import zmq
@@ -21,6 +22,57 @@ IPC_LIMIT = 107
 def private_ipc() -> str:
     """A new ipc endpoint in a folder that only this user can enter."""
     return f"ipc://{Path(tempfile.mkdtemp(prefix='streamrecon-')) / 'engine'}"
+
+
+def lane_endpoint(listen: str | None, rank: int, hosts: Sequence[str], insecure: bool) -> tuple[str | None, str]:
+    """Where a rank listens, and how the sender finds it there.
+
+    Port P of rank 0 is P + r of rank r, so that firewalls and tunnels can know it; a socket's path gets the number appended.
+
+    Parameters
+    ----------
+    listen
+        Endpoint of rank 0; None is a private one.
+    rank
+        Of this process.
+    hosts
+        Machine of each rank.
+    insecure
+        Whether an endpoint that other machines can reach is allowed.
+
+    Returns
+    -------
+    endpoint
+        To bind.
+    advertised
+        What the sender is told, the port as `*`; empty is what was bound.
+
+    Raises
+    ------
+    EndpointError
+        If the endpoint is malformed, or no sender could reach this rank there.
+    """
+    if listen is None:
+        return None, ""
+    scheme, address = _parse(listen)
+    elsewhere = hosts[rank] != hosts[0]
+    if scheme == "ipc":
+        if elsewhere:
+            raise EndpointError(
+                f"rank {rank} is on {hosts[rank]}, rank 0 on {hosts[0]}: an ipc socket is of one machine; listen on tcp://*:PORT"
+            )
+        return listen if rank == 0 else f"{listen}.{rank}", ""
+    host, _, port = address.rpartition(":")
+    if rank and port != "*":
+        port = str(int(port) + rank)
+    if elsewhere and _is_loopback(host.strip("[]")):
+        raise EndpointError(
+            f"rank {rank} is on {hosts[rank]}, rank 0 on {hosts[0]}: {listen!r} is of one machine; listen on tcp://*:PORT, which "
+            "needs --insecure"
+        )
+    anywhere = elsewhere or host == "*"
+    check_bind(listen, insecure)
+    return f"tcp://{'*' if anywhere else host}:{port}", f"tcp://{hosts[rank]}:*" if anywhere else ""
 
 
 def check_bind(endpoint: str, insecure: bool = False) -> None:

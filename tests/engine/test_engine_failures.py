@@ -171,8 +171,8 @@ def test_a_full_disk_is_a_clear_error(scan: Scan, tmp_path: Path, monkeypatch: p
 
 def test_a_full_disk_is_told_when_it_happens(scan: Scan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not only when the scan, which may take hours, has ended; and one that has room again gets its volume."""
-    write, count = Output.write, iter(range(100))
-    monkeypatch.setattr(Output, "write", lambda *a: full_disk() if next(count) < 2 else write(*a))
+    write, count = Output.write_slab, iter(range(100))
+    monkeypatch.setattr(Output, "write_slab", lambda *a: full_disk() if next(count) < 2 else write(*a))
 
     def slowly(rows: slice) -> Iterator[Frame]:
         for frame in scan.frames(rows):
@@ -189,7 +189,7 @@ def test_a_full_disk_is_told_when_it_happens(scan: Scan, tmp_path: Path, monkeyp
 
 
 def test_no_version_can_be_written(scan: Scan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Output, "write", full_disk)
+    monkeypatch.setattr(Output, "write_slab", full_disk)
     streamed = stream(scan, config(emit={"every": 10}), tmp_path)
     assert isinstance(streamed.engine_error, OSError)
     assert "No space left" in str(streamed.engine_error)

@@ -16,7 +16,7 @@ from engine_scans import D, F, P, Scan, batch, config, difference, read, read_vo
 from streamrecon import failpoints
 from streamrecon.config import Config, SendConfig
 from streamrecon.engine import Engine, Result
-from streamrecon.engine.journal import HEAD, MARK
+from streamrecon.engine.journal_entries import HEAD, MARK
 from streamrecon.errors import OutputError, StreamreconError
 from streamrecon.scan import Frame, Gap
 from streamrecon.transport import send_scan
@@ -79,9 +79,9 @@ def interrupted(
     assert engine._rank is not None
     engine._rank.stop("killed")
     engine.wait(10)
-    assert engine._journal is not None
-    engine._journal.close(keep=True)
-    engine._journal = None
+    assert engine._preparation.journal is not None
+    engine._preparation.journal.close(keep=True)
+    engine._preparation.journal = None
     engine._story.close()
     engine._lock.release()
     return sender, endpoint
@@ -154,7 +154,7 @@ def test_an_end_that_was_heard_need_not_be_heard_again(scan: Scan, tmp_path: Pat
     """The engine dies between the end and the final volume; its sender is gone, too."""
     settings, out = config(engine={"delay": 0.02}), tmp_path / "out"
     sender, endpoint = interrupted(
-        scan, settings, out, lambda engine: engine._rank is not None and bool(engine._rank._end)
+        scan, settings, out, lambda engine: engine._rank is not None and bool(engine._rank._intake.end)
     )
     del sender  # it would wait for the engine; here none comes
     settings = replace(settings, engine=replace(settings.engine, listen=endpoint + "2", return_timeout=0.2, delay=0.0))
@@ -240,7 +240,7 @@ def test_journal_damaged(scan: Scan, tmp_path: Path, damage: Callable[[bytearray
     """What is not sound is asked for again: a file gives it again, a detector what it still keeps; the rest is named."""
     settings, out = config(emit={"every": 10}), tmp_path / "out"
     sender, endpoint = interrupted(scan, settings, out, lambda engine: engine.status().frames >= 35, live)
-    (path,) = (out / "journal").glob("*.frames")
+    (path,) = (out / "journal").glob("*/*.frames")
     start, stride = first_entry(path, scan)
     data = bytearray(path.read_bytes())
     entries = (len(data) - start) // stride

@@ -321,7 +321,7 @@ def test_nothing_is_left_to_be_compiled_once_a_scan_begins(tmp_path: Path) -> No
         import numpy as np
         from streamrecon_kernels import all_compiled, compiling
         from streamrecon.config import ReconConfig
-        from streamrecon.engine.engine import _compile
+        from streamrecon.engine.warmup import compile_kernels
         from streamrecon.recon import device
         from streamrecon.recon.accumulate import Shape, snapshot
         from streamrecon.recon.direct import DirectAccumulator
@@ -338,7 +338,7 @@ def test_nothing_is_left_to_be_compiled_once_a_scan_begins(tmp_path: Path) -> No
             return {path.name for path in Path(os.environ["NUMBA_CACHE_DIR"]).rglob("*.nbc")}
 
         before = all(kernel.compiled for kernel in compiling.KERNELS)
-        _compile(device.CPU)
+        compile_kernels(device.CPU)
         print(before, all_compiled(), len(held()) > 15)
         first = held()
         shapes = (2, 24), (7, 30), (40, 33), (70, 40), (3, 760)

@@ -20,7 +20,7 @@ from recon_oracle import METHODS, accumulator, fill, half_turn, relative
 
 from streamrecon.config import ReconConfig
 from streamrecon.engine import device as choosing
-from streamrecon.engine.engine import _compile
+from streamrecon.engine.warmup import compile_kernels
 from streamrecon.errors import ConfigError
 from streamrecon.recon import spreading
 from streamrecon.recon.accumulate import Accumulator, Shape, snapshot, snapshot_shape
@@ -361,7 +361,7 @@ def test_a_gpu_is_asked_for_and_cupy_finds_none(
 
 def test_the_processor_alone_never_imports_cupy(tmp_path: Path) -> None:
     """There is one to import here, which says so."""
-    _compile(CPU)  # in the cache, for the run below, which else would compile for most of a minute
+    compile_kernels(CPU)  # in the cache, for the run below, which else would compile for most of a minute
     (tmp_path / "cupy.py").write_text("raise SystemExit('cupy was imported')\n")
     (tmp_path / "cupyx.py").write_text("raise SystemExit('cupyx was imported')\n")
     (tmp_path / "c.toml").write_text(

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from streamrecon.engine.engine import _compile
+from streamrecon.engine.warmup import compile_kernels
 from streamrecon.recon.device import CPU
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _compiled() -> None:
     """The kernels are in the cache: processes are waited for as long as they take to start, and not to compile."""
-    _compile(CPU)
+    compile_kernels(CPU)

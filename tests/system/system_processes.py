@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -21,7 +22,7 @@ class Processes:
     """Starts programs and ends, at the end, those that still run, with their children."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self._all = folder, []
+        self.folder, self.python, self._all = folder, sys.executable, []
 
     def start(self, *arguments: Any, cwd: Path | None = None, **environment: str) -> Process:
         process = Process([str(a) for a in arguments], self.folder / f"p{len(self._all)}", cwd, environment)
@@ -117,3 +118,46 @@ def volume(out: Path) -> dict[str, Any]:
 def circle(side: int, share: float = 0.95) -> np.ndarray:
     x = np.arange(side) - (side - 1) / 2
     return np.add.outer(x**2, x**2) < (share * side / 2) ** 2
+
+
+def same(out: Path, undisturbed: dict[str, Any]) -> None:
+    """The same frames, once each; the same volume."""
+    found = volume(out)
+    assert found["final"]
+    assert found["missing"] is None
+    np.testing.assert_array_equal(found["indices"], undisturbed["indices"])
+    expected = np.asarray(undisturbed["data"])
+    assert np.abs(found["data"] - expected).max() < 1e-5 * np.abs(expected).max()
+    assert not (out / "journal").exists(), "the journal of a finished scan is left behind"
+
+
+def finished(folder: Path, config: str) -> dict[str, Any]:
+    """The volume of a run of its own that nothing happens to."""
+    folder.mkdir(exist_ok=True)
+    path = folder / "c.toml"
+    path.write_text(config)
+    for started in processes(folder):
+        run = started.streamrecon("run", "simulated", "--out", folder / "out", "--config", path)
+        assert run.wait(60) == 0, run.err
+    return volume(folder / "out")
+
+
+def free_endpoint(ports: int = 1) -> str:
+    """On the loopback, with so many free ports in a row."""
+    while True:
+        with contextlib.ExitStack() as stack:
+            first = 0
+            try:
+                for offset in range(ports):
+                    free = stack.enter_context(socket.socket())
+                    free.bind(("127.0.0.1", first + offset if offset else 0))
+                    first = first or free.getsockname()[1]
+            except (OSError, OverflowError):
+                continue
+            return f"tcp://127.0.0.1:{first}"
+
+
+def beside_python(program: str) -> str | None:
+    """A program of this environment, which need not be active."""
+    path = Path(sys.executable).parent / program
+    return str(path) if path.exists() else None

@@ -6,18 +6,16 @@ import contextlib
 import random
 import shlex
 import signal
-import socket
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import psutil
 import pytest
 from system_network import Wire
-from system_processes import Process, Processes, processes, told, until, volume
+from system_processes import Process, Processes, finished, free_endpoint, processes, same, told, until
 
 from streamrecon.cli import FILES
 from streamrecon.failpoints import VARIABLE
@@ -96,6 +94,8 @@ MANY_FRAME = 4 * 256 * 2
 """Bytes."""
 BOOKKEEPING = 1000
 """Bytes that an engine may keep in memory of each frame: where it is in the journal, its angle, its hash."""
+AGAIN = 200
+"""Bytes of them that come only as it is accumulated: its weight, and that all slabs have it."""
 
 
 @pytest.fixture(name="started")
@@ -112,20 +112,7 @@ def config(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def where() -> str:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return f"tcp://127.0.0.1:{free.getsockname()[1]}"
-
-
-def finished(folder: Path, config: str) -> dict[str, Any]:
-    """The volume of a run of its own that nothing happens to."""
-    folder.mkdir(exist_ok=True)
-    path = folder / "c.toml"
-    path.write_text(config)
-    for started in processes(folder):
-        run = started.streamrecon("run", "simulated", "--out", folder / "out", "--config", path)
-        assert run.wait(60) == 0, run.err
-    return volume(folder / "out")
+    return free_endpoint()
 
 
 @pytest.fixture(scope="module")
@@ -136,17 +123,6 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
 @pytest.fixture(scope="module")
 def undisturbed_large(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
     return finished(tmp_path_factory.mktemp("undisturbed"), LARGE)
-
-
-def same(out: Path, undisturbed: dict[str, object]) -> None:
-    """The same frames, once each; the same volume."""
-    found = volume(out)
-    assert found["final"]
-    assert found["missing"] is None
-    np.testing.assert_array_equal(found["indices"], undisturbed["indices"])
-    expected = np.asarray(undisturbed["data"])
-    assert np.abs(found["data"] - expected).max() < 1e-5 * np.abs(expected).max()
-    assert not (out / "journal").exists(), "the journal of a finished scan is left behind"
 
 
 def limited(started: Processes, files: int, *arguments: Any) -> Process:
@@ -218,7 +194,7 @@ def test_producer_killed_mid_multipart(
         command = ["replay", "simulated", "--config", config, *(["--live"] if live else [])]
         first = started.streamrecon(*command, "--to", wire.endpoint)
         assert wire.full.wait(30), first.err
-        (journal,) = until(lambda: list((out / "journal").glob("*.frames")), what="a journal")
+        (journal,) = until(lambda: list((out / "journal").glob("*/*.frames")), what="a journal")
         until(lambda: journal.stat().st_size > 20 * LARGE_FRAME, what="twenty frames in the journal")
         time.sleep(0.5)
         assert journal.stat().st_size < 20.5 * LARGE_FRAME, "half a frame was taken"
@@ -441,7 +417,7 @@ class Memory:
 
     def look(self) -> int:
         """Take one measurement; the frames in the journal."""
-        frames = sum(path.stat().st_size for path in self._journal.glob("*.frames")) // (MANY_FRAME + 64)
+        frames = sum(path.stat().st_size for path in self._journal.glob("*/*.frames")) // (MANY_FRAME + 64)
         with contextlib.suppress(psutil.NoSuchProcess, FileNotFoundError):
             self.engine = next((child for child in self._job.children() if "recon" in child.cmdline()), None)
             if self.engine is not None:
@@ -481,5 +457,6 @@ def test_memory_stays_flat_over_a_soak(started: Processes, tmp_path: Path, where
         if warm:
             (began, before), (ended, after) = warm[0], warm[-1]
             print(f"{began} to {ended} frames: {before / 1e6:.1f} to {after / 1e6:.1f} MB")
-            assert after - before < (4 << 20) + BOOKKEEPING * (ended - began)
+            # What was recovered may still be accumulated again when the measuring begins.
+            assert after - before < (4 << 20) + BOOKKEEPING * (ended - began) + AGAIN * began
     same(out, undisturbed)

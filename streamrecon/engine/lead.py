@@ -1,0 +1,140 @@
+"""What rank 0 decides for all ranks of a scan: reports in, orders out. One rank alone leads itself."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamrecon import errors
+from streamrecon.config import ReconConfig
+from streamrecon.engine.alignment import Alignment
+from streamrecon.engine.orders import (
+    SETTLED,
+    Align,
+    Ask,
+    Failed,
+    Finish,
+    Finished,
+    Order,
+    Reduced,
+    Report,
+    Stop,
+    Studied,
+)
+from streamrecon.recon.center import Bands
+from streamrecon.scan import FrameKind, ScanInfo
+from streamrecon.wire.messages import Range
+from streamrecon.wire.ranges import Ranges
+
+QUESTIONS = 4
+"""That are answered at the same time; older ones have been superseded."""
+
+
+class Lead:
+    """The decisions of one scan.
+
+    Parameters
+    ----------
+    info
+        Of the scan.
+    whole
+        Detector rows of all slabs.
+    slabs
+        Ranks that have one.
+    options
+        Of the reconstruction.
+    """
+
+    def __init__(self, info: ScanInfo, whole: Range, slabs: Collection[int], options: ReconConfig) -> None:
+        rows, columns = whole[1] - whole[0], info.geometry.columns
+        given = info.geometry.center if options.center is None else options.center
+        expected = info.counts.get(FrameKind.PROJECTION)
+        self._slabs = set(slabs)
+        self._bands = Bands(rows, columns)
+        self.alignment = Alignment(options, rows, columns, expected, info.theta, given, slabs, self._look)
+        self._answers: dict[Ask, dict[int, NDArray[np.float32]]] = {}
+        """Of the newest questions, by rank."""
+        self._finished: dict[int, Finished] = {}
+        self._stopped = False
+        self._end: Finish | None = None
+        self._orders: list[Order] = []
+
+    @property
+    def received(self) -> int:
+        """Projections that every slab has."""
+        return len(self.alignment.theta)
+
+    def hear(self, rank: int, report: Report) -> None:
+        """Take in what a rank says.
+
+        Raises
+        ------
+        StreamreconError
+            What a rank has failed with.
+        """
+        if isinstance(report, Studied):
+            self.alignment.take(rank, report)
+        elif isinstance(report, Reduced):
+            answers = self._answers.get(Ask(report.tag, report.indices, report.bands))
+            if answers is not None:
+                answers[rank] = report.images
+        elif isinstance(report, Finished):
+            self._finished[rank] = report
+        elif isinstance(report, Failed):
+            kind = getattr(errors, report.kind, errors.RankError)
+            raise kind(f"rank {rank} failed: {report.reason}")
+
+    def turn(self) -> list[Order]:
+        """Orders to all ranks that follow from what was heard.
+
+        Raises
+        ------
+        GeometryError
+            If the scan would need a full turn and is none.
+        """
+        broken = next((each for each in self._finished.values() if not each.ended), None)
+        if broken is not None and not self._stopped:
+            self._stopped = True
+            self._orders.append(Stop(broken.reason or "the scan was stopped"))
+        if self._end is None:
+            order: Order | None
+            if set(self._finished) == self._slabs:
+                order = self._end = self._finish()
+            else:
+                # Once a slab has all that comes, what all projections say is waited for.
+                order = None if self.alignment.tag == SETTLED else self.alignment.better()
+            if order is not None:
+                self._orders.append(order)
+        orders, self._orders = self._orders, []
+        return orders
+
+    def _finish(self) -> Finish | None:
+        """What the last version is made of: the projections that every slab has."""
+        ends = list(self._finished.values())
+        agreed, same = Ranges(ends[0].projections), all(end.projections == ends[0].projections for end in ends)
+        if not same:
+            agreed = Ranges.of(set(agreed).intersection(*(Ranges(end.projections) for end in ends)))
+        align: Align | None = None
+        if agreed:
+            align = self.alignment.last(agreed)
+            if align is None:
+                return None
+        end = next((end for end in ends if not end.ended), ends[0])
+        if end.ended and not same:
+            end = Finished((), False, "slabs ended with different projections; those that all have are shown")
+        return Finish(agreed.ranges, end, align)
+
+    def _look(self, indices: tuple[int, ...], bands: int) -> NDArray[np.float32] | None:
+        """The means of bands of rows, once all slabs have told their part."""
+        ask = Ask(self.alignment.tag, indices, bands)
+        if ask not in self._answers:
+            self._answers[ask] = {}
+            self._orders.append(ask)
+            while len(self._answers) > QUESTIONS:
+                del self._answers[next(iter(self._answers))]
+        if set(self._answers[ask]) != self._slabs:
+            return None
+        sums = sum(self._answers[ask].values(), np.zeros((), np.float32))
+        return np.asarray(sums / self._bands.sizes(bands)[:, None], np.float32)

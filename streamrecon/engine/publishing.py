@@ -1,0 +1,129 @@
+"""From slabs to versions that people see: what the writer has done is told to the other ranks, to people and to viewers."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from streamrecon.engine.assembly import Assembly
+from streamrecon.engine.ingest import Ingest
+from streamrecon.engine.orders import LAST, NotWritten, Part
+from streamrecon.engine.output import Output
+from streamrecon.engine.picture import assembled, planes_of
+from streamrecon.engine.status import Counters
+from streamrecon.engine.story import Story
+from streamrecon.engine.writer import Job, Writer
+from streamrecon.scan import VolumeUpdate
+from streamrecon.wire.messages import Range, Update
+
+
+class Publishing:
+    """The versions of one scan, as one rank sees them.
+
+    Parameters
+    ----------
+    output
+        Where they are written.
+    rank
+        Of this process; rank 0 puts them together.
+    slabs
+        Detector rows of each rank.
+    ingest
+        Carries what is said to other ranks and to viewers.
+    again
+        Called when a cut did not become a version, and another one may.
+    counters, story
+        What people see.
+    """
+
+    def __init__(
+        self,
+        output: Output,
+        rank: int,
+        slabs: Sequence[Range],
+        ingest: Ingest,
+        again: Callable[[], None],
+        counters: Counters,
+        story: Story,
+    ) -> None:
+        self._number, self._slabs, self._ingest, self._again = rank, slabs, ingest, again
+        self._counters, self._story = counters, story
+        self.writer = Writer(output, self._written, self._not_written, self._shown)
+        self.members = [rank for rank, rows in enumerate(slabs) if rows[0] < rows[1]]
+        """Ranks that have a slab."""
+        self.assembly = Assembly(self.members, self.writer.show, self._spoilt)
+        """Used at rank 0 only."""
+        self.last_shown = threading.Event()
+        """Set when the last version can be read."""
+        self.broken: str | None = None
+        """Why there will be no last version, if there will not."""
+
+    # Called by the writer thread; of spoilt versions also by others.
+
+    def _tell(self, report: Part | NotWritten) -> None:
+        if self._number:
+            self._ingest.report(report)
+        else:
+            self.assembly.hear(report)
+
+    def _written(self, job: Job, seconds: float) -> None:
+        self._counters.add("write", seconds)
+        update, rows = job.update, job.provenance.rows
+        middle = (self._slabs[0][0] + max(slab[1] for slab in self._slabs)) // 2
+        axial = (middle - rows[0]) // update.binning if rows[0] <= middle < rows[1] else None
+        planes = planes_of(update.volume, axial)
+        self._tell(Part(job.cut, self._number, rows, job.content, update.volume.shape, planes))
+
+    def _not_written(self, cut: int, error: Exception) -> None:
+        name = "the last version" if cut == LAST else f"a version (cut {cut})"
+        self._story.tell("not_written", f"{name} could not be written: {error}", cut=cut)
+        self._tell(NotWritten(cut, str(error)))
+
+    def _spoilt(self, cut: int, why: str, again: bool) -> None:
+        if cut == LAST:
+            self.broken = why
+            return
+        self.writer.forget(cut)
+        if len(self.members) > 1:
+            self._story.tell("spoilt", f"cut {cut} did not become a version: {why}", cut=cut)
+            if again:
+                self._again()
+
+    def _shown(self, job: Job, update: VolumeUpdate, parts: Sequence[Part], seconds: float) -> None:
+        now = time.monotonic()
+        self._counters.version = update.version
+        self._counters.latencies.extend(now - at for at in job.arrivals)
+        self._counters.add("write", seconds)
+        self._ingest.in_volume(len(update.theta))
+        self._story.tell(
+            "version",
+            f"version {update.version}: {len(update.theta)} projections, coverage {update.coverage:.0%}"
+            + (f", binned {update.binning}" if update.binning > 1 else "")
+            + (", final" if update.final else ""),
+            version=update.version,
+            projections=len(update.theta),
+            coverage=update.coverage,
+            final=update.final,
+            binning=update.binning,
+        )
+        if job.cut == LAST:
+            self.last_shown.set()
+        if self._ingest.publish_endpoint is None:
+            return
+        slices = assembled(parts)
+        payload = b"".join(np.ascontiguousarray(each, "<f4").tobytes() for each in slices)
+        self._ingest.publish(
+            Update(
+                version=update.version,
+                uid=self._counters.uid,
+                projections=len(update.theta),
+                coverage=update.coverage,
+                final=update.final,
+                binning=update.binning,
+                shape=(len(slices[1]), *slices[0].shape),
+            ),
+            payload,
+        )

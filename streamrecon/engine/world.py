@@ -1,0 +1,133 @@
+"""The ranks of a job: the only place that imports mpi4py. MPI serves at the start and at the end, never while a scan runs.
+
+Nothing here waits in MPI: a rank that waits there spins, and one whose peer has died waits for ever. It asks, sleeps, and has a
+deadline.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from typing import Any, NoReturn, Protocol
+
+from streamrecon.errors import ConfigError, RankError
+
+POLL = 0.005
+"""Seconds between two looks."""
+
+LAUNCHED = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "PMIX_RANK", "MPI_LOCALNRANKS")
+"""Set by the launchers of MPICH, Open MPI and Slurm in the processes of a job."""
+
+START_SECONDS = 600.0
+"""Longest that ranks wait for each other before a scan: they compile, or read their journals."""
+
+
+class World(Protocol):
+    """The processes that reconstruct a scan together."""
+
+    rank: int
+    """Of this process, 0, 1, ..."""
+    size: int
+    """Number of ranks."""
+
+    def share(self, thing: Any, seconds: float = START_SECONDS) -> list[Any]:
+        """Tell all ranks something, and hear from each, in the order of ranks.
+
+        Raises
+        ------
+        RankError
+            If one of them says nothing in time.
+        """
+        ...
+
+
+class Alone:
+    """One process: rank 0 of 1."""
+
+    rank = 0
+    size = 1
+
+    def share(self, thing: Any, seconds: float = START_SECONDS) -> list[Any]:
+        """See `World.share`."""
+        return [thing]
+
+    def leave(self) -> None:
+        """See `Mpi.leave`: nobody waits."""
+
+    def abort(self, code: int) -> NoReturn:
+        """See `Mpi.abort`."""
+        os._exit(code)
+
+
+class Mpi:
+    """The ranks that `mpiexec` has started."""
+
+    def __init__(self) -> None:
+        try:
+            import mpi4py
+
+            mpi4py.rc.thread_level = "funneled"  # this thread is the only one that calls it
+            from mpi4py import MPI
+        except (ImportError, RuntimeError) as error:
+            raise ConfigError(
+                f"this process was started by an MPI launcher, but there is no MPI to be had ({error}): "
+                "pip install 'streamrecon[mpi]', or start it without mpiexec"
+            ) from error
+        self._comm = MPI.COMM_WORLD
+        self.rank, self.size = self._comm.Get_rank(), self._comm.Get_size()
+
+    def share(self, thing: Any, seconds: float = START_SECONDS) -> list[Any]:
+        """See `World.share`."""
+        deadline = time.monotonic() + seconds
+        if self.rank:
+            self._send(thing, 0, deadline)
+            return list(self._receive(0, deadline))
+        things = [thing, *(self._receive(rank, deadline) for rank in range(1, self.size))]
+        for rank in range(1, self.size):
+            self._send(things, rank, deadline)
+        return things
+
+    def _send(self, thing: Any, rank: int, deadline: float) -> None:
+        request = self._comm.isend(thing, rank)
+        while not request.Test():
+            self._sleep(rank, deadline)
+
+    def _receive(self, rank: int, deadline: float) -> Any:
+        while (message := self._comm.improbe(rank)) is None:
+            self._sleep(rank, deadline)
+        return message.recv()
+
+    def _sleep(self, rank: int, deadline: float) -> None:
+        if time.monotonic() > deadline:
+            raise RankError(f"rank {self.rank} waits for rank {rank}, which says nothing")
+        time.sleep(POLL)
+
+    def leave(self) -> None:
+        """Wait, without spinning, until all ranks are through; MPI's own end, which follows, spins."""
+        self.share(None, 60.0)
+
+    def abort(self, code: int) -> NoReturn:
+        """End all ranks at once, with this exit code."""
+        self._comm.Abort(code)
+        os._exit(code)  # the launcher ends this process any moment
+
+
+def join() -> Alone | Mpi:
+    """The ranks that this process was started with.
+
+    Raises
+    ------
+    ConfigError
+        If a launcher of MPI has started it and there is no MPI.
+    """
+    steps = int(os.environ.get("SLURM_STEP_NUM_TASKS", "1") or 1)
+    if steps > 1 or any(name in os.environ for name in LAUNCHED):
+        world = Mpi()
+        return world if world.size > 1 else Alone()
+    return Alone()
+
+
+def machine() -> str:
+    """Name of this machine, by which ranks tell whether they share one."""
+    return socket.gethostname()
