@@ -18,7 +18,7 @@ import h5py
 import numpy as np
 
 from streamrecon.config import Config, EmitConfig, ReconConfig, SimulatedConfig, SourceConfig
-from streamrecon.engine.rank import ACCUMULATORS
+from streamrecon.engine.slab import ACCUMULATORS
 from streamrecon.recon.accumulate import Shape, snapshot
 from streamrecon.recon.device import CPU
 from streamrecon.recon.weights import arc_weights

@@ -222,8 +222,9 @@ class _Sender:
             return
         moved = True
         while moved:
-            took, sent = self._take(), self._send()
-            moved = took or sent
+            moved = self._take()
+            while self._send():
+                moved = True
             for kept in dispatch.forgotten():
                 self._retention.free(kept)
         now, blocked = self._clock.now(), dispatch.waits_for_credit()

@@ -5,6 +5,7 @@ Messages and frames in, messages and frames out; `transport.sender` moves them.
 
 from __future__ import annotations
 
+import heapq
 import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -85,6 +86,9 @@ class Dispatch(Generic[Kept]):
     """Sessions in a row that ended without a frame having arrived."""
     _cut: int = 0
     """Number of the last cut placed in this session."""
+    _behind: list[tuple[int, int]] = field(default_factory=list)
+    """Position and number of lanes that may have a frame to send, the one that is furthest behind first (a heap); looked for anew
+    with whatever is heard, and now and then, so that a thousand lanes are not looked at for each frame."""
 
     @property
     def main(self) -> SendingEnd:
@@ -116,7 +120,7 @@ class Dispatch(Generic[Kept]):
     def begin(self, now: float) -> None:
         """Start a new session."""
         self.session += 1
-        self._open, self._out, self._began = False, [], now
+        self._open, self._out, self._began, self._behind = False, [], now, []
         self.lanes = [self._lane(self.endpoint)]
 
     def _lane(self, endpoint: str) -> _Lane:
@@ -141,6 +145,7 @@ class Dispatch(Generic[Kept]):
             If the engine ended the scan.
         """
         end = self.lanes[lane].end
+        self._behind = []
         for reply, reply_payload in end.hear(message, payload, now):
             self._say(lane, reply, reply_payload)
         self._supersede(end)
@@ -180,6 +185,7 @@ class Dispatch(Generic[Kept]):
         PeerLostError
             If there is no engine, or none that keeps the scan.
         """
+        self._behind = []
         patience = self.return_timeout if self.joined else self.connect_timeout
         if not self._open and patience is not None and self._began is not None and now - self._began > patience:
             why = f": {self.main.busy.reason}" if self.main.busy else ""
@@ -288,16 +294,23 @@ class Dispatch(Generic[Kept]):
         ready
             Whether a message of a lane could leave now.
         """
-        best: tuple[int, int, Kept] | None = None
-        for number in range(len(self.lanes) if self._open else 0):
-            following = self.outbox.next(number)
-            if following is None or not self.lanes[number].end.streaming:
-                continue
-            if self.lanes[number].end.credit.allows(self.nbytes(number)) and ready(number):
-                position, kept = following
-                if best is None or position < best[0]:
-                    best = position, number, kept
-        return None if best is None else best[1:]
+        for fresh in (False, True):
+            if fresh:
+                found = [(self.outbox.next(number), number) for number in range(len(self.lanes) if self._open else 0)]
+                self._behind = [(following[0], number) for following, number in found if following is not None]
+                heapq.heapify(self._behind)
+            while self._behind:
+                position, number = self._behind[0]
+                end, following = self.lanes[number].end, self.outbox.next(number)
+                if following is None or not (
+                    end.streaming and end.credit.allows(self.nbytes(number)) and ready(number)
+                ):
+                    heapq.heappop(self._behind)
+                elif following[0] != position:
+                    heapq.heapreplace(self._behind, (following[0], number))
+                else:
+                    return number, following[1]
+        return None
 
     def waits_for_credit(self) -> bool:
         """Whether some lane has a frame and no credit for it."""

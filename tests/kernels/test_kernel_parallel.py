@@ -594,7 +594,7 @@ def test_a_forked_process_reconstructs(used: bool, method: str) -> None:
         import os, signal
         import numpy as np
         from streamrecon.config import ReconConfig
-        from streamrecon.engine.rank import ACCUMULATORS
+        from streamrecon.engine.slab import ACCUMULATORS
         from streamrecon.recon.accumulate import Shape, snapshot
         from streamrecon.recon.device import CPU
         from streamrecon.scan import Geometry
