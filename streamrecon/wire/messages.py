@@ -1,7 +1,10 @@
-"""The messages of the protocol, version 1. docs/protocol.md says who sends which, and when."""
+"""The messages of the protocol, version 1. docs/protocol.md has them as a table (`python -m streamrecon.wire.messages`)."""
 
 from __future__ import annotations
 
+import ast
+import inspect
+import sys
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal, TypeAlias
 
@@ -66,6 +69,7 @@ class Welcome(Message):
     """Changes whenever the receiver starts anew."""
     session: int
     lanes: tuple[Lane, ...]
+    """Rows and endpoint of each, this connection's first (its endpoint is empty)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,6 +106,7 @@ class ScanOpen(Message):
     dtype: str
     """As NumPy writes it, little-endian: `<u2`, `|u1`, `<f4`, ..."""
     projections: int | None
+    """Null where their number is unknown; so are those below."""
     flats: int | None
     darks: int | None
     pixel_size: float | None
@@ -143,6 +148,7 @@ class FrameHeader(Message):
     n: int
     """Position among the frames of this session, 0, 1, ... over all kinds."""
     kind: int
+    """0 projection, 1 flat, 2 dark."""
     index: int
     """Among the frames of its kind."""
     theta: float | None
@@ -171,6 +177,7 @@ class Gap(Message):
     """1, 2, ... in the order in which a sender gives frames up, whatever the session."""
     kind: int
     indices: tuple[Range, ...]
+    """Ranges, each by its first and one past its last."""
     reason: str
 
 
@@ -296,3 +303,39 @@ MESSAGES: dict[int, type[Message]] = {
     )
 }  # fmt: skip
 """By type. 16 and 17 are kept for CONTROL and RESULT."""
+
+
+def table() -> str:
+    """The messages as a Markdown table, from this text: each class says who sends it and why, each field what it is."""
+    lines = ["| type | message | from | says | carries |", "|---|---|---|---|---|"]
+    classes = {
+        node.name: node
+        for node in ast.parse(inspect.getsource(sys.modules[__name__])).body
+        if isinstance(node, ast.ClassDef)
+    }
+    for number, cls in sorted(MESSAGES.items()):
+        sender, _, says = _sentence(inspect.getdoc(cls) or "").partition(": ")
+        fields = _fields(classes[cls.__name__])
+        lines.append(f"| {number} | {cls.name()} | {sender.lower()} | {says} | {'; '.join(fields)} |")
+    return "\n".join(lines)
+
+
+def _fields(node: ast.ClassDef) -> list[str]:
+    """Names of a message's fields, each with what is said of it."""
+    found: list[str] = []
+    for statement in node.body:
+        if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
+            if statement.target.id.islower():
+                found.append(f"`{statement.target.id}`")
+        elif isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant) and found:
+            found[-1] += f": {_sentence(inspect.cleandoc(str(statement.value.value)))}"
+    return found
+
+
+def _sentence(text: str) -> str:
+    words = " ".join(text.split()).replace("|", "\\|")
+    return words if words.endswith("...") else words.removesuffix(".")
+
+
+if __name__ == "__main__":
+    print(table())

@@ -292,9 +292,14 @@ class ReceivingEnd:
     def durable(self, arrivals: int, now: float) -> list[Output]:
         """So many frames, of all that were let in and in their order, survive a crash from now on."""
         self._durable_arrivals = max(self._durable_arrivals, arrivals)
+        waiting = len(self._not_durable)
         while self._not_durable and self._not_durable[0] <= self._durable_arrivals:
             self._not_durable.popleft()
-        return self._go_on(now) if self.session.state is State.OPENING else []
+        if self.session.state is State.OPENING:
+            return self._go_on(now)
+        # At once: until it hears it, a live sender keeps them in the little memory that it has.
+        news = len(self._not_durable) < waiting and self.session.state in (State.STREAMING, State.ENDING)
+        return self._tell(now) if news and self.window is not None else []
 
     def _gap(self, message: Gap) -> list[Output]:
         withdrawn: list[Withdrawn] = []
