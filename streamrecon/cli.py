@@ -39,6 +39,8 @@ EXIT_RANK = 75
 """A rank of the job died or hangs; --resume goes on with what is in the journals."""
 EXIT_BUG = 70
 """An error that streamrecon did not expect."""
+GRACE_AT_END = 60.0
+"""Seconds, besides those in which a sender may come back and hear of the end, that ranks wait for each other there."""
 GRACE = 3.0
 """Seconds in which rank 0 ends the job for another rank that has failed."""
 EXIT_INTERRUPTED = 130
@@ -164,7 +166,7 @@ def _recon(options: argparse.Namespace) -> int:
     world = join()
     try:
         code = _rank(options, world) if world.rank else _reconstruct(options, world)
-        world.leave()
+        world.leave(_config(options).engine.return_timeout + GRACE_AT_END)
     except BaseException as error:
         if world.size == 1:
             raise

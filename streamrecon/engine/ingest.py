@@ -22,7 +22,7 @@ from streamrecon.engine.decompose import decompose, lanes
 from streamrecon.engine.orders import Decided, Done, NotWritten, Order, Part, Pulse, Report, Stop, pack, unpack
 from streamrecon.engine.ring import Ring
 from streamrecon.engine.status import Counters
-from streamrecon.errors import StreamreconError
+from streamrecon.errors import RankError, StreamreconError
 from streamrecon.scan import FrameKind, ScanInfo
 from streamrecon.transport import Clock, ControlHub, ControlLink, Poller, Publisher, Receiver, Wakeup, private_ipc
 from streamrecon.wire.credit import CreditWindow
@@ -316,10 +316,13 @@ class Ingest(threading.Thread):
         """Hear the other ranks, say that this one is alive, and see who is not; the ranks that were heard."""
         heard: set[int] = set()
         if self._control is not None:
-            for rank, data in self._control.messages():
-                heard.add(rank)
-                self._word[rank] = self._clock.now()
-                self._hear(rank, unpack(data))
+            try:
+                for rank, data in self._control.messages():
+                    heard.add(rank)
+                    self._word[rank] = self._clock.now()
+                    self._hear(rank, unpack(data))
+            except RankError as error:
+                self._fail(str(error))
         now, counters = self._clock.now(), self._counters
         if counters.beats != self._beat[0]:
             self._beat = counters.beats, now

@@ -9,6 +9,7 @@ import numpy as np
 
 from streamrecon.config import Config
 from streamrecon.engine.cost import METHODS
+from streamrecon.engine.decompose import decompose
 from streamrecon.engine.plan import Plan, duration, make_plan, size
 from streamrecon.errors import ConfigError
 from streamrecon.scan import FrameKind, Geometry, ScanInfo
@@ -75,8 +76,8 @@ def outlook(info: ScanInfo, config: Config, out: Path, ranks: int = 1) -> tuple[
         raise ConfigError(f"rows {first}:{end} were asked for (--rows), but the detector has {info.geometry.rows}")
     if not 1 <= ranks <= end - first:
         raise ConfigError(f"--ranks is {ranks}; expected 1 to {end - first}, the rows to reconstruct")
-    slab = math.ceil((end - first) / ranks)
-    plan = make_plan(info, (first, first + slab), config, out, refuse=False)
+    rows = decompose((first, end), ranks, config.emit.preview)[0]
+    plan, slab = make_plan(info, rows, config, out, refuse=False), rows[1] - rows[0]
     count = info.counts.get(FrameKind.PROJECTION)
     shared = f"; {ranks} ranks, the largest slab has {slab} rows" if ranks > 1 else ""
     lines = [

@@ -52,7 +52,7 @@ class Alone:
         """See `World.share`."""
         return [thing]
 
-    def leave(self) -> None:
+    def leave(self, seconds: float) -> None:
         """See `Mpi.leave`: nobody waits."""
 
     def abort(self, code: int) -> NoReturn:
@@ -103,9 +103,9 @@ class Mpi:
             raise RankError(f"rank {self.rank} waits for rank {rank}, which says nothing")
         time.sleep(POLL)
 
-    def leave(self) -> None:
-        """Wait, without spinning, until all ranks are through; MPI's own end, which follows, spins."""
-        self.share(None, 60.0)
+    def leave(self, seconds: float) -> None:
+        """Wait, without spinning, until all ranks are through, at most so long; MPI's own end, which follows, spins."""
+        self.share(None, seconds)
 
     def abort(self, code: int) -> NoReturn:
         """End all ranks at once, with this exit code."""

@@ -6,14 +6,41 @@ the port cannot talk to it.
 
 from __future__ import annotations
 
-import logging
+import struct
+from collections import Counter
 from collections.abc import Iterator
 
 import zmq
 
-from streamrecon.errors import EndpointError
+from streamrecon.errors import EndpointError, RankError
+from streamrecon.transport.endpoint import open_socket
 
-log = logging.getLogger(__name__)
+COUNT = struct.Struct("<Q")
+
+
+class _Counts:
+    """Numbers of the messages to and from each rank: one that is lost with a connection is never waited for in vain."""
+
+    def __init__(self) -> None:
+        self._sent, self._heard = Counter[int](), Counter[int]()
+
+    def number(self, rank: int, message: bytes) -> bytes:
+        """The message with its number."""
+        self._sent[rank] += 1
+        return COUNT.pack(self._sent[rank]) + message
+
+    def check(self, rank: int, message: bytes) -> bytes:
+        """The message without its number.
+
+        Raises
+        ------
+        RankError
+            If it is not the next one.
+        """
+        self._heard[rank] += 1
+        if COUNT.unpack_from(message)[0] != self._heard[rank]:
+            raise RankError(f"the connection to rank {rank} broke, and messages of it were lost")
+        return message[COUNT.size :]
 
 
 class ControlHub:
@@ -31,8 +58,9 @@ class ControlHub:
     """
 
     def __init__(self, host: str | None = None) -> None:
-        self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.ROUTER)
+        self._socket, self._counts = open_socket(zmq.ROUTER), _Counts()
         _configure(self._socket)
+        self._socket.setsockopt(zmq.ROUTER_HANDOVER, 1)  # a rank that connects again is still that rank
         public, secret = zmq.curve_keypair()
         self._socket.setsockopt(zmq.CURVE_SERVER, 1)
         self._socket.setsockopt(zmq.CURVE_SECRETKEY, secret)
@@ -51,17 +79,23 @@ class ControlHub:
         return self._socket
 
     def messages(self) -> Iterator[tuple[int, bytes]]:
-        """Rank and message of what has come."""
+        """Rank and message of what has come.
+
+        Raises
+        ------
+        RankError
+            If something was lost.
+        """
         while True:
             try:
                 rank, message = self._socket.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:
                 return
-            yield int(rank), message
+            yield int(rank), self._counts.check(int(rank), message)
 
     def send(self, rank: int, message: bytes) -> None:
         """Send to a rank; one that is gone is not an error, as its silence is noticed."""
-        self._socket.send_multipart([b"%d" % rank, message], zmq.NOBLOCK)
+        self._socket.send_multipart([b"%d" % rank, self._counts.number(rank, message)], zmq.NOBLOCK)
 
     def close(self) -> None:
         """Close the socket; what is queued gets a moment to leave."""
@@ -81,7 +115,7 @@ class ControlLink:
 
     def __init__(self, rank: int, address: tuple[str, bytes]) -> None:
         endpoint, key = address
-        self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.DEALER)
+        self._socket, self._counts = open_socket(zmq.DEALER), _Counts()
         _configure(self._socket)
         self._socket.setsockopt(zmq.IDENTITY, b"%d" % rank)
         public, secret = zmq.curve_keypair()
@@ -96,16 +130,17 @@ class ControlLink:
         return self._socket
 
     def messages(self) -> Iterator[tuple[int, bytes]]:
-        """What has come, from rank 0."""
+        """What has come, from rank 0; as of `ControlHub`."""
         while True:
             try:
-                yield 0, self._socket.recv(zmq.NOBLOCK)
+                message = self._socket.recv(zmq.NOBLOCK)
             except zmq.Again:
                 return
+            yield 0, self._counts.check(0, message)
 
     def send(self, rank: int, message: bytes) -> None:
         """Send to rank 0."""
-        self._socket.send(message, zmq.NOBLOCK)
+        self._socket.send(self._counts.number(0, message), zmq.NOBLOCK)
 
     def close(self) -> None:
         """Close the socket; what is queued gets a moment to leave."""
@@ -113,6 +148,5 @@ class ControlLink:
 
 
 def _configure(socket: zmq.Socket[bytes]) -> None:
-    socket.setsockopt(zmq.LINGER, 0)
     socket.setsockopt(zmq.SNDHWM, 0)  # few messages, none of which may be lost
     socket.setsockopt(zmq.RCVHWM, 0)
