@@ -19,10 +19,11 @@ from typing import Any
 
 from streamrecon.config import Config
 from streamrecon.engine.decompose import decompose, lanes
-from streamrecon.engine.orders import Decided, Done, NotWritten, Order, Part, Pulse, Report, Stop, pack, unpack
+from streamrecon.engine.orders import Decided, Done, NotWritten, Order, Part, Report, Stop
 from streamrecon.engine.ring import Ring
 from streamrecon.engine.status import Counters
-from streamrecon.errors import RankError, StreamreconError
+from streamrecon.engine.talk import Talk
+from streamrecon.errors import StreamreconError
 from streamrecon.scan import FrameKind, ScanInfo
 from streamrecon.transport import Clock, ControlHub, ControlLink, Poller, Publisher, Receiver, Wakeup, private_ipc
 from streamrecon.wire.credit import CreditWindow
@@ -120,7 +121,7 @@ class Ingest(threading.Thread):
         self.part: Callable[[Part | NotWritten], None] = lambda part: None
         """Called with what the other ranks say of their slabs of a version."""
         self._prepare, self._counters, self._options, self._private = prepare, counters, options, listen is None
-        self._failed, self._rank, self._rows = failed, rank, config.recon.rows
+        self._rank, self._rows = rank, config.recon.rows
         self._unit = config.emit.preview
         endpoint = private_ipc() if listen is None else listen
         self._receiver = Receiver(endpoint, options.max_frame_bytes, options.insecure)
@@ -140,24 +141,19 @@ class Ingest(threading.Thread):
             return_timeout=options.return_timeout,
         )
         self._endpoints: list[str] = [self.endpoint]
-        self._control: ControlHub | ControlLink | None = None
         self._decided: Decided | None = None
         self._held: Opened | None = None
         """Announced to this rank before rank 0 has decided."""
-        self._pulsed = 0.0
-        self._beat: tuple[int | None, float] = 0, 0.0
-        """How often the compute thread had come round when it last did, and when that was seen."""
-        self._word: dict[int, float] = {}
-        """When each other rank, or rank 0, was last heard; monotonic."""
-        self._overdue = False
         self._ring: Ring | None = None
         self._wakeup, self._clock = Wakeup(), Clock()
+        self._talk = Talk(options, counters, self._clock, failed)
         self._calls: deque[Callable[[], None]] = deque()
         self._stopped, self._over = False, threading.Event()
 
     def connect(self, endpoints: list[str], control: ControlHub | ControlLink | None) -> None:
         """Where all ranks listen, and how rank 0 and the others talk; before the thread is started."""
-        self._endpoints, self._control = endpoints, control
+        self._endpoints = endpoints
+        self._talk.connect(self._rank, len(endpoints), control)
 
     def _lanes(self, detector_rows: int) -> tuple[Lane, ...]:
         whole = self._rows or (0, detector_rows)
@@ -186,12 +182,11 @@ class Ingest(threading.Thread):
 
     def tell(self, order: Order) -> None:
         """Send an order to all other ranks."""
-        if isinstance(self._control, ControlHub):
-            self._do(lambda: self._tell(order))
+        self._do(lambda: self._talk.tell(order))
 
     def report(self, report: Report) -> None:
         """Send a report to rank 0."""
-        self._do(lambda: self._send(0, report))
+        self._do(lambda: self._talk.tell(report))
 
     def want_cut(self, number: int) -> None:
         """Ask the sender to place a cut."""
@@ -255,6 +250,7 @@ class Ingest(threading.Thread):
 
     def _stop(self) -> None:
         self._stopped = True
+        self._talk.let_go()
 
     # This thread.
 
@@ -275,25 +271,22 @@ class Ingest(threading.Thread):
 
     def _close(self) -> None:
         self._close_receiver()
-        for each in (self._publisher, self._control):
-            if each is not None:
-                each.close()
+        if self._publisher is not None:
+            self._publisher.close()
+        self._talk.close()
         self._wakeup.close()
 
     def _loop(self) -> None:
-        sockets = [each for each in (self._receiver, self._publisher, self._control) if each is not None]
+        sockets = [each for each in (self._receiver, self._publisher, self._talk.control) if each is not None]
         poller = Poller(self._wakeup, *sockets)
-        began = self._clock.now()
-        self._word = dict.fromkeys(range(1, len(self._endpoints)) if not self._rank else [0], began)
-        self._beat = self._counters.beats, began
-        waited_for = set(self._word) if not self._rank else set()
+        self._talk.begin()
         while not self._stopped or self._end.parting(self._clock.now()):
             poller.wait(min(0.2, self._options.heartbeat / 2))
             began = time.perf_counter()
             while self._calls:
                 self._calls.popleft()()
-            waited_for -= self._talk()
-            if not waited_for:  # an order to a rank that is not there yet would be lost
+            self._talk.turn(self._hear)
+            if self._talk.complete:
                 for peer, message, payload in self._receiver.messages():
                     self._act(self._end.hear(peer, message, payload, self._clock.now()))
             if self._publisher is not None:
@@ -302,54 +295,8 @@ class Ingest(threading.Thread):
             self._count()
             self._counters.add("transport", time.perf_counter() - began)
 
-    # What ranks say to each other.
-
-    def _tell(self, order: Order | Pulse) -> None:
-        for rank in self._word:
-            self._send(rank, order)
-
-    def _send(self, rank: int, message: Report | Order) -> None:
-        if self._control is not None:
-            self._control.send(rank, pack(message))
-
-    def _talk(self) -> set[int]:
-        """Hear the other ranks, say that this one is alive, and see who is not; the ranks that were heard."""
-        heard: set[int] = set()
-        if self._control is not None:
-            try:
-                for rank, data in self._control.messages():
-                    heard.add(rank)
-                    self._word[rank] = self._clock.now()
-                    self._hear(rank, unpack(data))
-            except RankError as error:
-                self._fail(str(error))
-        now, counters = self._clock.now(), self._counters
-        if counters.beats != self._beat[0]:
-            self._beat = counters.beats, now
-        working = 0.0 if counters.beats is None else now - self._beat[1]
-        if self._rank and now - self._pulsed >= self._options.heartbeat:
-            self._pulsed = now
-            self._send(0, Pulse(counters.frames, counters.in_volume, working, counters.alarm))
-        elif not self._rank and self._word and now - self._pulsed >= self._options.heartbeat:
-            self._pulsed = now
-            self._tell(Pulse(counters.frames, counters.in_volume, working, None))
-        silent = next((r for r, at in self._word.items() if now - at > self._options.rank_timeout), None)
-        if silent is not None:
-            self._fail(f"rank {silent} has not been heard for {self._options.rank_timeout:g} s")
-        elif working > self._options.work_timeout:
-            self._fail(f"rank {self._rank} has been at one piece of work for {working:.0f} s (engine.work_timeout)")
-        return heard
-
-    def _fail(self, why: str) -> None:
-        if not self._overdue and not self._stopped:
-            self._overdue = True
-            self._failed(why)
-
     def _hear(self, rank: int, message: Any) -> None:
-        if isinstance(message, Pulse):
-            if not self._rank:
-                self._counters.others[rank] = message
-        elif isinstance(message, Part | NotWritten):
+        if isinstance(message, Part | NotWritten):
             self.part(message)
         elif isinstance(message, Decided):
             self._decided = message

@@ -332,7 +332,7 @@ def test_a_silent_rank_is_found(scan: Scan, tmp_path: Path) -> None:
     ranks = Ranks(3, config(engine={"rank_timeout": 1.0}), tmp_path)
     silenced = ranks.engines[2]
     assert silenced is not None
-    silenced._ingest._talk = lambda: set()  # type: ignore[method-assign]
+    silenced._ingest._talk.turn = lambda hear: None  # type: ignore[method-assign]
     ranks.join(20)
     assert isinstance(ranks.errors[0], RankError)
     assert "rank 2 has not been heard" in str(ranks.errors[0])
