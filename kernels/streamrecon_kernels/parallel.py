@@ -45,10 +45,10 @@ def threads() -> int:
 _most: int | None = None
 
 
-def limit_threads(most: int) -> None:
-    """Use at most so many threads in this process, as others share the machine; before anything else is called."""
+def limit_threads(most: int | None) -> None:
+    """Use at most so many threads in this process, as others share the machine; None: as many as there are cores."""
     global _most
-    _most = max(1, most)
+    _most = None if most is None else max(1, most)
 
 
 _forked = False

@@ -20,8 +20,6 @@ from streamrecon.errors import MessageError
 from streamrecon.wire.messages import MESSAGES, VERSION, Message
 
 MAGIC = b"SRC"
-HEADER_LIMIT = 4096
-"""Bytes of a header."""
 TEXT_LIMIT = 1024
 """Bytes of any text in a header."""
 PARTS_LIMIT = 3
@@ -35,7 +33,7 @@ def encode(message: Message) -> list[bytes]:
     Raises
     ------
     MessageError
-        If a field cannot be written, or the header would be larger than `HEADER_LIMIT`.
+        If a field cannot be written, or the header would be larger than the message allows.
     """
     fields = dataclasses.asdict(message)
     for name, value in fields.items():
@@ -45,10 +43,7 @@ def encode(message: Message) -> list[bytes]:
         header = msgpack.packb(fields)
     except (TypeError, ValueError, OverflowError) as error:
         raise MessageError(f"{message.name()} cannot be written as msgpack: {error}") from error
-    if len(header) > HEADER_LIMIT:
-        raise MessageError(
-            f"the header of {message.name()} has {len(header)} bytes; at most {HEADER_LIMIT} are allowed"
-        )
+    _check_header(message, len(header))
     return [MAGIC + bytes([VERSION, message.TYPE]), header]
 
 
@@ -83,8 +78,7 @@ def decode(parts: Sequence[Buffer]) -> tuple[Message, Buffer | None]:
         raise MessageError(f"got a message of unknown type {code}")
     if (len(parts) == 3) != cls.PAYLOAD:
         raise MessageError(f"got {cls.name()} in {len(parts)} parts; expected {3 if cls.PAYLOAD else 2}")
-    if len(parts[1]) > HEADER_LIMIT:
-        raise MessageError(f"the header of {cls.name()} has {len(parts[1])} bytes; at most {HEADER_LIMIT} are allowed")
+    _check_header(cls, len(parts[1]))
     try:
         header = msgpack.unpackb(
             bytes(parts[1]), use_list=False, strict_map_key=True, max_str_len=TEXT_LIMIT, max_bin_len=0, max_ext_len=0
@@ -92,6 +86,12 @@ def decode(parts: Sequence[Buffer]) -> tuple[Message, Buffer | None]:
     except (ValueError, msgpack.UnpackException, RecursionError) as error:
         raise MessageError(f"the header of {cls.name()} is not msgpack within the limits: {error}") from None
     return _build(cls, header), (parts[2] if cls.PAYLOAD else None)
+
+
+def _check_header(message: Message | type[Message], nbytes: int) -> None:
+    if nbytes > message.HEADER_LIMIT:
+        limit = message.HEADER_LIMIT
+        raise MessageError(f"the header of {message.name()} has {nbytes} bytes; at most {limit} are allowed")
 
 
 def clip(text: str, limit: int = TEXT_LIMIT) -> str:

@@ -21,6 +21,8 @@ class Message:
     TYPE: ClassVar[int]
     PAYLOAD: ClassVar[bool] = False
     """Whether a third part, the payload, follows the header."""
+    HEADER_LIMIT: ClassVar[int] = 4096
+    """Bytes of the header, at most."""
 
     @classmethod
     def name(cls) -> str:
@@ -64,6 +66,7 @@ class Welcome(Message):
     """Receiver: send it, in this session."""
 
     TYPE: ClassVar[int] = 2
+    HEADER_LIMIT: ClassVar[int] = 1 << 18
     version: int = VERSION
     incarnation: str
     """Changes whenever the receiver starts anew."""

@@ -620,3 +620,20 @@ def test_a_forked_process_reconstructs(used: bool, method: str) -> None:
         NUMBA_NUM_THREADS="2",
     )
     assert out.splitlines() == [f"{1 if used else 2} True", "0"]
+
+
+def test_threads_can_be_limited() -> None:
+    """As the ranks on one machine share its cores: in kernels, and beside them."""
+    if parallel.threads() == 1:
+        pytest.skip("there is one core")
+    seen: set[int] = set()
+    try:
+        parallel.limit_threads(1)
+        assert parallel.threads() == 1
+        parallel.each(lambda item: seen.add(threading.get_ident()), range(8))
+        assert seen == {threading.get_ident()}
+        parallel.limit_threads(0)
+        assert parallel.threads() == 1
+    finally:
+        parallel.limit_threads(None)
+    assert parallel.threads() > 1

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from wire_strategies import JUNK, built, messages
 
 from streamrecon.errors import MessageError
-from streamrecon.wire.codec import HEADER_LIMIT, MAGIC, TEXT_LIMIT, decode, encode
+from streamrecon.wire.codec import MAGIC, TEXT_LIMIT, decode, encode
 from streamrecon.wire.messages import (
     MESSAGES,
     VERSION,
@@ -30,6 +30,8 @@ from streamrecon.wire.messages import (
     Want,
     Welcome,
 )
+
+HEADER_LIMIT = Message.HEADER_LIMIT
 
 SAMPLES: dict[str, Message] = {
     message.name(): message
@@ -343,3 +345,10 @@ def test_a_text_that_cannot_be_sent_is_a_message_error(reason: str) -> None:
     except MessageError:
         return
     decode(parts)
+
+
+def test_a_welcome_names_the_lanes_of_a_thousand_ranks() -> None:
+    lanes = tuple(Lane(rows=(n, n + 1), endpoint=f"tcp://node-{n}.cluster.example.org:{5600 + n}") for n in range(1024))
+    welcome = Welcome(incarnation="i" * 32, session=1, lanes=lanes)
+    assert decode(encode(welcome)) == (welcome, None)
+    assert len(encode(welcome)[1]) > HEADER_LIMIT
