@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -124,7 +125,7 @@ class Lead:
         end = next((end for end in ends if not end.ended), ends[0])
         if end.ended and not same:
             end = Finished((), False, "slabs ended with different projections; those that all have are shown")
-        return Finish(agreed.ranges, end, align)
+        return Finish(replace(end, projections=agreed.ranges), align)
 
     def _look(self, indices: tuple[int, ...], bands: int) -> NDArray[np.float32] | None:
         """The means of bands of rows, once all slabs have told their part."""

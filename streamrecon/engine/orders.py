@@ -150,10 +150,8 @@ class Ask:
 class Finish:
     """Every slab has all that comes: make the last version."""
 
-    projections: tuple[Range, ...]
-    """That every slab has; others do not count."""
     end: Finished
-    """Of the whole scan."""
+    """Of the whole scan; its projections are those that every slab has, and others do not count."""
     align: Align | None
     """By all of them; None where there is none."""
 

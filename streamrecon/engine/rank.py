@@ -179,7 +179,7 @@ class Rank:
                 self.stop(order.reason)
             elif isinstance(order, Finish):
                 self._finish, self._slab.agreed = order, True
-                self._keep_only(Ranges(order.projections))
+                self._keep_only(Ranges(order.end.projections))
                 if order.align is not None and not _same(order.align, self._slab.align):
                     self._slab.begin(order.align, f"the axis by all projections: {order.align.estimate.note}")
         if not self._slab.begun and self._journal.projections:
