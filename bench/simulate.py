@@ -280,7 +280,7 @@ class Rank:
             if isinstance(output, Reply):
                 self.job.reply(self, output)
             elif isinstance(output, Opened):
-                self.job.info = output.info
+                self.job.info, self.followed = output.info, (output.epoch, 0)
                 self.disk.entries.append(("sender", (FrameKind.PROJECTION, -1), output.epoch, None))
                 self.base, self.disk.synced = 1, 1  # is in the file's beginning, which is synced when it is made
                 window = CreditWindow(self.job.scenario.slots * self.nbytes, self.job.scenario.slots)
@@ -448,6 +448,8 @@ class Job:
         self.world.tell(f"cut {cut} is spoilt: {why}")
         if again:
             self.requests.request()
+            if not self.scenario.drop and all(isinstance(item, Frame) for item in self.scenario.items):
+                raise LostFramesError(f"cut {cut} was misplaced: {why}")
 
     def complete(self, cut: int, parts: list[Part]) -> None:
         """A version is shown: it must hold the same frames in every slab, and of those that came twice the same ones."""
