@@ -200,12 +200,26 @@ def test_there_is_no_cut_where_a_receiver_takes_nothing_more() -> None:
     assert not each.place(1)
 
 
-def test_a_cut_ends_with_its_session() -> None:
-    each = outbox("", "", frames=3)
-    each.place(1)
-    each.join([({P: Ranges.of([0, 1])}, 0, False), ({P: Ranges.of([0, 1])}, 0, False)])
+@pytest.mark.parametrize("placed", [False, True])
+def test_a_cut_ends_with_its_session(placed: bool) -> None:
+    each = outbox("", "", frames=2)
+    send(each, 0, 0 if placed else 2)
+    assert not each.place(1)
+    assert each.cut_wanted == (0 if placed else 1)
+    each.join([({}, 0, False), ({}, 0, False)])
     assert each.cut_wanted == 0
-    assert send(each, 0) == [(2, 0)]
+    each.put((P, 2), 2)
+    assert send(each, 0) == [(0, 0), (1, 0), (2, 0)]
+
+
+def test_a_cut_that_waited_for_a_frame_and_is_said_without_one_is_not_placed_again() -> None:
+    each = outbox("", "", frames=1)
+    send(each, 0)
+    assert not each.place(1)
+    send(each, 1)
+    assert each.place(1)
+    each.put((P, 1), 1)
+    assert send(each, 0) == [(1, 0)]
 
 
 def test_a_marked_frame_that_is_withdrawn_leaves_its_cut_to_another_one() -> None:
