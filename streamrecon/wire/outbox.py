@@ -126,7 +126,7 @@ class Outbox(Generic[Kept]):
     def _begin_cuts(self) -> None:
         """A cut is of one session."""
         self.cut_wanted, self._newest = 0, 0
-        self._level, everyone = self._end, set(range(len(self._lanes)))
+        self._level, everyone = 0, set(range(len(self._lanes)))
         for position, entry in self._entries.items():
             entry.cut = 0
             if entry.waiting != everyone:

@@ -212,6 +212,16 @@ def test_a_cut_ends_with_its_session(placed: bool) -> None:
     assert send(each, 0) == [(0, 0), (1, 0), (2, 0)]
 
 
+@pytest.mark.parametrize(("haves", "after"), [(("", ""), 0), (("0", "0"), 1), (("0", ""), 1), (("02", "1"), 3)])
+def test_a_new_session_can_have_a_cut_among_the_frames_that_were_kept(haves: tuple[str, ...], after: int) -> None:
+    """They may be many: a detector goes on while there is no engine."""
+    each = outbox("", "", frames=6)
+    each.join([({P: Ranges.of(map(int, have))}, 0, False) for have in haves])
+    assert not each.place(1)
+    for lane in (0, 1):
+        assert [index for index, cut in send(each, lane) if cut] == [after]
+
+
 def test_a_cut_that_waited_for_a_frame_and_is_said_without_one_is_not_placed_again() -> None:
     each = outbox("", "", frames=1)
     send(each, 0)
