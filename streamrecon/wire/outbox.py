@@ -226,7 +226,7 @@ class Outbox(Generic[Kept]):
         for position in [p for p, entry in self._entries.items() if entry.identity in gone]:
             entry = self._entries.pop(position)
             free.append(entry.kept)
-            if entry.cut and entry.cut == self._newest:  # some lane may not have come to it; an older one is over
+            if entry.cut == self._newest:  # some lane may not have come to it; an older one is over
                 self.cut_wanted = entry.cut
         self._given -= gone
         self._done -= gone

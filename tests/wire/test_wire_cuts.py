@@ -19,7 +19,7 @@ from streamrecon.wire.dispatch import Dispatch
 from streamrecon.wire.inventory import Inventory
 from streamrecon.wire.messages import Credit, FrameHeader, Gap, Have, Lane, Reset, Status, Welcome
 from streamrecon.wire.outbox import Outbox
-from streamrecon.wire.outputs import Arrived, Cut, Opened, Reply, Withdrawn
+from streamrecon.wire.outputs import Arrived, Cut, Ended, Opened, Reply, Withdrawn
 from streamrecon.wire.ranges import Ranges
 from streamrecon.wire.receiving import ReceivingEnd, lanes_of
 
@@ -155,10 +155,10 @@ def test_what_some_receivers_had_and_is_put_in_later_holds_the_cut_back() -> Non
     each = outbox("", "2", frames=2)
     assert not each.place(1)
     assert each.cut_wanted == 1
-    for index in (2, 3, 4):
+    for index in (3, 2, 4, 5):
         each.put((P, index), index)
-    assert send(each, 0) == [(0, 0), (1, 0), (2, 0), (3, 1), (4, 0)]
-    assert send(each, 1) == [(0, 0), (1, 0), (3, 1), (4, 0)]
+    assert send(each, 0) == [(0, 0), (1, 0), (3, 0), (2, 0), (4, 1), (5, 0)]
+    assert send(each, 1) == [(0, 0), (1, 0), (3, 0), (4, 1), (5, 0)]
 
 
 def test_what_some_receivers_had_holds_no_cut_back_once_it_is_withdrawn() -> None:
@@ -330,16 +330,20 @@ class Pair:
         assert self.dispatch.main.want_cut == cut
 
 
-@pytest.fixture
-def pair() -> Pair:
-    """As soon as both lanes may stream."""
+def unopened() -> Pair:
     ends = [
         ReceivingEnd("i", lanes_of((0, 2), (Lane(rows=(2, 4), endpoint="other"),))),
         ReceivingEnd("i", lanes_of((2, 4))),
     ]
     each = Pair(Dispatch(scan(8, flats=0, darks=0, rows=4), "first", 1), ends)
     each.dispatch.begin(0.0)
-    return each.open()
+    return each
+
+
+@pytest.fixture
+def pair() -> Pair:
+    """As soon as both lanes may stream."""
+    return unopened().open()
 
 
 def test_a_wanted_cut_comes_out_on_both_lanes_after_the_same_frame(pair: Pair) -> None:
@@ -380,11 +384,32 @@ def test_a_cut_of_one_session_is_not_placed_in_the_next_where_numbers_begin_anew
     assert pair.ticked() == [[Cut(1)]] * 2
 
 
-def test_no_cut_is_placed_before_all_lanes_may_stream(pair: Pair) -> None:
-    pair.want(1)
-    pair.dispatch.hear(0, Reset(session=pair.ends[0]._id, reason="lost"), None, 0.0)
-    pair.dispatch.tick(0.0)
-    assert not any(isinstance(message, Status) for _, message, _ in pair.dispatch.messages())
+def test_no_cut_is_placed_before_all_lanes_may_stream() -> None:
+    each = unopened()
+    for _ in range(3):
+        each.dispatch.greet(0, 0.0)
+        each.deliver()
+    each.want(1)
+    assert each.ticked() == [[], []]
+    each.open()
+    assert each.ticked() == [[Cut(1)]] * 2
+
+
+def test_no_cut_is_placed_after_the_end(pair: Pair) -> None:
+    pair.dispatch.source_ended()
+    assert [[type(output) for output in outputs] for outputs in pair.ticked()] == [[Ended]] * 2
+    pair.dispatch.main.want_cut = 1  # told before
+    assert pair.ticked() == [[], []]
+
+
+def test_what_was_given_up_is_said_before_the_next_frame(pair: Pair) -> None:
+    """Else a slab could come to the cut with what another one has withdrawn."""
+    pair.give(0)
+    pair.send(0)
+    pair.dispatch.give_up(P, (0, 1), "no good")
+    pair.give(1)
+    assert [type(output) for output in pair.send(0)] == []
+    assert [[type(output) for output in outputs] for outputs in pair.deliver()] == [[Withdrawn], [Withdrawn]]
 
 
 # What a receiver hears, and tells.
