@@ -473,16 +473,36 @@ def test_no_better_axis_once_a_slab_has_all_that_comes() -> None:
     assert job.finish().align == whole(range(COUNT), HALF, 21.0).align
 
 
-def test_a_scan_that_breaks_off_is_stopped_once_with_its_reason() -> None:
+@pytest.mark.parametrize("first", [0, 1])
+def test_a_scan_that_breaks_off_is_stopped_once_with_its_reason(first: int) -> None:
+    """Whichever slab says first that nothing more comes."""
     job = started()
-    job.slabs[1].end(job.lead, ended=False)
-    job.turn()
-    job.turn()
-    assert job.orders == [Stop("rank 1 lost its sender")]
-    job.slabs[0].end(job.lead)
+    for rank in (first, 1 - first):
+        job.slabs[rank].end(job.lead, ended=rank == 0)
+        job.turn()
+        job.turn()
     found = job.finish()
-    assert found.end.reason == "rank 1 lost its sender"
+    assert job.told(Stop) == [Stop("rank 1 lost its sender")]
+    assert (found.end.ended, found.end.reason) == (False, "rank 1 lost its sender")
     assert found.projections == ((0, COUNT),)
+
+
+@pytest.mark.parametrize("bands", [1, PAIR_ROWS])
+def test_what_is_looked_at_are_the_means_of_bands_of_all_rows(bands: int) -> None:
+    job = started()
+    for slab in job.slabs:
+        slab.tell(job.lead)
+    assert job.lead._look((3, 40), bands) is None
+    job.turn()
+    for slab in job.slabs:
+        while slab.asks:
+            slab.answer(job.lead)
+    found = job.lead._look((3, 40), bands)
+    assert found is not None
+    images = line_integrals(HALF, 18.0, False)[[3, 40]]
+    edges = np.linspace(0, ROWS, bands + 1).astype(int)
+    means = [images[:, first:end].mean(axis=1) for first, end in itertools.pairwise(edges)]
+    np.testing.assert_allclose(found, np.stack(means, axis=1), rtol=1e-6)
 
 
 def test_slabs_that_ended_with_different_projections_end_in_part() -> None:
