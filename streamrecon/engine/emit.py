@@ -126,10 +126,19 @@ class _Mark:
 
 
 class Marks:
-    """Versions at the cuts that the sender has placed: the same in every slab."""
+    """Versions at the cuts that the sender has placed: the same in every slab.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    give_up
+        Says that the version of a cut will not be made here.
+    """
+
+    def __init__(self, give_up: Callable[[int, str], None]) -> None:
+        self._give_up = give_up
         self._marks: list[_Mark] = []
+        self._over = 0
+        """Newest cut that was made or given up here. One that comes again is not made again: it may be about to be shown."""
 
     @property
     def number(self) -> int:
@@ -142,12 +151,15 @@ class Marks:
 
     def due(self, projections: int, received: int, now: float, idle: bool) -> bool:
         """See `Versions.due`."""
-        self._marks = [mark for mark in self._marks if mark.after]  # what it was to show was taken back
+        for mark in [mark for mark in self._marks if not mark.after]:
+            self._marks.remove(mark)
+            self._over = max(self._over, mark.cut)
+            self._give_up(mark.cut, "no projection is left of it")  # all that it was to show was taken back
         return bool(self._marks) and projections == self._marks[0].after
 
     def emitted(self, projections: int, now: float) -> None:
         """See `Versions.emitted`."""
-        del self._marks[0]
+        self._over = self._marks.pop(0).cut
 
     def resumed(self, projections: int) -> None:
         """See `Versions.resumed`: rank 0 asks for it."""
@@ -157,7 +169,8 @@ class Marks:
 
     def mark(self, cut: int, received: int) -> None:
         """See `Versions.mark`."""
-        self._marks = [*(mark for mark in self._marks if mark.cut < cut), _Mark(cut, received)]
+        if cut > self._over:
+            self._marks = [*(mark for mark in self._marks if mark.cut < cut), _Mark(cut, received)]
 
     def removed(self, place: int) -> None:
         """See `Versions.removed`."""
@@ -191,19 +204,18 @@ class LeadingMarks(Marks):
         over: Callable[[int], bool],
         give_up: Callable[[int, str], None],
     ) -> None:
-        super().__init__()
-        self._policy, self._want, self._over, self._give_up = policy, want, over, give_up
+        super().__init__(give_up)
+        self._policy, self._want, self._cut_over = policy, want, over
         self._wanted = 0
 
     def due(self, projections: int, received: int, now: float, idle: bool) -> bool:
         """See `Versions.due`."""
-        if any(not mark.after for mark in self._marks):
-            self._give_up(self._wanted, "no projection is left of it")
-        if self._over(self._wanted) and self._policy.due(received, received, now, idle):
+        reached = super().due(projections, received, now, idle)
+        if self._cut_over(self._wanted) and self._policy.due(received, received, now, idle):
             self._wanted += 1
             self._policy.emitted(received, now)
             self._want(self._wanted)
-        return super().due(projections, received, now, idle)
+        return reached
 
     def resumed(self, projections: int) -> None:
         """See `Versions.resumed`."""
@@ -216,6 +228,6 @@ class LeadingMarks(Marks):
     def session_lost(self) -> None:
         """See `Versions.session_lost`."""
         super().session_lost()
-        if not self._over(self._wanted):
+        if not self._cut_over(self._wanted):
             self._give_up(self._wanted, "the connection of the sender was lost before all slabs had come to it")
             self._policy.request()

@@ -22,7 +22,7 @@ from streamrecon.engine.ingest import Accepted, Event, Ingest
 from streamrecon.engine.journal_layout import Layout
 from streamrecon.engine.lead import Lead
 from streamrecon.engine.lock import FolderLock
-from streamrecon.engine.orders import Done, Failed, Finished
+from streamrecon.engine.orders import Done, Failed, Finished, NotWritten
 from streamrecon.engine.plan import Plan, Share
 from streamrecon.engine.preparation import Preparation
 from streamrecon.engine.publishing import Publishing
@@ -349,7 +349,8 @@ class Engine:
     def _gather(self, info: ScanInfo, plan: Plan, publishing: Publishing) -> tuple[Versions, Council]:
         """When versions are due, and who decides what all ranks do alike."""
         if self._number:
-            return Marks(), Following(self._ingest.report, self._ingest.orders)
+            report = self._ingest.report
+            return Marks(lambda cut, why: report(NotWritten(cut, why))), Following(report, self._ingest.orders)
         config, assembly, members = self._preparation.config, publishing.assembly, publishing.members
         self._ingest.part = assembly.hear
         self._requests = EmitPolicy(plan.every, config.emit.interval)

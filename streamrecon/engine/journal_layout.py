@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -372,9 +372,11 @@ def _delete_others(folder: Path, number: int) -> None:
         for other, place in _layouts(folder).items():
             if other != number:
                 # Not the whole folder at once: a network's disk may keep files in it that are still open somewhere.
-                for path in place.glob("*.frames"):
-                    fail("layout.delete")
-                    path.unlink()
+                # At the end the other ranks delete their own at the same time.
+                with suppress(FileNotFoundError):
+                    for path in place.glob("*.frames"):
+                        fail("layout.delete")
+                        path.unlink(missing_ok=True)
                 shutil.rmtree(place, ignore_errors=True)
     except OSError as error:
         raise OutputError(f"cannot delete the old journals in {folder}: {error.strerror}") from error

@@ -182,13 +182,15 @@ _TYPES: dict[str, Any] = {
     )
 }  # fmt: skip
 _ARRAY, _OBJECT = 1, 2
+_TEXT = "surrogatepass"
+"""Paths in texts may be no UTF-8."""
 
 Anything = TypeVar("Anything", Report, Order)
 
 
 def pack(message: Report | Order) -> bytes:
     """A message as bytes, for a rank of the same version of this program."""
-    data: bytes = msgpack.packb(message, default=_default)
+    data: bytes = msgpack.packb(message, default=_default, unicode_errors=_TEXT)
     return data
 
 
@@ -203,7 +205,9 @@ def _default(item: Any) -> Any:
         return msgpack.ExtType(_ARRAY, msgpack.packb((whole.dtype.str, whole.shape, whole.tobytes())))
     if type(item).__name__ in _TYPES:
         fields = [getattr(item, field.name) for field in dataclasses.fields(item)]
-        return msgpack.ExtType(_OBJECT, msgpack.packb((type(item).__name__, fields), default=_default))
+        return msgpack.ExtType(
+            _OBJECT, msgpack.packb((type(item).__name__, fields), default=_default, unicode_errors=_TEXT)
+        )
     if isinstance(item, np.generic):
         return item.item()
     raise TypeError(f"ranks do not say {type(item).__name__}")
@@ -213,5 +217,5 @@ def _extension(code: int, data: bytes) -> Any:
     if code == _ARRAY:
         dtype, shape, raw = msgpack.unpackb(data, use_list=False)
         return np.frombuffer(raw, dtype).reshape(shape)
-    name, fields = msgpack.unpackb(data, use_list=False, ext_hook=_extension)
+    name, fields = msgpack.unpackb(data, use_list=False, ext_hook=_extension, unicode_errors=_TEXT)
     return _TYPES[name](*fields)

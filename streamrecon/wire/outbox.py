@@ -71,6 +71,8 @@ class Outbox(Generic[Kept]):
         """Position from which on no receiver has anything yet."""
         self.cut_wanted = 0
         """Number of a cut for which there is no place yet; 0 is none."""
+        self._newest = 0
+        """Number of the cut that was asked for last in this session."""
 
     def __len__(self) -> int:
         """Frames kept."""
@@ -123,7 +125,8 @@ class Outbox(Generic[Kept]):
 
     def _begin_cuts(self) -> None:
         """A cut is of one session."""
-        self.cut_wanted, self._level, everyone = 0, self._end, set(range(len(self._lanes)))
+        self.cut_wanted, self._newest = 0, 0
+        self._level, everyone = 0, set(range(len(self._lanes)))
         for position, entry in self._entries.items():
             entry.cut = 0
             if entry.waiting != everyone:
@@ -139,6 +142,7 @@ class Outbox(Generic[Kept]):
         now
             True where that is now: every lane has had everything, so no frame carries it.
         """
+        self._newest = cut
         first = max([self._level, *(lane.cursor for lane in self._lanes)])
         after = next((p for p in range(first, self._end) if p in self._entries), None)
         if self._uneven or any(lane.ended for lane in self._lanes):
@@ -222,7 +226,8 @@ class Outbox(Generic[Kept]):
         for position in [p for p, entry in self._entries.items() if entry.identity in gone]:
             entry = self._entries.pop(position)
             free.append(entry.kept)
-            self.cut_wanted = max(self.cut_wanted, entry.cut)  # some lane may not have come to it
+            if entry.cut == self._newest:  # some lane may not have come to it; an older one is over
+                self.cut_wanted = entry.cut
         self._given -= gone
         self._done -= gone
         self._earlier -= gone

@@ -425,6 +425,23 @@ def test_a_new_scan_leaves_nothing_of_the_old(tmp_path: Path) -> None:
     assert not folder.exists()
 
 
+@pytest.mark.parametrize("gone", ["files", "folder"])
+def test_ranks_that_delete_their_own_journals_meanwhile_are_no_error(tmp_path: Path, gone: str) -> None:
+    """At the end each rank deletes its own, and rank 0 all that is left."""
+    folder = tmp_path / "journal"
+    write(folder, 1, (0, 4), [Story((0, 2), scan(2)), Story((2, 4), scan(2))])
+
+    def others(name: str) -> None:
+        for path in (folder / "0001").glob("*"):
+            path.unlink()
+        if gone == "folder":
+            (folder / "0001").rmdir()
+
+    with patch("streamrecon.engine.journal_layout.fail", others):
+        clear(folder)
+    assert not folder.exists()
+
+
 @pytest.mark.parametrize(
     ("change", "rows", "whole", "why"),
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 from pathlib import Path
@@ -10,11 +11,13 @@ import h5py
 import hdf5plugin  # noqa: F401  (registers the filters of the K11 file)
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt
 
 from streamrecon.errors import GeometryError
-from streamrecon.recon.center import CenterEstimate, CenterFinder, register_opposed
+from streamrecon.recon.center import BANDS, PAIR_ROWS, Bands, CenterEstimate, CenterFinder, register_opposed
 
 DATA = Path(os.environ.get("STREAMRECON_DATA", Path(__file__).parents[2] / "../shared/data"))
 ROWS, COLUMNS = 12, 400
@@ -285,3 +288,51 @@ def test_an_object_that_comes_to_the_edge_of_the_detector(center: float) -> None
     found = finder.center_of_mass()
     assert found is not None
     assert abs(found.center - center) < 0.15
+
+
+# Slabs of rows.
+
+
+@settings(deadline=None)
+@given(st.integers(1, 300), st.integers(8, 60), st.lists(st.integers(0, 300), max_size=5), st.integers(0, 9))
+def test_parts_of_slabs_add_up_to_the_whole(rows: int, columns: int, edges: list[int], seed: int) -> None:
+    """Whatever the edges, also of empty slabs; whole numbers add up without rounding."""
+    projection = np.random.default_rng(seed).integers(0, 100, (rows, columns)).astype(np.float32)
+    ends = [0, *sorted(min(edge, rows) for edge in edges), rows]
+    slabs = [(first, end) for first, end in itertools.pairwise(ends) if first < end]
+    whole = Bands(rows, columns)
+    sums = sum(Bands(rows, columns, first).sums(projection[first:end]) for first, end in slabs)
+    np.testing.assert_array_equal(sums, whole.sums(projection))
+    for bands in (1, 7, PAIR_ROWS):
+        reduced = sum(Bands(rows, columns, first).reduced(projection[first:end], bands) for first, end in slabs)
+        np.testing.assert_array_equal(reduced, whole.reduced(projection, bands))
+
+
+@given(st.integers(1, 300), st.sampled_from([1, 7, PAIR_ROWS]))
+def test_bands_are_even_and_their_sums_over_sizes_are_means(rows: int, bands: int) -> None:
+    projection = np.arange(rows * 8, dtype=np.float32).reshape(rows, 8)
+    each = Bands(rows, 8)
+    sizes = each.sizes(bands)
+    assert len(sizes) == min(rows, bands)
+    assert sizes.sum() == rows
+    assert sizes.max() - sizes.min() <= 1
+    parts = np.split(projection, np.cumsum(sizes)[:-1])
+    means = np.stack([part.mean(axis=0, dtype=np.float64) for part in parts])
+    np.testing.assert_allclose(each.reduced(projection, bands) / sizes[:, None], means, rtol=1e-6)
+
+
+def test_a_bands_sums_are_mass_moment_and_air_at_both_sides() -> None:
+    projection = np.random.default_rng(1).integers(0, 9, (3 * BANDS, 48)).astype(np.float32)
+    band = projection.reshape(BANDS, 3, 48).sum(axis=1)
+    moment = band @ (np.arange(48) - 23.5)
+    expected = np.stack([band.sum(axis=1), moment, band[:, :4].mean(axis=1), band[:, -4:].mean(axis=1)], axis=1)
+    np.testing.assert_array_equal(Bands(3 * BANDS, 48).sums(projection), expected)
+
+
+def test_a_pixel_that_is_not_finite_leaves_its_band_without_mass_in_whichever_slab() -> None:
+    projection = np.ones((4, 48), np.float32)
+    projection[1, 20], projection[2, 20] = np.nan, np.inf
+    for first in (0, 1, 2):
+        sums = Bands(4, 48, first).sums(projection[first:])
+        assert np.isfinite(sums).all()
+        np.testing.assert_array_equal(sums[:, 0] > 0, [first == 0, False, False, True])

@@ -12,7 +12,7 @@ from transport_engine import Source, raw, scan
 
 from streamrecon.errors import EndpointError
 from streamrecon.transport import Publisher, Receiver, check_bind, private_ipc, send_scan
-from streamrecon.transport.endpoint import bind
+from streamrecon.transport.endpoint import bind, lane_endpoint
 
 
 @pytest.mark.parametrize(
@@ -238,3 +238,65 @@ def test_connecting_to_nonsense(endpoint: str) -> None:
     with pytest.raises(EndpointError, match=r"is not ipc://PATH|cannot connect"):
         send_scan(source.info, source, endpoint, connect_timeout=0.2)
     assert source.read == 0
+
+
+# One endpoint for each rank.
+
+HERE, FAR = ["a", "a", "a"], ["a", "a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("listen", "rank", "hosts", "insecure", "expected"),
+    [
+        (None, 2, FAR, False, (None, "")),
+        ("tcp://127.0.0.1:5000", 0, HERE, False, ("tcp://127.0.0.1:5000", "")),
+        ("tcp://127.0.0.1:5000", 2, HERE, False, ("tcp://127.0.0.1:5002", "")),
+        ("tcp://127.0.0.1:*", 2, HERE, False, ("tcp://127.0.0.1:*", "")),
+        ("tcp://[::1]:5000", 1, HERE, False, ("tcp://[::1]:5001", "")),
+        ("tcp://*:5000", 0, FAR, True, ("tcp://*:5000", "tcp://a:*")),
+        ("tcp://*:5000", 1, FAR, True, ("tcp://*:5001", "tcp://a:*")),
+        ("tcp://*:5000", 2, FAR, True, ("tcp://*:5002", "tcp://b:*")),
+        ("tcp://10.0.0.1:5000", 1, FAR, True, ("tcp://10.0.0.1:5001", "")),
+        ("tcp://10.0.0.1:5000", 2, FAR, True, ("tcp://*:5002", "tcp://b:*")),
+        ("tcp://10.0.0.1:*", 2, FAR, True, ("tcp://*:*", "tcp://b:*")),
+    ],
+)
+def test_a_rank_listens_beside_rank_0_where_a_sender_can_find_it(
+    listen: str | None, rank: int, hosts: list[str], insecure: bool, expected: tuple[str | None, str]
+) -> None:
+    assert lane_endpoint(listen, rank, hosts, insecure) == expected
+
+
+def test_ranks_of_one_machine_have_sockets_beside_each_other(ipc: str) -> None:
+    assert [lane_endpoint(ipc, rank, HERE, False) for rank in (0, 1, 2)] == [
+        (ipc, ""), (f"{ipc}.1", ""), (f"{ipc}.2", ""),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("listen", ["tcp://127.0.0.1:5000", "tcp://localhost:*", "tcp://[::1]:5000", "ipc:///tmp/x"])
+@pytest.mark.parametrize("insecure", [False, True])
+def test_an_endpoint_of_one_machine_is_none_for_ranks_elsewhere(listen: str, insecure: bool) -> None:
+    with pytest.raises(EndpointError, match="rank 2 is on b, rank 0 on a"):
+        lane_endpoint(listen, 2, FAR, insecure)
+
+
+@pytest.mark.parametrize("rank", [0, 1, 2])
+@pytest.mark.parametrize("listen", ["tcp://*:5000", "tcp://10.0.0.1:5000"])
+def test_what_others_can_reach_is_refused_of_every_rank(listen: str, rank: int) -> None:
+    with pytest.raises(EndpointError, match="insecure"):
+        lane_endpoint(listen, rank, FAR, insecure=False)
+
+
+def test_a_port_beyond_the_last_one_is_refused() -> None:
+    """Rank 0 can listen on it, rank 1 not on the next one."""
+    assert lane_endpoint("tcp://127.0.0.1:65535", 0, HERE, False) == ("tcp://127.0.0.1:65535", "")
+    endpoint, _ = lane_endpoint("tcp://127.0.0.1:65535", 1, HERE, False)
+    assert endpoint is not None
+    with pytest.raises(EndpointError, match="65536"):
+        check_bind(endpoint)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_malformed_endpoints_of_ranks(rank: int) -> None:
+    with pytest.raises(EndpointError, match="is not ipc"):
+        lane_endpoint("nonsense", rank, HERE, False)
