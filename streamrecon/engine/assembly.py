@@ -67,8 +67,10 @@ class Assembly:
         if same:
             self._complete(report.cut, found)
         else:
-            contents = ", ".join(f"rank {part.rank}: {part.content}" for part in found)
-            self._spoilt(report.cut, f"its slabs differ ({contents})", True)
+            others = [str(part.rank) for part in found if part.content != found[0].content]
+            self._spoilt(
+                report.cut, f"the slabs of ranks {', '.join(others)} differ from that of rank {found[0].rank}", True
+            )
 
     def _close(self, cut: int) -> None:
         over = [other for other in self._parts if cut == LAST or LAST != other <= cut]

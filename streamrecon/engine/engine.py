@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import queue
 import threading
 import time
@@ -36,6 +37,7 @@ from streamrecon.errors import JournalError, OutputError, RankError, ScanAborted
 from streamrecon.scan import FrameKind, ScanInfo
 from streamrecon.transport import ControlHub, ControlLink, lane_endpoint
 from streamrecon.wire.outputs import Broken
+from streamrecon.wire.ranges import Ranges
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +106,7 @@ class Engine:
     ) -> None:
         self._out, self._world = Path(out), world or Alone()
         self._number = rank = self._world.rank
-        self._counters = Counters(ranks=self._world.size)
+        self._counters = Counters(ranks=self._world.size, beats=None)
         self._publishing: Publishing | None = None
         self._requests: EmitPolicy | None = None
         self._rank: Rank | None = None
@@ -125,6 +127,7 @@ class Engine:
         listen, advertised = lane_endpoint(config.engine.listen, rank, hosts, config.engine.insecure)
         self._ingest = Ingest(config, self._preparation.prepare, self._counters, listen, self._failed, rank)
         self._preparation.ingest = self._ingest
+        self._ingest.alarmed = self._alarmed
         try:
             self._lock = FolderLock(self._out, rank)
         except OutputError:
@@ -189,16 +192,22 @@ class Engine:
         """
         if not all_compiled():
             self._story.tell("compile", "compiling the kernels, once after an install: this takes most of a minute")
-        compile_kernels(self._device)
+        self._ingest.start()  # ranks that hang are noticed from here on
         try:
+            compile_kernels(self._device)
             if self._preparation.left is not None:
-                self._preparation.go_on(self._counters)
-            self._world.share(None)  # all are ready before one counts the others' silence
+                self._preparation.go_on(self._counters, self._watch)
+            self._world.share(None, math.inf, self._watch)
         except BaseException:
             self.close()
             raise
-        self._ingest.start()
+        self._counters.beat()
+        self._ingest.let_in()
         self._compute.start()
+
+    def _watch(self) -> None:
+        if self._error is not None:
+            raise self._error
 
     def wait(self, timeout: float | None = None) -> Result | None:
         """Wait for the scan's end.
@@ -266,6 +275,10 @@ class Engine:
 
     # Called by the I/O thread.
 
+    def _alarmed(self, rank: int, alarm: str) -> None:
+        """Another rank needs people."""
+        self._story.tell("alarm", f"rank {rank}: {alarm}", rank=rank)
+
     def _failed(self, why: str) -> None:
         """This job cannot go on: a rank hangs, or is gone. What is durable is gone on with by another one."""
         self._hangs = True
@@ -328,7 +341,7 @@ class Engine:
             rank.stop("the engine was stopped")
         end = rank.run()
         if self._number:
-            return self._follow_to_the_end(end, publishing, council)
+            return self._follow_to_the_end(end, rank, publishing, council)
         return self._conclude(end, publishing, council)
 
     def _accepted(self) -> Accepted | Done:
@@ -360,11 +373,12 @@ class Engine:
         lead = Lead(info, self._preparation.whole(info), members, config.recon)
         return policy, Leading(lead, self._ingest.reports, self._ingest.tell)
 
-    def _follow_to_the_end(self, end: Finished, publishing: Publishing, council: Council) -> Result:
+    def _follow_to_the_end(self, end: Finished, rank: Rank, publishing: Publishing, council: Council) -> Result:
         """Wait until rank 0 says that the last version can be read."""
         _close(publishing.writer)
-        done = None
+        done = rank.done
         while done is None:
+            self._watch()
             self._counters.beat()
             done = next((order for order in council.orders(0.1) if isinstance(order, Done)), None)
         self._keep = done.keep
@@ -374,6 +388,7 @@ class Engine:
         """See the last version shown, and tell everyone; at rank 0."""
         writer = publishing.writer
         while end.projections and not publishing.last_shown.wait(0.02) and writer.error is None:
+            self._watch()
             self._counters.beat()
             council.orders()  # raises what another rank has failed with
             if publishing.broken is not None:
@@ -382,7 +397,7 @@ class Engine:
         expected = self._counters.expected
         missing = sum(b - a for a, b in end.missing)
         if not end.ended and expected is not None:
-            missing = expected - self._counters.projections
+            missing = expected - len(Ranges(end.projections))
         if end.ended and not self._counters.version:
             end = dataclasses.replace(end, ended=False, reason="the scan had no projections", given_up=False)
             self._ingest.refuse("the scan had no projections")
@@ -390,6 +405,8 @@ class Engine:
         self._keep = not end.ended and not end.given_up and not self._preparation.can_replay
         if end.ended:
             self._ingest.finish()
+        else:
+            self._ingest.refuse(end.reason or "the scan was not completed")
         self._ingest.tell(Done(end.ended, self._keep))
         return self._told(end, missing)
 
@@ -417,7 +434,7 @@ class Engine:
 
 
 def _close(writer: Writer) -> None:
-    """Wait for what is being written; raise why the newest version could not be."""
+    """Wait for what is being written; raise why the last version could not be."""
     writer.close()
     if writer.error is not None:
         raise writer.error

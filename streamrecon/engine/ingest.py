@@ -120,6 +120,8 @@ class Ingest(threading.Thread):
         """Of rank 0, for the compute thread of any other."""
         self.part: Callable[[Part | NotWritten], None] = lambda part: None
         """Called with what the other ranks say of their slabs of a version."""
+        self.alarmed: Callable[[int, str], None] = lambda rank, alarm: None
+        """Called with what another rank needs people for, when it begins."""
         self._prepare, self._counters, self._options, self._private = prepare, counters, options, listen is None
         self._rank, self._rows = rank, config.recon.rows
         self._unit = config.emit.preview
@@ -142,11 +144,13 @@ class Ingest(threading.Thread):
         )
         self._endpoints: list[str] = [self.endpoint]
         self._decided: Decided | None = None
+        self._open_to_all = False
+        """Whether senders are let in."""
         self._held: Opened | None = None
         """Announced to this rank before rank 0 has decided."""
         self._ring: Ring | None = None
         self._wakeup, self._clock = Wakeup(), Clock()
-        self._talk = Talk(options, counters, self._clock, failed)
+        self._talk = Talk(options, counters, self._clock, failed, lambda rank, alarm: self.alarmed(rank, alarm))
         self._calls: deque[Callable[[], None]] = deque()
         self._stopped, self._over = False, threading.Event()
 
@@ -215,12 +219,17 @@ class Ingest(threading.Thread):
             self._do(lambda: publisher.offer(update, payload))
 
     def resume(self, info: ScanInfo, rows: Range, ring: Ring, inventory: Inventory, ended: bool) -> None:
-        """Go on with a scan that an earlier process received; before the thread is started."""
-        self._ring, self._end.hash_payload = ring, ring.fill
-        self._counters.ring_frames = ring.slots
-        self.inbox.put(Accepted(info, rows, ring))
-        window = CreditWindow(ring.nbytes, ring.slots)
-        self._act(self._end.resume(info, rows, inventory, ended, window, self._clock.now()))
+        """Go on with a scan that an earlier process received; before senders are let in."""
+
+        def go_on() -> None:
+            window = self._use(info, rows, ring)
+            self._act(self._end.resume(info, rows, inventory, ended, window, self._clock.now()))
+
+        self._do(go_on)
+
+    def let_in(self) -> None:
+        """Senders may come from now on."""
+        self._do(lambda: setattr(self, "_open_to_all", True))
 
     def in_volume(self, projections: int) -> None:
         """How many projections the volume holds, told with the next credit."""
@@ -286,7 +295,7 @@ class Ingest(threading.Thread):
             while self._calls:
                 self._calls.popleft()()
             self._talk.turn(self._hear)
-            if self._talk.complete:
+            if self._open_to_all and self._talk.complete:
                 for peer, message, payload in self._receiver.messages():
                     self._act(self._end.hear(peer, message, payload, self._clock.now()))
             if self._publisher is not None:
@@ -306,8 +315,8 @@ class Ingest(threading.Thread):
         elif self._rank:
             if isinstance(message, Stop):
                 self._act(self._end.refuse(message.reason))
-            elif isinstance(message, Done) and message.final:
-                self._act(self._end.finish())
+            elif isinstance(message, Done):
+                self._act(self._end.finish() if message.final else self._end.refuse("the scan was not completed"))
             self.orders.put(message)
         else:
             self.reports.put((rank, message))
@@ -330,16 +339,20 @@ class Ingest(threading.Thread):
             self._held = opened
             return
         try:
-            self._ring = self._prepare(opened)
+            ring = self._prepare(opened)
         except (StreamreconError, MemoryError) as error:
             self.refusal = error
             self._act(self._end.refuse(str(error)))
             return
-        self._end.hash_payload = self._ring.fill
-        self._counters.ring_frames = self._ring.slots
-        self.inbox.put(Accepted(opened.info, opened.rows, self._ring))
-        window = CreditWindow(self._ring.nbytes, self._ring.slots)
+        window = self._use(opened.info, opened.rows, ring)
         self._act(self._end.accept(window, self._clock.now()))
+
+    def _use(self, info: ScanInfo, rows: Range, ring: Ring) -> CreditWindow:
+        """Receive into a ring; the credit that it allows."""
+        self._ring, self._end.hash_payload = ring, ring.fill
+        self._counters.ring_frames = ring.slots
+        self.inbox.put(Accepted(info, rows, ring))
+        return CreditWindow(ring.nbytes, ring.slots)
 
     def _store(self, arrived: Arrived) -> None:
         assert self._ring is not None

@@ -129,8 +129,8 @@ class Journal:
             raise OutputError(f"cannot make the journal {path}: {error.strerror or error}") from error
         self.inventory = history.inventory
         """Of the entries that an earlier process wrote."""
-        self.ended = history.ended
-        """Whether the sender had sent everything by then."""
+        self.ended = history.ended and not self.damaged
+        """Whether the sender had sent everything by then, and all of it is here: what is damaged is asked for again."""
         self.gap = history.inventory.epoch, history.inventory.followed
         """Epoch of the sender, and number of the last of its GAPs."""
         self._sync = _Sync(self._file, sync_seconds, durable)

@@ -92,11 +92,11 @@ class Output:
             for unfinished in self.partials.glob(".cut-*"):
                 shutil.rmtree(unfinished)
             if not resume:
-                # What an earlier scan left here would be taken for this one's.
-                for old in _versions(self.partials).values():
-                    shutil.rmtree(old)
+                # What an earlier scan left here would be taken for this one's. First what names it: it would name nothing.
                 for name in ("volume.h5", "volume.png"):
                     (folder / name).unlink(missing_ok=True)
+                for old in _versions(self.partials).values():
+                    shutil.rmtree(old)
             self.newest = max(_versions(self.partials), default=0)
         except OSError as error:
             raise OutputError(f"cannot use the output folder {folder}: {error.strerror}") from error
@@ -124,7 +124,8 @@ class Output:
         except (OSError, RuntimeError) as error:  # h5py has both for a full disk
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
-            raise OutputError(f"cannot write version {self.newest + 1} in {self.folder}: {error}") from error
+            which = "its slab of a version" if self._rank else f"version {self.newest + 1}"
+            raise OutputError(f"cannot write {which} in {self.folder}: {error}") from error
 
     def publish(self, cut: int, update: VolumeUpdate, provenance: Provenance, parts: Sequence[Part]) -> VolumeUpdate:
         """Show a version, all slabs of which are there, and make it the one that OUT/volume.h5 names; by rank 0.

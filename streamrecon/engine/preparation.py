@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from streamrecon.engine.plan import Plan, Share, make_plan
 from streamrecon.engine.ring import Ring
 from streamrecon.engine.status import Counters
 from streamrecon.engine.story import Story
-from streamrecon.engine.world import World
+from streamrecon.engine.world import Watch, World
 from streamrecon.errors import OutputError, PlanError, ScanAbortedError
 from streamrecon.scan import FrameKind, ScanInfo
 from streamrecon.wire.messages import Range
@@ -154,8 +155,15 @@ class Preparation:
             decided = make_plan(info, self.slabs(info)[0], self.config, self._out, share=self._share).decided
         return make_plan(info, rows, self.config, self._out, share=self._share, decided=decided)
 
-    def go_on(self, counters: Counters) -> None:
+    def go_on(self, counters: Counters, watch: Watch) -> None:
         """With the scan that an earlier engine left, by as many ranks or by others; all of them call it.
+
+        Parameters
+        ----------
+        counters
+            What was there already is counted.
+        watch
+            Called while another rank is waited for; raises where it is in vain.
 
         Raises
         ------
@@ -167,16 +175,16 @@ class Preparation:
         slabs, layout = self.slabs(left.info), left.number
         rows = slabs[rank]
         if not left.fits(slabs):
-            layout = self._world.share(begin_next(left) if rank == 0 else 0)[0]
+            layout = self._world.share(begin_next(left) if rank == 0 else 0, math.inf, watch)[0]
             self.story.tell("assemble", f"the journals of {len(left.files)} ranks become those of {self._world.size}")
             if rows[0] < rows[1]:
                 assemble(left, rows, place(folder, layout, rows))
-            self._world.share(None)
+            self._world.share(None, math.inf, watch)
             if rank == 0:
                 settle(folder, layout)
         if rank == 0:
             ring = self.prepare(Opened(left.info, rows, left.can_replay), layout)
-        self.ingest.decide(self._world.share(self.ingest.decided)[0])
+        self.ingest.decide(self._world.share(self.ingest.decided, math.inf, watch)[0])
         if rows[0] == rows[1]:
             return
         if rank:

@@ -86,7 +86,7 @@ class Publishing:
         if cut == LAST:
             self.broken = why
             return
-        self.writer.forget(cut)
+        # Its slabs stay until the next version is shown: some rank may still be writing one.
         if len(self.members) > 1:
             self._story.tell("spoilt", f"cut {cut} did not become a version: {why}", cut=cut)
             if again:

@@ -18,7 +18,7 @@ from streamrecon.engine.fields import Fields
 from streamrecon.engine.ingest import Accepted, Event
 from streamrecon.engine.intake import Intake
 from streamrecon.engine.journal import Journal, Record
-from streamrecon.engine.orders import LAST, SETTLED, Align, Ask, Finish, Finished, Order, Stop, Tag
+from streamrecon.engine.orders import LAST, SETTLED, Align, Ask, Done, Finish, Finished, Order, Stop, Tag
 from streamrecon.engine.output import Provenance
 from streamrecon.engine.plan import Plan
 from streamrecon.engine.slab import Slab
@@ -101,6 +101,8 @@ class Rank:
         self._followed = journal.gap
         self._settled = self._told_end = False
         self._finish: Finish | None = None
+        self.done: Done | None = None
+        """That the job is over, where it was said so early."""
         self._intake = Intake(
             accepted.ring, inbox, release, journal, self._fields.keep, self._mark, policy.session_lost, counters, story
         )
@@ -177,6 +179,8 @@ class Rank:
                     self._council.report(answer)
             elif isinstance(order, Stop):
                 self.stop(order.reason)
+            elif isinstance(order, Done):
+                self.done = order
             elif isinstance(order, Finish):
                 self._finish, self._slab.agreed = order, True
                 self._keep_only(Ranges(order.end.projections))
@@ -231,11 +235,11 @@ class Rank:
 
     def _keep_only(self, agreed: Ranges) -> None:
         """Take out what not all slabs have."""
-        for place in reversed(range(len(self._journal.projections))):
-            index = self._journal.projections[place].index
-            if index not in agreed:
-                self._take_out(place)
-                self._story.tell("taken_out", f"projection {index} is not in all slabs, and is left out", index=index)
+        out = [place for place, record in enumerate(self._journal.projections) if record.index not in agreed]
+        for place in reversed(out):
+            self._take_out(place)
+        if out:
+            self._story.tell("taken_out", f"{len(out)} projections are not in all slabs, and are left out")
 
     def _take_out(self, place: int) -> None:
         self._slab.take_out(place)

@@ -25,10 +25,20 @@ class Talk:
         By which the others are waited for.
     failed
         Called, once, with why this job cannot go on.
+    alarmed
+        Called with a rank and what it needs people for, when that begins.
     """
 
-    def __init__(self, options: EngineConfig, counters: Counters, clock: Clock, failed: Callable[[str], None]) -> None:
-        self._options, self._counters, self._clock, self._failed = options, counters, clock, failed
+    def __init__(
+        self,
+        options: EngineConfig,
+        counters: Counters,
+        clock: Clock,
+        failed: Callable[[str], None],
+        alarmed: Callable[[int, str], None],
+    ) -> None:
+        self._options, self._counters, self._clock = options, counters, clock
+        self._failed, self._alarmed = failed, alarmed
         self.control: ControlHub | ControlLink | None = None
         """How they are reached; None where there are none."""
         self._rank = 0
@@ -96,7 +106,10 @@ class Talk:
                 if not isinstance(message, Pulse):
                     hear(rank, message)
                 elif not self._rank:
+                    before = self._counters.others.get(rank)
                     self._counters.others[rank] = message
+                    if message.alarm and (before is None or before.alarm != message.alarm):
+                        self._alarmed(rank, message.alarm)
         except RankError as error:
             self._fail(str(error))
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import socket
 import time
+from collections.abc import Callable
 from typing import Any, NoReturn, Protocol
 
 from streamrecon.errors import ConfigError, RankError
@@ -19,8 +20,15 @@ POLL = 0.005
 LAUNCHED = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "PMIX_RANK", "MPI_LOCALNRANKS")
 """Set by the launchers of MPICH, Open MPI and Slurm in the processes of a job."""
 
-START_SECONDS = 600.0
-"""Longest that ranks wait for each other before a scan: they compile, or read their journals."""
+START_SECONDS = 60.0
+"""Longest that ranks wait for each other to be there."""
+
+Watch = Callable[[], None]
+"""Called while one waits; raises where it is in vain."""
+
+
+def _nothing() -> None:
+    """Nothing is watched."""
 
 
 class World(Protocol):
@@ -31,8 +39,17 @@ class World(Protocol):
     size: int
     """Number of ranks."""
 
-    def share(self, thing: Any, seconds: float = START_SECONDS) -> list[Any]:
+    def share(self, thing: Any, seconds: float = START_SECONDS, watch: Watch = _nothing) -> list[Any]:
         """Tell all ranks something, and hear from each, in the order of ranks.
+
+        Parameters
+        ----------
+        thing
+            What is told; it is pickled.
+        seconds
+            Longest to wait.
+        watch
+            Called now and then.
 
         Raises
         ------
@@ -48,7 +65,7 @@ class Alone:
     rank = 0
     size = 1
 
-    def share(self, thing: Any, seconds: float = START_SECONDS) -> list[Any]:
+    def share(self, thing: Any, seconds: float = START_SECONDS, watch: Watch = _nothing) -> list[Any]:
         """See `World.share`."""
         return [thing]
 
@@ -75,11 +92,12 @@ class Mpi:
                 "pip install 'streamrecon[mpi]', or start it without mpiexec"
             ) from error
         self._comm = MPI.COMM_WORLD
+        self._watch: Watch = _nothing
         self.rank, self.size = self._comm.Get_rank(), self._comm.Get_size()
 
-    def share(self, thing: Any, seconds: float = START_SECONDS) -> list[Any]:
+    def share(self, thing: Any, seconds: float = START_SECONDS, watch: Watch = _nothing) -> list[Any]:
         """See `World.share`."""
-        deadline = time.monotonic() + seconds
+        self._watch, deadline = watch, time.monotonic() + seconds
         if self.rank:
             self._send(thing, 0, deadline)
             return list(self._receive(0, deadline))
@@ -99,6 +117,7 @@ class Mpi:
         return message.recv()
 
     def _sleep(self, rank: int, deadline: float) -> None:
+        self._watch()
         if time.monotonic() > deadline:
             raise RankError(f"rank {self.rank} waits for rank {rank}, which says nothing")
         time.sleep(POLL)

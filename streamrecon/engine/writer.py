@@ -58,7 +58,7 @@ class Writer(threading.Thread):
         self._idle.set()
         self._jobs: dict[int, Job] = {}
         self.error: Exception | None = None
-        """Why the newest version could not be written, if it could not."""
+        """Why the last version could not be written, if it could not; one before it is told, and the scan goes on."""
 
     @property
     def idle(self) -> bool:
@@ -78,10 +78,6 @@ class Writer(threading.Thread):
     def show(self, cut: int, parts: list[Part]) -> None:
         """All slabs of a version are there: show it."""
         self._calls.put(lambda: self._show(cut, parts))
-
-    def forget(self, cut: int) -> None:
-        """A cut will not become a version."""
-        self._calls.put(lambda: self._output.forget(cut))
 
     def close(self) -> None:
         """Finish what was handed over and end the thread."""
@@ -111,11 +107,12 @@ class Writer(threading.Thread):
             job = self._jobs[cut]
             self._jobs = {} if cut == LAST else {c: j for c, j in self._jobs.items() if c > cut or c == LAST}
             update = self._output.publish(cut, job.update, job.provenance, parts)
-            self.error = None
             self._shown(job, update, parts, time.perf_counter() - began)
         except BaseException as error:
             self._fail(cut, error)
 
     def _fail(self, cut: int, error: BaseException) -> None:
-        self.error = error if isinstance(error, Exception) else OutputError(f"{type(error).__name__}: {error}")
-        self._failed(cut, self.error)
+        known = error if isinstance(error, Exception) else OutputError(f"{type(error).__name__}: {error}")
+        if cut == LAST:
+            self.error = known
+        self._failed(cut, known)

@@ -48,8 +48,8 @@ class InThread:
     def __init__(self, job: Job, rank: int) -> None:
         self._job, self.rank, self.size = job, rank, job.size
 
-    def share(self, thing: Any, seconds: float = SECONDS) -> list[Any]:
-        return self._job.share(self.rank, thing, seconds)
+    def share(self, thing: Any, seconds: float = SECONDS, watch: Any = None) -> list[Any]:
+        return self._job.share(self.rank, thing, min(seconds, SECONDS))
 
 
 class Ranks:

@@ -235,7 +235,7 @@ def test_whatever_happens_on_the_way_the_end_is_that_of_one_slab(name: str, data
     found = job.finish()
     sets = [{record.index for record in slab.projections} for slab in job.slabs]
     agreed = set.intersection(*sets)
-    assert found.projections == Ranges.of(agreed).ranges
+    assert found.end.projections == Ranges.of(agreed).ranges
     assert found.end.ended == (not broken)
     assert bool(job.told(Stop)) == bool(broken)
     if not agreed:
@@ -484,7 +484,7 @@ def test_a_scan_that_breaks_off_is_stopped_once_with_its_reason(first: int) -> N
     found = job.finish()
     assert job.told(Stop) == [Stop("rank 1 lost its sender")]
     assert (found.end.ended, found.end.reason) == (False, "rank 1 lost its sender")
-    assert found.projections == ((0, COUNT),)
+    assert found.end.projections == ((0, COUNT),)
 
 
 @pytest.mark.parametrize("bands", [1, PAIR_ROWS])
@@ -511,7 +511,7 @@ def test_slabs_that_ended_with_different_projections_end_in_part() -> None:
     for slab in job.slabs:
         slab.end(job.lead)
     found = job.finish()
-    assert found.projections == ((0, 3), (4, 5), (6, COUNT))
+    assert found.end.projections == ((0, 3), (4, 5), (6, COUNT))
     assert not found.end.ended
     assert found.end.reason
     assert job.told(Stop) == []
@@ -522,7 +522,7 @@ def test_a_scan_without_projections_ends_without_an_axis() -> None:
     for slab in job.slabs:
         slab.end(job.lead)
     found = job.finish()
-    assert (found.projections, found.align, found.end.ended) == ((), None, True)
+    assert (found.end.projections, found.align, found.end.ended) == ((), None, True)
 
 
 @pytest.mark.parametrize(("kind", "error"), [("GeometryError", GeometryError), ("KeyError", RankError)])

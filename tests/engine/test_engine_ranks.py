@@ -256,6 +256,44 @@ def test_a_rank_that_fails_ends_the_job(scan: Scan, tmp_path: Path, monkeypatch:
     assert ranks.results[0] is None
 
 
+@pytest.mark.parametrize("who", [0, 1])
+def test_a_slab_of_one_version_that_cannot_be_written(
+    scan: Scan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, who: int
+) -> None:
+    """There is no such version; the next one, and the last, are as if nothing had happened."""
+    from streamrecon.engine.output import Output
+
+    write = Output.write_slab
+
+    def failing(self: Output, cut: int, *arguments: Any) -> None:
+        if self._rank == who and cut == 2:
+            raise DiskFullError("No space left on device")
+        write(self, cut, *arguments)
+
+    monkeypatch.setattr(Output, "write_slab", failing)
+    streamed = stream_ranks(scan, config(emit={"every": 8}), tmp_path, 2, frames=slowly(scan, 0.02))
+    assert difference(streamed.volume, batch(scan, config())) < 1e-5
+    assert [event["cut"] for event in streamed.told("spoilt")][:1] == [2]
+    assert len(streamed.told("version")) >= 2
+    assert not list((tmp_path / "partials").glob(".*"))
+
+
+def test_a_scan_that_breaks_off_before_all_slabs_have_the_same(scan: Scan, tmp_path: Path) -> None:
+    """The disk of one rank is full from its first projection on, and the operator gives up: nothing is in all slabs."""
+    failpoints.arm("journal.write=full:30:1000000")
+
+    def watch(engine: Engine) -> None:
+        deadline = time.monotonic() + 20
+        while not engine.status().alarm and time.monotonic() < deadline:
+            time.sleep(0.01)
+        engine.stop("the operator gave up")
+
+    streamed = stream_ranks(scan, config(), tmp_path, 2, watch=watch)
+    assert streamed.result is not None
+    assert not streamed.result.final
+    assert streamed.result.reason == "the operator gave up"
+
+
 def _send(scan: Scan, endpoint: str, live: bool = False, errors: list[Exception] | None = None) -> None:
     try:
         send_scan(
@@ -301,6 +339,35 @@ class Stopped:
 
     def orders(self, patience: float = 0.0) -> list[Any]:
         raise RankError("killed")
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_a_journal_that_is_damaged_after_its_end_was_written(scan: Scan, tmp_path: Path, size: int) -> None:
+    """The sender had said that this was all; what is damaged is asked for again all the same, by one slab only."""
+    endpoint = f"ipc://{tmp_path / 'engine'}"
+    engine = {"listen": endpoint, "sync_seconds": 0.0, "return_timeout": 30.0, "heartbeat": 0.05, "delay": 0.06}
+    settings, out = config(engine=engine), tmp_path / "out"
+    errors: list[Exception] = []
+    sender = threading.Thread(target=_send, args=(scan, endpoint, False, errors), daemon=True)
+    ranks = Ranks(2, settings, out)
+    sender.start()
+    deadline = time.monotonic() + 20
+    while not any(event["event"] == "end" for event in ranks.events) and time.monotonic() < deadline:
+        time.sleep(0.002)
+    time.sleep(0.1)  # the other rank has it, too, and all is synced
+    killed(ranks)
+    path = sorted((out / "journal").glob("*/*.frames"))[0]
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    settings = replace(settings, engine=replace(settings.engine, delay=0.0))
+    ranks = Ranks(size, settings, out, resume=True)
+    ranks.join()
+    sender.join(10)
+    assert not errors
+    assert ranks.results[0].final
+    assert difference(read_volume(out), batch(scan, config())) < 1e-5
+    assert list(read(out, "entry/reconstruction/projection_indices")) == list(range(60))
 
 
 @pytest.mark.parametrize("sizes", [(3, 3), (3, 2), (1, 3), (2, 5, 1)], ids=str)

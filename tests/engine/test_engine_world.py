@@ -91,7 +91,7 @@ def test_all_hear_what_all_have_told_in_the_order_of_ranks_time_after_time(size:
 
     def play(rank: int) -> None:
         heard[rank] = [worlds[rank].share((rank, turn), 60.0) for turn in range(3)]
-        worlds[rank].leave()
+        worlds[rank].leave(60.0)
 
     threads = [threading.Thread(target=play, args=(rank,)) for rank in reversed(range(size))]
     for thread in threads:
@@ -134,7 +134,7 @@ def test_the_deadline_is_one_for_all_ranks_together(clock: Clock) -> None:
 
 def test_at_the_end_all_wait_a_minute_for_each_other(clock: Clock) -> None:
     with pytest.raises(RankError):
-        Network(0).world(1, 2).leave()
+        Network(0).world(1, 2).leave(60.0)
     assert 60.0 < clock.now < 61.0
 
 
@@ -145,7 +145,7 @@ def test_one_process_is_rank_0_of_1(monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(each, Alone)
     assert (each.rank, each.size) == (0, 1)
     assert each.share("thing") == ["thing"]
-    each.leave()
+    each.leave(1.0)
 
 
 @pytest.fixture

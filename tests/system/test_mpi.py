@@ -159,7 +159,7 @@ def test_more_ranks_than_rows(job: Job, config: Path, undisturbed: dict[str, Any
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [0, 1])
 def test_rank_killed_under_mpiexec_supervised_restart(job: Job, undisturbed: dict[str, Any], number: int) -> None:
-    recon, replay = job.recon(2, supervised=True), job.replay("--live")
+    recon, replay = job.recon(2, supervised=True), job.replay("--live", "--fps", "20")
     job.half()
     job.rank(number).kill()
     assert replay.wait(60) == 0, replay.err
@@ -173,7 +173,7 @@ def test_rank_killed_under_mpiexec_supervised_restart(job: Job, undisturbed: dic
 @pytest.mark.parametrize("number", [0, 1])
 def test_rank_frozen_under_mpiexec(job: Job, undisturbed: dict[str, Any], number: int) -> None:
     """Nobody hears of it for three seconds: the job is ended, and started again."""
-    recon, replay = job.recon(2, supervised=True), job.replay("--live")
+    recon, replay = job.recon(2, supervised=True), job.replay("--live", "--fps", "20")
     job.half()
     job.rank(number).send_signal(signal.SIGSTOP)
     assert replay.wait(60) == 0, replay.err
@@ -184,9 +184,22 @@ def test_rank_frozen_under_mpiexec(job: Job, undisturbed: dict[str, Any], number
 
 
 @pytest.mark.slow
+def test_rank_frozen_before_the_scan(job: Job, undisturbed: dict[str, Any]) -> None:
+    """Nothing has come yet, and it is found all the same."""
+    recon = job.recon(2, supervised=True)
+    until(lambda: told(job.out, "listen"), what="rank 0")
+    job.rank(1).send_signal(signal.SIGSTOP)
+    until(lambda: "started again" in recon.err, what="another start")
+    replay = job.replay()
+    assert replay.wait(60) == 0, replay.err
+    assert recon.wait(30) == 0, recon.err
+    same(job.out, undisturbed)
+
+
+@pytest.mark.slow
 def test_restart_on_another_rank_count_under_mpiexec(job: Job, undisturbed: dict[str, Any]) -> None:
     """Three, then two, then one without MPI."""
-    replay = job.replay("--live")
+    replay = job.replay("--live", "--fps", "20")
     recon = job.recon(3)
     job.half()
     job.rank(2).kill()
