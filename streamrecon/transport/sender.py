@@ -227,7 +227,7 @@ class _Sender:
                 moved = True
             for kept in dispatch.forgotten():
                 self._retention.free(kept)
-        now, blocked = self._clock.now(), dispatch.waits_for_credit()
+        now, blocked = self._clock.now(), self._first is not None and dispatch.waits_for_credit()
         if blocked and self._blocked_since < 0:
             self._blocked_since = now
         elif not blocked and self._blocked_since >= 0:
