@@ -105,6 +105,13 @@ def test_the_last_version_is_whole_even_where_an_earlier_cut_is_not_over() -> No
     assert each.cuts == [LAST]
 
 
+def test_a_cut_that_is_complete_late_leaves_what_there_is_of_the_last_version() -> None:
+    each = Heard({0, 1})
+    for what in (part(LAST, 1), part(3, 0), part(3, 1), part(LAST, 0)):
+        each.assembly.hear(what)
+    assert each.cuts == [3, LAST]
+
+
 def test_nothing_is_over_before_the_first_cut_but_none() -> None:
     each = Heard({0})
     assert each.assembly.over(0)

@@ -49,6 +49,9 @@ HALF = tuple(np.arange(COUNT) * math.pi / (COUNT - 1))
 FULL = tuple(np.arange(COUNT) * 2 * math.pi / COUNT)
 GOLDEN = tuple(np.arange(COUNT) * math.pi * (math.sqrt(5) - 1) / 2)
 
+BETTER = (*np.arange(23) * math.pi / 23, math.pi + 0.02, *(math.pi + 0.001 + np.arange(1, 25) * math.pi / 23))
+"""The first half of them has one opposed pair; the others make better ones."""
+
 
 @functools.cache
 def line_integrals(theta: Sequence[float], center: float, wide: bool) -> NDArray[np.float32]:
@@ -315,6 +318,37 @@ def test_a_pair_is_asked_for_once_and_used_when_both_slabs_have_answered() -> No
     (align,) = job.told(Align)
     assert align.estimate.method == "opposed-pair"
     assert align.estimate.center == pytest.approx(18.0, abs=0.1)
+
+
+@pytest.mark.parametrize("name", ["better", "offset axis"])
+def test_what_comes_before_the_answer_is_no_new_question(name: str) -> None:
+    """The pair or the choice would be another one by then; and so on, for each projection."""
+    scan = SCANS.get(name, {"theta": BETTER, "center": 21.0, "announced": False})
+    job = Job([70], [("come", index) for index in range(COUNT)], **scan)
+    for steps in (24, 12, 6, 6):
+        for slab in job.slabs:
+            slab.go_on(steps)
+            slab.tell(job.lead)
+        job.turn()
+        assert [type(order) for order in job.orders] == [Ask]
+    for slab in job.slabs:
+        slab.answer(job.lead)
+    job.turn()
+    assert len(job.told(Align)) == 1
+
+
+def test_a_better_pair_is_another_question() -> None:
+    job = Job([70], [("come", index) for index in range(COUNT)], BETTER, 21.0, announced=False)
+    for steps in (24, 24):
+        for slab in job.slabs:
+            slab.go_on(steps)
+            slab.tell(job.lead)
+        job.settle(job.slabs)
+    first, second = job.told(Ask)
+    assert first.indices != second.indices
+    pair = job.lead.alignment._finder.opposed_pair()
+    assert pair is not None
+    assert second.indices == pair[:2]
 
 
 def test_answers_to_other_questions_do_not_count() -> None:
