@@ -201,11 +201,20 @@ class Disk:
         self.entries: list[tuple[str, Identity, int, Any]] = []
         self.synced = 0
         self.full_until = 0.0
+        self.damaged = False
 
     def crash(self, rng: random.Random) -> None:
         """What was not synced is kept in part."""
         del self.entries[rng.randint(self.synced, len(self.entries)) :]
         self.synced = len(self.entries)
+        self.damaged = False
+
+    def damage(self, rng: random.Random) -> None:
+        """A frame cannot be read any more when the journal is read again."""
+        frames = [place for place, entry in enumerate(self.entries) if entry[0] == "frame"]
+        if frames:
+            del self.entries[rng.choice(frames)]
+            self.synced, self.damaged = len(self.entries), True
 
     def inventory(self) -> tuple[Inventory, bool]:
         """What `engine.journal` would find."""
@@ -221,7 +230,7 @@ class Disk:
                     found.remove(kind, index)
             elif found.hash_of(kind, index) is None:
                 found.add(kind, index, xxh3)
-        return found, ended
+        return found, ended and not self.damaged
 
 
 class Rank:
@@ -434,7 +443,7 @@ class Job:
     def marks(self, rank: int) -> Marks:
         """When a rank's slab of a version is due."""
         if rank:
-            return Marks()
+            return Marks(self.give_up)
         return LeadingMarks(self.requests, self.want, lambda cut: self.assembly.over(cut), self.give_up)
 
     def want(self, cut: int) -> None:
@@ -483,6 +492,9 @@ class Job:
             pipe.open = False
         for disk in self.disks:
             disk.crash(self.world.rng)
+        if not self.scenario.live and self.world.rng.random() < 0.3:
+            self.world.tell("a journal is damaged")
+            self.world.rng.choice(self.disks).damage(self.world.rng)
         self.world.after(self.world.rng.uniform(0.5, 20.0), self.start)
 
     def freeze(self) -> None:
