@@ -241,9 +241,15 @@ class Dispatch(Generic[Kept]):
             self.passes, self._ended = self.passes + 1, False
         elif forgotten:
             log.error("the engine lost %d frames that this sender does not have any more", len(forgotten))
-            for kind, ranges in spans(forgotten).items():
-                for indices in ranges:
-                    self.give_up(kind, indices, LOST)
+            self._give_up_all(forgotten)
+        if not self.can_replay:
+            # Of a sender before this one, which died before all lanes had them: nobody has them any more.
+            self._give_up_all(each for each in self.outbox.uneven if each[0] is FrameKind.PROJECTION)
+
+    def _give_up_all(self, frames: Iterable[Identity]) -> None:
+        for kind, ranges in spans(frames).items():
+            for indices in ranges:
+                self.give_up(kind, indices, LOST)
 
     # Frames.
 

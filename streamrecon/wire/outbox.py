@@ -155,6 +155,11 @@ class Outbox(Generic[Kept]):
             self._entries[after].cut = cut
         return False
 
+    @property
+    def uneven(self) -> set[Identity]:
+        """Frames that some receivers have and others do not, and that are not kept here."""
+        return set(self._uneven)
+
     def given(self, kind: FrameKind, indices: Range) -> bool:
         """Whether one of these frames was put in, and not withdrawn."""
         return any((kind, index) in self._given for index in range(*indices))
