@@ -287,6 +287,7 @@ def _receive_ours(scheme: str, rows: Range, frames: int, others: tuple[Lane, ...
     ingest = Ingest(Config(recon=ReconConfig(rows=rows)), prepare, Counters(beats=None), listen, print)
     ingest._end.lanes = lanes_of(rows, others)
     ingest.start()
+    ingest.let_in()
     yield ingest.endpoint
     ring: Any = None
     arrived, ended = 0, False

@@ -166,7 +166,8 @@ def _recon(options: argparse.Namespace) -> int:
     world = join()
     try:
         code = _rank(options, world) if world.rank else _reconstruct(options, world)
-        world.leave(_config(options).engine.return_timeout + GRACE_AT_END)
+        engine = _config(options).engine
+        world.leave(engine.peer_timeout + engine.return_timeout + GRACE_AT_END)
     except BaseException as error:
         if world.size == 1:
             raise

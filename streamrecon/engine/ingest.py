@@ -229,7 +229,12 @@ class Ingest(threading.Thread):
 
     def let_in(self) -> None:
         """Senders may come from now on."""
-        self._do(lambda: setattr(self, "_open_to_all", True))
+
+        def let_in() -> None:
+            self._open_to_all = True
+            self._end.wait_anew(self._clock.now())
+
+        self._do(let_in)
 
     def in_volume(self, projections: int) -> None:
         """How many projections the volume holds, told with the next credit."""
@@ -300,7 +305,8 @@ class Ingest(threading.Thread):
                     self._act(self._end.hear(peer, message, payload, self._clock.now()))
             if self._publisher is not None:
                 self._publisher.serve()
-            self._act(self._end.tick(self._clock.now()))
+            if self._open_to_all:
+                self._act(self._end.tick(self._clock.now()))
             self._count()
             self._counters.add("transport", time.perf_counter() - began)
 
@@ -313,7 +319,9 @@ class Ingest(threading.Thread):
                 held, self._held = self._held, None
                 self._open(held)
         elif self._rank:
-            if isinstance(message, Stop):
+            if self._ring is None:
+                pass  # no rows, or none yet: nobody is to be told
+            elif isinstance(message, Stop):
                 self._act(self._end.refuse(message.reason))
             elif isinstance(message, Done):
                 self._act(self._end.finish() if message.final else self._end.refuse("the scan was not completed"))

@@ -129,7 +129,7 @@ class Journal:
             raise OutputError(f"cannot make the journal {path}: {error.strerror or error}") from error
         self.inventory = history.inventory
         """Of the entries that an earlier process wrote."""
-        self.ended = history.ended and not self.damaged
+        self.ended = history.ended
         """Whether the sender had sent everything by then, and all of it is here: what is damaged is asked for again."""
         self.gap = history.inventory.epoch, history.inventory.followed
         """Epoch of the sender, and number of the last of its GAPs."""
@@ -247,6 +247,7 @@ class Journal:
         for place in range(places):
             entry = entries.look(place)
             if entry is None or (entry.kind in set(FrameKind) and not entries.read(entry, pixels)):
+                history.lose()
                 continue
             self._count, sound = place + 1, sound + 1
             history.take(entry)

@@ -116,18 +116,23 @@ class History:
     def __init__(self, epoch: int) -> None:
         self.inventory = Inventory(epoch=epoch)
         self.ended = False
-        """Whether the sender had sent everything."""
+        """Whether the sender had sent everything, and nothing before that was lost: else it is to be asked again."""
+        self._whole = True
         self.frames: dict[tuple[int, int], list[Entry]] = {}
         """Those that came, and were not withdrawn since, by kind and index: the first, and others that came under its name.
 
         In the order of the first.
         """
 
+    def lose(self) -> None:
+        """Go on by an entry that is damaged."""
+        self._whole = False
+
     def take(self, entry: Entry) -> None:
         """Go on by one entry."""
         inventory, identity = self.inventory, (entry.kind, entry.index)
         if entry.kind == ENDED:
-            self.ended = True
+            self.ended = self._whole
         elif entry.kind == SENDER:
             inventory.sender(entry.index)
         elif entry.kind == WITHDRAWN:

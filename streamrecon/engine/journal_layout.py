@@ -239,7 +239,9 @@ class _Old:
         self.history = History(header["epoch"])
         for at in range(self.entries.places()):
             entry = self.entries.look(at)
-            if entry is not None:
+            if entry is None:
+                self.history.lose()
+            else:
                 self.history.take(entry)
 
     def read(self, identity: tuple[int, int]) -> Entry | None:

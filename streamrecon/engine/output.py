@@ -157,9 +157,9 @@ class Output:
             text = f"{title}   {name}   {len(update.theta)} projections   coverage {update.coverage:.0%}"
             save(draw(assembled(parts), text + ("   final" if update.final else "")), temporary / "volume.png")
             temporary.rename(place)
+            self.newest = update.version  # also if it cannot be named: the next one needs another place
             sync(self.partials)
             self._point_to(place, update, provenance, parts)
-            self.newest = update.version
             self._prune(update.version)
             self.forget(cut)
         except (OSError, RuntimeError) as error:

@@ -146,6 +146,11 @@ class ReceivingEnd:
         self._end = EndOk(session=0, state="received", missing=self.missing()[:64], digest=0)
         return [Ended(self.missing())]
 
+    def wait_anew(self, now: float) -> None:
+        """Only from now on can a sender come back."""
+        if self._lost_at is not None:
+            self._lost_at = now
+
     def hear(self, peer: bytes, message: Message, payload: Buffer | None, now: float) -> list[Output]:
         """Take a message.
 

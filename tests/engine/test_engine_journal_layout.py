@@ -100,18 +100,21 @@ class State:
     epoch: int = 0
     followed: int = 0
     ended: bool = False
+    ended_by_heads: bool = False
+    """As assembling sees it, which looks at the pixels of a frame only where it needs them."""
     frames: dict[tuple[int, int], tuple[float, np.ndarray]] = field(default_factory=dict)
     known: set[tuple[int, int]] = field(default_factory=set)
     """Frames that are there, damaged ones included."""
 
 
 def state(story: Story) -> State:
-    now = State(story.epoch)
+    now, whole, heads = State(story.epoch), True, True
     for at, operation in enumerate(story.operations):
         what, *rest = operation
         bad = story.damage.get(at)
         if story.torn and at == len(story.operations) - 1 and bad is None:
             bad = "pixels" if what == "frame" else "head"
+        whole, heads = whole and (bad is None or (what != "frame" and bad == "pixels")), heads and bad != "head"
         if bad == "head":
             continue
         if what == "frame":
@@ -126,7 +129,7 @@ def state(story: Story) -> State:
         elif what == "sender":
             now.epoch, now.followed = rest[0], now.followed if rest[0] == now.epoch else 0
         else:
-            now.ended = True
+            now.ended, now.ended_by_heads = whole, heads
     return now
 
 
@@ -141,7 +144,7 @@ def assembled(old: Sequence[tuple[Range, State]], rows: Range) -> State:
             by_row = {row: line for r, s in parts for row, line in zip(range(*r), s.frames[identity][1], strict=True)}
             new.frames[identity] = theta, np.array([by_row[row] for row in range(*rows)])
     new.followed = min(s.followed if s.epoch == new.epoch else 0 for _, s in parts)
-    new.ended = all(s.ended for _, s in parts) and set(new.frames) == new.known
+    new.ended = all(s.ended_by_heads for _, s in parts) and set(new.frames) == new.known
     return new
 
 

@@ -255,11 +255,10 @@ def test_journal_damaged(scan: Scan, tmp_path: Path, damage: Callable[[bytearray
     assert told["damaged"] == lost
     assert told["frames"] == entries - lost
     indices = list(read(out, "entry/reconstruction/projection_indices"))
-    if live and len(indices) < 60:
-        assert len(indices) == 60 - lost
-        assert f"{lost} lost by the engine" in read(out, "entry/reconstruction/missing")
-    else:
-        assert indices == list(range(60))
+    gone = 60 - len(indices)
+    assert gone <= (lost if live else 0)
+    if gone:
+        assert f"{gone} lost by the engine" in read(out, "entry/reconstruction/missing")
     left = [frame for frame in scan.of(P) if frame.index in indices]
     assert difference(read_volume(out), batch(scan.arranged(scan.of(D), scan.of(F), left), settings)) < 1e-5
 

@@ -55,6 +55,7 @@ class Engine:
         )
         self._thread = threading.Thread(target=self._consume, daemon=True)
         self.ingest.start()
+        self.ingest.let_in()
         self._thread.start()
 
     def _prepare(self, opened: Opened) -> Ring:
