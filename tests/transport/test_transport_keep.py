@@ -62,7 +62,7 @@ def test_a_spool_lets_the_source_run_on(ipc: str, tmp_path: Path) -> None:
         engine.hold.set()
         call = live(source, engine, retain_bytes=3 * FRAME, when_full="spool", spool=str(tmp_path))
         wait_for(lambda: source.read == 40)
-        assert len(engine.arrived) == 2
+        wait_for(lambda: len(engine.arrived) == 2)
         assert list(tmp_path.iterdir()) == [], "the spool has no name, so nothing of it can be left behind"
         engine.hold.clear()
         call.result()

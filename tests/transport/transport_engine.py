@@ -133,7 +133,9 @@ class TestEngine(threading.Thread):
                     self._free_at = time.monotonic() + self.delay
                     self.end.free(self.end.nbytes)
                 if self.durable.is_set():
-                    self._act(self.end.durable(self.freed + self.noted, time.monotonic()))
+                    # What else came is counted among the frames in their order: not before those that came earlier.
+                    noted = self.noted if self.freed == len(self.arrived) else 0
+                    self._act(self.end.durable(self.freed + noted, time.monotonic()))
                 if self.ended and self.freed == len(self.arrived):
                     self._act(self.end.finish())
                 if self.refuse_with:
