@@ -18,6 +18,7 @@ def no_giving_up(cut: int, why: str) -> None:
 # One rank.
 
 
+@settings(deadline=None)
 @given(st.integers(1, 7), st.lists(st.integers(1, 5), max_size=30))
 def test_versions_by_number_come_every_so_many_projections_where_batches_end_there(
     every: int, batches: list[int]
@@ -128,7 +129,7 @@ class Accumulator:
             assert not self.expected.pop(cut, set())
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(st.data())
 def test_a_version_holds_what_came_before_its_cut_and_was_not_taken_back(data: st.DataObject) -> None:
     each, cuts, count = Accumulator(), 0, 0

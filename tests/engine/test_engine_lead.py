@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from streamrecon.config import ReconConfig
+from streamrecon.engine.alignment import Alignment
 from streamrecon.engine.decompose import decompose
 from streamrecon.engine.journal import Record
 from streamrecon.engine.lead import QUESTIONS, Lead
@@ -493,6 +494,79 @@ def test_a_scan_that_would_need_a_full_turn_and_is_none_is_refused() -> None:
         slab.answer(job.lead)
     with pytest.raises(GeometryError, match="full turn"):
         job.turn()
+
+
+def test_it_is_refused_at_the_end_where_there_was_no_occasion_before() -> None:
+    theta = tuple(np.arange(COUNT) * 1.8 * math.pi / COUNT)
+    job = Job([70], [("come", index) for index in range(COUNT)], theta, 12.0, given=True, wide=True)
+    for slab in job.slabs:
+        slab.go_on(COUNT)
+        slab.end(job.lead)
+    with pytest.raises(GeometryError, match="full turn"):
+        job.settle(job.slabs)
+
+
+@pytest.mark.parametrize("wide", [False, True])
+def test_the_profile_is_that_of_several_views(wide: bool) -> None:
+    """In one of them a corner of the object may reach the edge."""
+    images = line_integrals(FULL, 12.0, wide)[::3].mean(axis=1, keepdims=True)
+    images[0] = line_integrals(FULL, 12.0, not wide)[0].mean(axis=0)
+    each = Alignment(ReconConfig(), ROWS, COLUMNS, COUNT, np.array(FULL), 12.0, {0}, lambda indices, bands: images)
+    each.take(0, Studied((0,), tuple(range(COUNT)), np.array(FULL), None))
+    align = each.better()
+    assert align is not None
+    assert align.offset_axis == wide
+
+
+def test_a_question_is_void_where_a_projection_of_it_is_taken_back() -> None:
+    """No slab could answer it."""
+    job = Job([70], [("come", index) for index in range(COUNT)], BETTER, 21.0, announced=False)
+    for slab in job.slabs:
+        slab.left.insert(24, ("withdrawn", 23))
+        slab.go_on(24)
+        slab.tell(job.lead)
+    job.turn()
+    assert job.told(Ask)[0].indices == (0, 23)
+    for slab in job.slabs:
+        slab.go_on(COUNT)
+        slab.tell(job.lead)
+    job.settle(job.slabs)
+    assert 23 not in job.told(Ask)[1].indices
+    assert len(job.told(Align)) == 1
+
+
+def test_so_is_one_about_the_views_of_an_offset_axis() -> None:
+    job = Job([70], [("come", index) for index in range(COUNT)], **SCANS["offset axis"])
+    for slab in job.slabs:
+        slab.left.append(("withdrawn", 0))
+        slab.go_on(COUNT)
+        slab.tell(job.lead)
+    job.turn()
+    assert 0 in job.told(Ask)[0].indices
+    for slab in job.slabs:
+        slab.go_on(1)
+        slab.tell(job.lead)
+    job.settle(job.slabs)
+    (align,) = job.told(Align)
+    assert align.offset_axis
+
+
+def test_an_axis_found_by_other_line_integrals_is_void_while_the_views_are_waited_for() -> None:
+    job = Job([70], [("come", index) for index in range(COUNT)], FULL, 12.0, wide=True)
+    for slab in job.slabs:
+        slab.go_on(COUNT)
+        slab.tell(job.lead)
+    job.turn()
+    for slab in job.slabs:
+        slab.answer(job.lead)
+    job.turn()
+    assert [ask.bands for ask in job.told(Ask)] == [PAIR_ROWS, 1]
+    for slab in job.slabs:
+        slab.flats += 1
+        slab.tell(job.lead)
+    job.settle(job.slabs)
+    (align,) = job.told(Align)
+    assert align.estimate.center == pytest.approx(14.0, abs=0.3)
 
 
 def test_no_better_axis_once_a_slab_has_all_that_comes() -> None:

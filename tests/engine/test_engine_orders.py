@@ -9,7 +9,7 @@ from typing import Any, get_args, get_origin
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from numpy.typing import NDArray
@@ -69,6 +69,7 @@ def same(one: Any, other: Any) -> bool:
 
 
 @pytest.mark.parametrize("cls", [*get_args(Report), *get_args(Order)], ids=lambda cls: cls.__name__)
+@settings(deadline=None)
 @given(data=st.data())
 def test_what_a_rank_says_comes_out_as_it_went_in(cls: Any, data: st.DataObject) -> None:
     message = data.draw(built(cls))
@@ -114,6 +115,7 @@ def test_what_ranks_do_not_say_is_an_error() -> None:
 # Rows to ranks.
 
 
+@settings(deadline=None)
 @given(st.integers(0, 50), st.integers(1, 300), st.integers(1, 40), st.integers(1, 9))
 def test_every_row_has_one_owner_and_slabs_are_even(first: int, count: int, ranks: int, unit: int) -> None:
     slabs = decompose((first, first + count), ranks, unit)

@@ -308,6 +308,7 @@ def test_parts_of_slabs_add_up_to_the_whole(rows: int, columns: int, edges: list
         np.testing.assert_array_equal(reduced, whole.reduced(projection, bands))
 
 
+@settings(deadline=None)
 @given(st.integers(1, 300), st.sampled_from([1, 7, PAIR_ROWS]))
 def test_bands_are_even_and_their_sums_over_sizes_are_means(rows: int, bands: int) -> None:
     projection = np.arange(rows * 8, dtype=np.float32).reshape(rows, 8)
