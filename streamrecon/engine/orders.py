@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import msgpack
 import numpy as np
@@ -184,8 +184,6 @@ _TYPES: dict[str, Any] = {
 _ARRAY, _OBJECT = 1, 2
 _TEXT = "surrogatepass"
 """Paths in texts may be no UTF-8."""
-
-Anything = TypeVar("Anything", Report, Order)
 
 
 def pack(message: Report | Order) -> bytes:
