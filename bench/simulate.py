@@ -201,27 +201,25 @@ class Disk:
         self.entries: list[tuple[str, Identity, int, Any]] = []
         self.synced = 0
         self.full_until = 0.0
-        self.damaged = False
 
     def crash(self, rng: random.Random) -> None:
         """What was not synced is kept in part."""
         del self.entries[rng.randint(self.synced, len(self.entries)) :]
         self.synced = len(self.entries)
-        self.damaged = False
 
     def damage(self, rng: random.Random) -> None:
         """A frame cannot be read any more when the journal is read again."""
         frames = [place for place, entry in enumerate(self.entries) if entry[0] == "frame"]
         if frames:
             del self.entries[rng.choice(frames)]
-            self.synced, self.damaged = len(self.entries), True
+            self.synced = len(self.entries)
 
     def inventory(self) -> tuple[Inventory, bool]:
         """What `engine.journal` would find."""
         found, ended = Inventory(), False
         for what, (kind, index), xxh3, _ in self.entries:
             if what == "end":
-                ended = True
+                ended = (index, xxh3) == (len(found), found.digest.value)
             elif what == "sender":
                 found.sender(xxh3)
             elif what == "withdrawn":
@@ -230,7 +228,7 @@ class Disk:
                     found.remove(kind, index)
             elif found.hash_of(kind, index) is None:
                 found.add(kind, index, xxh3)
-        return found, ended and not self.damaged
+        return found, ended
 
 
 class Rank:
@@ -346,7 +344,7 @@ class Rank:
             entry = (what, (FrameKind.PROJECTION, -1), item, None)
             self.marks.session_lost()
         else:
-            entry = (what, (FrameKind.PROJECTION, 0), 0, None)
+            entry = (what, (FrameKind.PROJECTION, item.frames), item.digest, None)
             self.ended = True
         self.disk.entries.append(entry)
         self.accumulate(entry)

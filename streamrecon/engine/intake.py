@@ -131,7 +131,7 @@ class Intake:
             self._story.tell("sender_back", "a sender goes on with the scan")
         elif isinstance(event, Ended | Broken):
             if isinstance(event, Ended):
-                self._journal.end()
+                self._journal.end(event.frames, event.digest)
             self.end = event
             self._tell_end(event)
         return 0

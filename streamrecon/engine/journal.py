@@ -175,9 +175,9 @@ class Journal:
         self._write(SENDER, epoch, 0.0, 0, memoryview(b""))
         self.gap = self.gap if epoch == self.gap[0] else (epoch, 0)
 
-    def end(self) -> None:
-        """Note that the sender has sent everything."""
-        self._write(ENDED, 0, 0.0, 0, memoryview(b""))
+    def end(self, frames: int, digest: int) -> None:
+        """Note that the sender has sent everything: so many frames, with this digest."""
+        self._write(ENDED, frames, 0.0, digest, memoryview(b""))
 
     def check(self) -> None:
         """Look whether what was written has reached the disk so far.
@@ -247,7 +247,6 @@ class Journal:
         for place in range(places):
             entry = entries.look(place)
             if entry is None or (entry.kind in set(FrameKind) and not entries.read(entry, pixels)):
-                history.lose()
                 continue
             self._count, sound = place + 1, sound + 1
             history.take(entry)

@@ -25,7 +25,7 @@ MARK = b"SRfr"
 WITHDRAWN = 16
 """Kind of an entry that takes the projection of its index back."""
 ENDED = 17
-"""Kind of an entry after the last frame."""
+"""Kind of an entry after the last frame: its index is the number of frames, its hash their digest."""
 SENDER = 18
 """Kind of an entry that says which sender has the scan from then on: its index is the epoch."""
 NONE = (1 << 64) - 1
@@ -44,7 +44,7 @@ class Entry:
     theta: float
     """Radians; 0 for all but projections."""
     xxh3: int
-    """Hash of the pixels; of a withdrawal the number of its GAP."""
+    """Hash of the pixels; of a withdrawal the number of its GAP, of the end the digest of the frames."""
 
 
 class Entries:
@@ -116,23 +116,18 @@ class History:
     def __init__(self, epoch: int) -> None:
         self.inventory = Inventory(epoch=epoch)
         self.ended = False
-        """Whether the sender had sent everything, and nothing before that was lost: else it is to be asked again."""
-        self._whole = True
+        """Whether the sender had sent everything, and all of it is here: else it is to be asked again."""
         self.frames: dict[tuple[int, int], list[Entry]] = {}
         """Those that came, and were not withdrawn since, by kind and index: the first, and others that came under its name.
 
         In the order of the first.
         """
 
-    def lose(self) -> None:
-        """Go on by an entry that is damaged."""
-        self._whole = False
-
     def take(self, entry: Entry) -> None:
         """Go on by one entry."""
         inventory, identity = self.inventory, (entry.kind, entry.index)
         if entry.kind == ENDED:
-            self.ended = self._whole
+            self.ended = (entry.index, entry.xxh3) == (len(inventory), inventory.digest.value)
         elif entry.kind == SENDER:
             inventory.sender(entry.index)
         elif entry.kind == WITHDRAWN:

@@ -25,6 +25,7 @@ from streamrecon.engine.sync import make, sync
 from streamrecon.errors import DiskFullError, JournalError, OutputError
 from streamrecon.failpoints import fail
 from streamrecon.scan import ScanInfo
+from streamrecon.wire.digest import Digest
 from streamrecon.wire.messages import Range
 
 MARKER = "complete"
@@ -239,9 +240,7 @@ class _Old:
         self.history = History(header["epoch"])
         for at in range(self.entries.places()):
             entry = self.entries.look(at)
-            if entry is None:
-                self.history.lose()
-            else:
+            if entry is not None:
                 self.history.take(entry)
 
     def read(self, identity: tuple[int, int]) -> Entry | None:
@@ -271,11 +270,12 @@ def _fill(file: int, layout: Layout, rows: Range, old: Sequence[_Old]) -> Assemb
     entries = Entries(file, start, identity, (rows[1] - rows[0]) * size)
     block = np.zeros(entries.stride, np.uint8)
     pixels = block[HEAD.size : HEAD.size + entries.nbytes]
-    by_row, count = pixels.reshape(-1, size), 0
+    by_row, count, digest = pixels.reshape(-1, size), 0, Digest()
     for entry in _common(old, rows, by_row):
         xxh3 = xxhash.xxh3_64_intdigest(pixels.data)
         block[: HEAD.size] = np.frombuffer(entries.head(count, entry.kind, entry.index, entry.theta, xxh3), np.uint8)
         put(file, block.data, entries.offset(count))
+        digest.add(entry.kind, entry.index, xxh3)
         count += 1
         fail("layout.frame")
     assembled = Assembled(count, len(union) - count)
@@ -285,7 +285,7 @@ def _fill(file: int, layout: Layout, rows: Range, old: Sequence[_Old]) -> Assemb
         put(file, memoryview(entries.head(count, WITHDRAWN, NONE, 0.0, followed)), entries.offset(count))
         count += 1
     if not assembled.left_out and all(each.history.ended for each in old):
-        put(file, memoryview(entries.head(count, ENDED, 0, 0.0, 0)), entries.offset(count))
+        put(file, memoryview(entries.head(count, ENDED, assembled.frames, 0.0, digest.value)), entries.offset(count))
     return assembled
 
 

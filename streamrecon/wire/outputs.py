@@ -78,6 +78,10 @@ class Ended:
     """Projection indices that never came."""
     gaps: tuple[tuple[str, int], ...] = ()
     """Projections that the sender gave up, by the reason it gave."""
+    frames: int = 0
+    """That are here, over all kinds."""
+    digest: int = 0
+    """Of them."""
 
 
 @dataclass(frozen=True, slots=True)

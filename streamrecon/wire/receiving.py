@@ -144,7 +144,7 @@ class ReceivingEnd:
         if not ended:
             return []
         self._end = EndOk(session=0, state="received", missing=self.missing()[:64], digest=0)
-        return [Ended(self.missing())]
+        return [self._ended()]
 
     def wait_anew(self, now: float) -> None:
         """Only from now on can a sender come back."""
@@ -271,7 +271,7 @@ class ReceivingEnd:
             if message.cut and message.sent == self.received:
                 return [Cut(message.cut)]
         if isinstance(message, End):
-            return self._ended(message)
+            return self._check_end(message)
         if isinstance(message, Abort):
             self._parted = True  # who gives up need not be answered
             return self._broken(f"the sender gave up: {message.reason}", given_up=True)
@@ -410,7 +410,11 @@ class ReceivingEnd:
         """Ranges of projection indices that have not come, gaps included."""
         return self.inventory.missing(self.info.counts.get(FrameKind.PROJECTION) if self.info else None)
 
-    def _ended(self, message: End) -> list[Output]:
+    def _ended(self) -> Ended:
+        had = self.inventory
+        return Ended(self.missing(), tuple(had.gaps.items()), len(had), had.digest.value)
+
+    def _check_end(self, message: End) -> list[Output]:
         ours = tuple(self.inventory.counts[kind] for kind in FrameKind)
         theirs = (message.projections, message.flats, message.darks)
         if ours != theirs or message.digest != self._digest.value:
@@ -422,7 +426,7 @@ class ReceivingEnd:
         state: Literal["received", "final"] = "final" if self._final else "received"
         self._end = EndOk(session=self._id, state=state, missing=self.missing()[:64], digest=self._digest.value)
         outputs: list[Output] = [self._reply(self._end)]
-        return [*outputs, Ended(self.missing(), tuple(self.inventory.gaps.items()))] if first else outputs
+        return [*outputs, self._ended()] if first else outputs
 
     def finish(self) -> list[Output]:
         """The volume is final and on disk."""

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import msgpack
@@ -24,7 +24,7 @@ from streamrecon.engine.journal_beginning import look
 from streamrecon.engine.journal_entries import HEAD
 from streamrecon.errors import DiskFullError, OutputError
 from streamrecon.scan import FrameKind, Geometry, ScanInfo
-from streamrecon.wire.digest import frame_hash
+from streamrecon.wire.digest import Digest, frame_hash
 
 P, F, D = FrameKind.PROJECTION, FrameKind.FLAT, FrameKind.DARK
 ROWS = (2, 5)
@@ -51,6 +51,14 @@ def pixels(kind: int, index: int) -> np.ndarray:
 def put(each: Journal, kind: FrameKind, index: int, theta: float | None = None) -> None:
     data = pixels(kind, index)
     each.append(kind, index, theta, data, 0.0, frame_hash(data.data.cast("B")))
+
+
+def end(each: Journal, projections: Iterable[int]) -> None:
+    """The sender has sent these, a flat and a dark."""
+    frames, digest = [(D, 0), (F, 0), *((P, index) for index in projections)], Digest()
+    for kind, index in frames:
+        digest.add(kind, index, frame_hash(pixels(kind, index).data.cast("B")))
+    each.end(len(frames), digest.value)
 
 
 def filled(path: Path, count: int = 6, **options: object) -> Journal:
@@ -114,13 +122,35 @@ def test_withdrawals_and_the_end_are_recovered(tmp_path: Path) -> None:
     path = tmp_path / "a.frames"
     each = filled(path)
     each.withdraw(3, 1)
-    each.end()
+    end(each, projections=[0, 1, 2, 4, 5])
     each.close(keep=True)
     each = again(path)
     assert each.ended
     assert each.inventory.hash_of(P, 3) is None
     list(each.recovered())
     assert [record.index for record in each.projections] == [0, 1, 2, 4, 5]
+    each.close(keep=True)
+
+
+def test_an_end_counts_as_long_as_all_that_it_ended_is_there(tmp_path: Path) -> None:
+    """What was damaged is asked for, and then the end counts again, however often the scan is gone on with."""
+    path = tmp_path / "a.frames"
+    each = filled(path)
+    end(each, range(6))
+    each.close(keep=True)
+    data = bytearray(path.read_bytes())
+    stride = 128  # a head and 30 bytes of pixels
+    data[len(data) - 3 * stride + HEAD.size] ^= 1
+    path.write_bytes(data)
+    each = again(path)
+    assert (each.ended, each.damaged) == (False, 1)
+    list(each.recovered())
+    assert [record.index for record in each.projections] == [0, 1, 2, 3, 5]
+    put(each, P, 4, 0.4)
+    end(each, range(6))
+    each.close(keep=True)
+    each = again(path)
+    assert (each.ended, each.damaged) == (True, 1)
     each.close(keep=True)
 
 

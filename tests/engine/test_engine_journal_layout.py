@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import tracemalloc
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from unittest.mock import patch
@@ -28,7 +28,7 @@ from streamrecon.engine.journal_entries import HEAD
 from streamrecon.engine.journal_layout import Layout, assemble, begin_next, clear, find, place, settle
 from streamrecon.errors import DiskFullError, JournalError, OutputError
 from streamrecon.scan import FrameKind, Geometry, ScanInfo
-from streamrecon.wire.digest import frame_hash
+from streamrecon.wire.digest import Digest, frame_hash
 from streamrecon.wire.messages import Range
 
 P, F, D = FrameKind.PROJECTION, FrameKind.FLAT, FrameKind.DARK
@@ -54,7 +54,7 @@ def image(kind: int, index: int, version: int, rows: Range, columns: int = COLUM
     return (1000 * (16 * kind + index) + 17000 * version + values).astype(np.uint16)
 
 
-def act(each: Journal, operation: Operation) -> None:
+def act(each: Journal, operation: Operation, before: Sequence[Operation]) -> None:
     what, *rest = operation
     if what == "frame":
         kind, index, version, theta = rest
@@ -65,7 +65,22 @@ def act(each: Journal, operation: Operation) -> None:
     elif what == "sender":
         each.sender(*rest)
     else:
-        each.end()
+        here = present(before)
+        digest = Digest()
+        for (kind, index), version in here.items():
+            digest.add(kind, index, frame_hash(image(kind, index, version, each.rows).data.cast("B")))
+        each.end(len(here), digest.value)
+
+
+def present(operations: Iterable[Operation]) -> dict[tuple[int, int], int]:
+    """The frames that count after these, and which pixels each has."""
+    here = dict[tuple[int, int], int]()
+    for what, *rest in operations:
+        if what == "frame":
+            here.setdefault((rest[0], rest[1]), rest[2])
+        elif what == "withdraw":
+            here.pop((P, rest[0]), None)
+    return here
 
 
 @dataclass
@@ -82,8 +97,8 @@ class Story:
 
     def write(self, path: Path, whole: Range) -> None:
         each = Journal(path, INFO, self.rows, 3600.0, epoch=self.epoch, whole=whole)
-        for operation in self.operations:
-            act(each, operation)
+        for at, operation in enumerate(self.operations):
+            act(each, operation, self.operations[:at])
         each.close(keep=True)
         data = bytearray(path.read_bytes())
         nbytes = (self.rows[1] - self.rows[0]) * COLUMNS * 2
@@ -108,15 +123,17 @@ class State:
 
 
 def state(story: Story) -> State:
-    now, whole, heads = State(story.epoch), True, True
+    now, sound, heads = State(story.epoch), list[Operation](), list[Operation]()
     for at, operation in enumerate(story.operations):
         what, *rest = operation
         bad = story.damage.get(at)
         if story.torn and at == len(story.operations) - 1 and bad is None:
             bad = "pixels" if what == "frame" else "head"
-        whole, heads = whole and (bad is None or (what != "frame" and bad == "pixels")), heads and bad != "head"
         if bad == "head":
             continue
+        heads.append(operation)
+        if bad is None or what != "frame":
+            sound.append(operation)
         if what == "frame":
             kind, index, version, theta = rest
             now.known.add((kind, index))
@@ -129,7 +146,8 @@ def state(story: Story) -> State:
         elif what == "sender":
             now.epoch, now.followed = rest[0], now.followed if rest[0] == now.epoch else 0
         else:
-            now.ended, now.ended_by_heads = whole, heads
+            everything = present(story.operations[:at])
+            now.ended, now.ended_by_heads = present(sound) == everything, present(heads) == everything
     return now
 
 
@@ -313,8 +331,8 @@ def test_from_three_ranks_to_two_to_five_to_one(tmp_path: Path) -> None:
             each = Journal(path, INFO, rows, epoch=1, resume=layout is not None, whole=whole)
             had, reached = min(progress[row] for row in range(*rows)), 8 + 6 * step + (n * step + n) % 5
             assert [(r.kind, r.index) for r in each.recovered()] == [o[1:3] for o in everything[:had]]
-            for operation in everything[had:] if len(ranks) == 1 else everything[had:reached]:
-                act(each, operation)
+            for at in range(had, len(everything) if len(ranks) == 1 else min(reached, len(everything))):
+                act(each, everything[at], everything[:at])
             each.close(keep=True)
             new |= dict.fromkeys(range(*rows), max(had, reached))
         progress = new
@@ -351,7 +369,7 @@ def test_frames_are_of_any_size_and_few_are_in_memory(tmp_path: Path) -> None:
     for rows in slabs([0, 13, 27, 40]):
         each = Journal(place(tmp_path, 1, rows), info, rows, whole=(0, 40))
         for index in range(30):
-            act(each, ("frame", P, index, 0, 0.5))
+            act(each, ("frame", P, index, 0, 0.5), [])
         each.close(keep=True)
     layout, target = found(tmp_path), place(tmp_path, 2, (0, 40))
     tracemalloc.start()
