@@ -112,7 +112,7 @@ class Engine:
         self._rank: Rank | None = None
         self._result: Result | None = None
         self._error: BaseException | None = None
-        self._stopping, self._done = threading.Event(), threading.Event()
+        self._stopping, self._ready, self._done = threading.Event(), threading.Event(), threading.Event()
         self._sender_lost = self._hangs = False
         self._keep = True
         """Whether the journal stays when the engine ends."""
@@ -193,19 +193,15 @@ class Engine:
         if not all_compiled():
             self._story.tell("compile", "compiling the kernels, once after an install: this takes most of a minute")
         self._ingest.start()  # ranks that hang are noticed from here on
+        self._compute.start()
         try:
-            compile_kernels(self._device)
-            if self._preparation.left is not None:
-                self._preparation.go_on(self._counters, self._watch)
-            self._world.share(None, math.inf, self._watch)
+            self._ready.wait()
+            self._raise()
         except BaseException:
             self.close()
             raise
-        self._counters.beat()
-        self._ingest.let_in()
-        self._compute.start()
 
-    def _watch(self) -> None:
+    def _raise(self) -> None:
         if self._error is not None:
             raise self._error
 
@@ -230,8 +226,7 @@ class Engine:
         # Not by joining the thread: a KeyboardInterrupt in a join leaves Python 3.11 with a thread it takes for ended.
         if not self._done.wait(timeout):
             return None
-        if self._error is not None:
-            raise self._error
+        self._raise()
         return self._result
 
     def status(self) -> Status:
@@ -284,13 +279,42 @@ class Engine:
         self._hangs = True
         self._error = RankError(f"{why}: recon --resume goes on with the scan")
         self._story.tell("failed", str(self._error))
+        self._ready.set()
         self._done.set()
 
     # The compute thread.
 
+    def _watch(self) -> None:
+        """Between two pieces of work that are no part of a scan."""
+        self._raise()
+        self._counters.beat()
+
+    def _get_ready(self) -> bool:
+        """Compile, and read what an earlier engine left; whether senders may come."""
+
+        def watch() -> None:
+            self._watch()
+            if self._stopping.is_set():
+                raise ScanAbortedError("the engine was stopped before it was ready")
+
+        try:
+            watch()
+            compile_kernels(self._device, watch)
+            if self._preparation.left is not None:
+                self._preparation.go_on(self._counters, watch)
+            self._world.share(None, math.inf, watch)
+        except BaseException as error:
+            self._error = self._error or error
+            return False
+        finally:
+            self._ready.set()
+        self._ingest.let_in()
+        return True
+
     def _run(self) -> None:
         try:
-            self._result = self._reconstruct()
+            if self._get_ready():
+                self._result = self._reconstruct()
         except BaseException as error:
             if not self._hangs:
                 self._give_up(error)
@@ -379,7 +403,6 @@ class Engine:
         done = rank.done
         while done is None:
             self._watch()
-            self._counters.beat()
             done = next((order for order in council.orders(0.1) if isinstance(order, Done)), None)
         self._keep = done.keep
         return self._told(end, 0)
@@ -389,7 +412,6 @@ class Engine:
         writer = publishing.writer
         while end.projections and not publishing.last_shown.wait(0.02) and writer.error is None:
             self._watch()
-            self._counters.beat()
             council.orders()  # raises what another rank has failed with
             if publishing.broken is not None:
                 raise RankError(f"the last version cannot be put together: {publishing.broken}")

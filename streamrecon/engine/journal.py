@@ -35,6 +35,7 @@ from streamrecon.engine.journal_entries import (
     read_into,
 )
 from streamrecon.engine.sync import make, sync
+from streamrecon.engine.world import Watch
 from streamrecon.errors import DiskFullError, JournalError, OutputError
 from streamrecon.failpoints import fail
 from streamrecon.scan import FrameKind, ScanInfo
@@ -80,6 +81,8 @@ class Journal:
         Go on with the file that is there.
     whole
         Rows that all ranks together reconstruct; None for `rows`.
+    watch
+        Called between two entries of an earlier process as they are read.
 
     Raises
     ------
@@ -98,6 +101,7 @@ class Journal:
         epoch: int = 0,
         resume: bool = False,
         whole: Range | None = None,
+        watch: Watch = lambda: None,
     ) -> None:
         self.path, self.info, self.rows = path, info, rows
         self.shape, self.dtype = (rows[1] - rows[0], info.geometry.columns), info.dtype
@@ -117,7 +121,7 @@ class Journal:
             if resume:
                 header = read_beginning(self._file, path)
                 self._entries = Entries(self._file, header["start"], header["id"], nbytes)
-                history = self._recover(History(header["epoch"]))
+                history = self._recover(History(header["epoch"]), watch)
             else:
                 identity, self._count = int.from_bytes(os.urandom(8), "little"), 0
                 start = write_beginning(self._file, info, rows, can_replay, epoch, identity, whole or rows)
@@ -239,12 +243,14 @@ class Journal:
 
     # After a crash.
 
-    def _recover(self, history: History) -> History:
+    def _recover(self, history: History, watch: Watch) -> History:
         """Check every entry; cut off what was not written to its end, leave out what was damaged since."""
         entries, places = self._entries, self._entries.places()
         pixels = np.empty(entries.nbytes, np.uint8)
         self._count = sound = 0
         for place in range(places):
+            watch()
+            fail("journal.recover")
             entry = entries.look(place)
             if entry is None or (entry.kind in set(FrameKind) and not entries.read(entry, pixels)):
                 continue

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from streamrecon.engine.journal_beginning import Found, look, read_beginning, write_beginning
 from streamrecon.engine.journal_entries import ENDED, FULL, HEAD, NONE, WITHDRAWN, Entries, Entry, History, put
 from streamrecon.engine.sync import make, sync
+from streamrecon.engine.world import Watch
 from streamrecon.errors import DiskFullError, JournalError, OutputError
 from streamrecon.failpoints import fail
 from streamrecon.scan import ScanInfo
@@ -130,7 +131,7 @@ def begin_next(layout: Layout) -> int:
     return layout.number + 1
 
 
-def assemble(layout: Layout, rows: Range, target: Path) -> Assembled:
+def assemble(layout: Layout, rows: Range, target: Path, watch: Watch = lambda: None) -> Assembled:
     """Write a journal of other rows, with the frames that all files of a layout have of them.
 
     A frame is in it if all files that overlap the rows have it at their end: sound, not withdrawn, and of the same angle. The
@@ -145,6 +146,8 @@ def assemble(layout: Layout, rows: Range, target: Path) -> Assembled:
         Of the new journal.
     target
         Its path, which it has once it is whole and on the disk.
+    watch
+        Called between two entries.
 
     Raises
     ------
@@ -160,10 +163,10 @@ def assemble(layout: Layout, rows: Range, target: Path) -> Assembled:
         with _explained(layout, rows, target):
             make(target.parent)
             with ExitStack() as stack:
-                old = [stack.enter_context(_opened(f)) for f in layout.files if _overlap(f.rows, rows)]
+                old = [stack.enter_context(_opened(f, watch)) for f in layout.files if _overlap(f.rows, rows)]
                 file = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
                 stack.callback(os.close, file)
-                assembled = _fill(file, layout, rows, old)
+                assembled = _fill(file, layout, rows, old, watch)
                 os.fsync(file)
             fail("layout.written")
             temporary.rename(target)
@@ -228,7 +231,7 @@ class _Old:
     So each pixel is read once, which for a scan takes minutes.
     """
 
-    def __init__(self, file: int, found: Found) -> None:
+    def __init__(self, file: int, found: Found, watch: Watch) -> None:
         header = read_beginning(file, found.path)
         self.rows: Range = header["rows"]
         size = found.info.geometry.columns * found.info.dtype.itemsize
@@ -239,6 +242,7 @@ class _Old:
         self.entries = Entries(file, header["start"], header["id"], nbytes)
         self.history = History(header["epoch"])
         for at in range(self.entries.places()):
+            watch()
             entry = self.entries.look(at)
             if entry is not None:
                 self.history.take(entry)
@@ -257,7 +261,7 @@ class _Old:
                 yield entry
 
 
-def _fill(file: int, layout: Layout, rows: Range, old: Sequence[_Old]) -> Assembled:
+def _fill(file: int, layout: Layout, rows: Range, old: Sequence[_Old], watch: Watch) -> Assembled:
     """Write the beginning and all entries."""
     epoch = max((each.history.inventory.epoch for each in old), default=0)
     identity = int.from_bytes(os.urandom(8), "little")
@@ -276,6 +280,7 @@ def _fill(file: int, layout: Layout, rows: Range, old: Sequence[_Old]) -> Assemb
         block[: HEAD.size] = np.frombuffer(entries.head(count, entry.kind, entry.index, entry.theta, xxh3), np.uint8)
         put(file, block.data, entries.offset(count))
         digest.add(entry.kind, entry.index, xxh3)
+        watch()
         count += 1
         fail("layout.frame")
     assembled = Assembled(count, len(union) - count)
@@ -310,10 +315,10 @@ def _copy(each: _Old, rows: Range, by_row: NDArray[np.uint8]) -> None:
 
 
 @contextmanager
-def _opened(found: Found) -> Iterator[_Old]:
+def _opened(found: Found, watch: Watch) -> Iterator[_Old]:
     file = os.open(found.path, os.O_RDONLY)
     try:
-        yield _Old(file, found)
+        yield _Old(file, found, watch)
     finally:
         os.close(file)
 

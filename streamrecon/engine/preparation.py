@@ -97,7 +97,7 @@ class Preparation:
         """Detector rows of all of them."""
         return self.config.recon.rows or (0, info.geometry.rows)
 
-    def prepare(self, opened: Opened, layout: int = 1) -> Ring:
+    def prepare(self, opened: Opened, layout: int = 1, watch: Watch = lambda: None) -> Ring:
         """Plan before anything is allocated, then make what a scan needs; called by the I/O thread.
 
         Parameters
@@ -106,6 +106,8 @@ class Preparation:
             The scan, and the rows of this rank.
         layout
             Number of the journals' layout.
+        watch
+            Called between two entries of a journal that is there.
 
         Raises
         ------
@@ -142,6 +144,7 @@ class Preparation:
             opened.epoch,
             resume=resume and path.exists(),
             whole=self.whole(info),
+            watch=watch,
         )
         self.plan, self.can_replay = plan, opened.can_replay
         # Other ranks have waited for it: the output folder is theirs from now on, too.
@@ -163,7 +166,7 @@ class Preparation:
         counters
             What was there already is counted.
         watch
-            Called while another rank is waited for; raises where it is in vain.
+            Called between two pieces of work, and while another rank is waited for; raises where it is in vain.
 
         Raises
         ------
@@ -178,17 +181,17 @@ class Preparation:
             layout = self._world.share(begin_next(left) if rank == 0 else 0, math.inf, watch)[0]
             self.story.tell("assemble", f"the journals of {len(left.files)} ranks become those of {self._world.size}")
             if rows[0] < rows[1]:
-                assemble(left, rows, place(folder, layout, rows))
+                assemble(left, rows, place(folder, layout, rows), watch)
             self._world.share(None, math.inf, watch)
             if rank == 0:
                 settle(folder, layout)
         if rank == 0:
-            ring = self.prepare(Opened(left.info, rows, left.can_replay), layout)
+            ring = self.prepare(Opened(left.info, rows, left.can_replay), layout, watch)
         self.ingest.decide(self._world.share(self.ingest.decided, math.inf, watch)[0])
         if rows[0] == rows[1]:
             return
         if rank:
-            ring = self.prepare(Opened(left.info, rows, left.can_replay), layout)
+            ring = self.prepare(Opened(left.info, rows, left.can_replay), layout, watch)
         assert self.journal is not None
         had = self.journal.inventory
         text = f"going on with scan {left.info.uid}: {had.counts[FrameKind.PROJECTION]} projections are in the journal"
