@@ -34,7 +34,7 @@ EXIT_PARTIAL = 1
 EXIT_USAGE = 2
 """The command, its options or its input are wrong, or it does not fit the machine."""
 EXIT_FAILED = 74
-"""The disk of the journal failed; --resume goes on with what is on it."""
+"""A disk failed; --resume goes on with what is in the journal."""
 EXIT_RANK = 75
 """A rank of the job died or hangs; --resume goes on with what is in the journals."""
 EXIT_BUG = 70

@@ -60,7 +60,7 @@ class DiskFullError(OutputError):
 
 
 class JournalError(OutputError):
-    """The journal's disk failed while a scan ran; what is on it can be gone on with."""
+    """A disk failed while a scan ran; what is in the journal can be gone on with."""
 
 
 class RankError(StreamreconError, RuntimeError):

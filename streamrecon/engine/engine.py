@@ -19,7 +19,7 @@ from streamrecon.config import Config
 from streamrecon.engine.council import Council, Following, Leading
 from streamrecon.engine.device import choose
 from streamrecon.engine.emit import EmitPolicy, LeadingMarks, Marks, Versions
-from streamrecon.engine.ingest import Accepted, Event, Ingest
+from streamrecon.engine.ingest import BROKE_OFF, Accepted, Event, Ingest
 from streamrecon.engine.journal_layout import Layout
 from streamrecon.engine.lead import Lead
 from streamrecon.engine.lock import FolderLock
@@ -420,16 +420,15 @@ class Engine:
         missing = sum(b - a for a, b in end.missing)
         if not end.ended and expected is not None:
             missing = expected - len(Ranges(end.projections))
-        if end.ended and not self._counters.version:
+        if end.ended and not end.projections:
             end = dataclasses.replace(end, ended=False, reason="the scan had no projections", given_up=False)
-            self._ingest.refuse("the scan had no projections")
         # What can be sent again, or was given up, need not take the disk's space.
         self._keep = not end.ended and not end.given_up and not self._preparation.can_replay
         if end.ended:
             self._ingest.finish()
         else:
-            self._ingest.refuse(end.reason or "the scan was not completed")
-        self._ingest.tell(Done(end.ended, self._keep))
+            self._ingest.refuse(end.reason or BROKE_OFF)
+        self._ingest.tell(Done(end.ended, self._keep, end.reason))
         return self._told(end, missing)
 
     def _told(self, end: Finished, missing: int) -> Result:
@@ -458,6 +457,8 @@ class Engine:
 def _close(writer: Writer) -> None:
     """Wait for what is being written; raise why the last version could not be."""
     writer.close()
+    if isinstance(writer.error, OutputError):
+        raise JournalError(f"{writer.error}; what came is in the journal: recon --resume goes on with it")
     if writer.error is not None:
         raise writer.error
 

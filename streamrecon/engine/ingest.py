@@ -46,6 +46,9 @@ from streamrecon.wire.receiving import ReceivingEnd
 
 log = logging.getLogger(__name__)
 
+BROKE_OFF = "the scan was not completed"
+"""What a sender is told where nothing is known that would help more."""
+
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
@@ -324,7 +327,7 @@ class Ingest(threading.Thread):
             elif isinstance(message, Stop):
                 self._act(self._end.refuse(message.reason))
             elif isinstance(message, Done):
-                self._act(self._end.finish() if message.final else self._end.refuse("the scan was not completed"))
+                self._act(self._end.finish() if message.final else self._end.refuse(message.reason or BROKE_OFF))
             self.orders.put(message)
         else:
             self.reports.put((rank, message))

@@ -170,6 +170,8 @@ class Done:
     final: bool
     keep: bool
     """Whether the journals stay."""
+    reason: str | None = None
+    """Why the scan was not completed, where it was not."""
 
 
 Report = Pulse | Studied | Reduced | Finished | Part | NotWritten | Failed

@@ -86,10 +86,11 @@ class Publishing:
         if cut == LAST:
             self.broken = why
             return
-        # Its slabs stay until the next version is shown: some rank may still be writing one.
         if len(self.members) > 1:
             self._story.tell("spoilt", f"cut {cut} did not become a version: {why}", cut=cut)
             if again:
+                # All slabs of it were there. Else they stay until the next version: some rank may still be writing one.
+                self.writer.forget(cut)
                 self._again()
 
     def _shown(self, job: Job, update: VolumeUpdate, parts: Sequence[Part], seconds: float) -> None:

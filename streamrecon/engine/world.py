@@ -23,6 +23,9 @@ LAUNCHED = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "PMIX_RANK", "MPI_LOCALNRANKS")
 START_SECONDS = 60.0
 """Longest that ranks wait for each other to be there."""
 
+LAST_WORDS = 0.2
+"""Seconds in which a launcher can pass on what a rank has written, before it is told to end the job."""
+
 Watch = Callable[[], None]
 """Called while one waits; raises where it is in vain."""
 
@@ -128,6 +131,7 @@ class Mpi:
 
     def abort(self, code: int) -> NoReturn:
         """End all ranks at once, with this exit code."""
+        time.sleep(LAST_WORDS)
         self._comm.Abort(code)
         os._exit(code)  # the launcher ends this process any moment
 

@@ -79,6 +79,10 @@ class Writer(threading.Thread):
         """All slabs of a version are there: show it."""
         self._calls.put(lambda: self._show(cut, parts))
 
+    def forget(self, cut: int) -> None:
+        """All slabs of this cut are there, and will not become a version."""
+        self._calls.put(lambda: self._output.forget(cut))
+
     def close(self) -> None:
         """Finish what was handed over and end the thread."""
         self._idle.wait()

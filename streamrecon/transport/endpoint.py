@@ -64,6 +64,10 @@ def lane_endpoint(listen: str | None, rank: int, hosts: Sequence[str], insecure:
         return listen if rank == 0 else f"{listen}.{rank}", ""
     host, _, port = address.rpartition(":")
     if rank and port != "*":
+        if int(port) + rank > 65535:
+            raise EndpointError(
+                f"rank {rank} would listen on port {int(port) + rank}, {rank} above that of {listen!r}; expected at most 65535"
+            )
         port = str(int(port) + rank)
     if elsewhere and _is_loopback(host.strip("[]")):
         raise EndpointError(

@@ -19,7 +19,7 @@ from streamrecon_kernels import limit_threads
 from streamrecon import failpoints
 from streamrecon.config import SendConfig
 from streamrecon.engine import Engine
-from streamrecon.errors import DiskFullError, PlanError, RankError, ScanAbortedError
+from streamrecon.errors import DiskFullError, JournalError, PlanError, RankError, ScanAbortedError
 from streamrecon.scan import Frame, Gap
 from streamrecon.transport import send_scan, subscribe
 
@@ -251,8 +251,9 @@ def test_a_rank_that_fails_ends_the_job(scan: Scan, tmp_path: Path, monkeypatch:
     sender = threading.Thread(target=_send, args=(scan, ranks.lead.endpoint), daemon=True)
     sender.start()
     ranks.join()
-    assert isinstance(ranks.errors[0], DiskFullError)
+    assert isinstance(ranks.errors[0], JournalError)
     assert "rank 1" in str(ranks.errors[0])
+    assert "--resume" in str(ranks.errors[0])
     assert ranks.results[0] is None
 
 
