@@ -216,8 +216,7 @@ class _Pass:
                         return
             now = self._following.clock()
             for stack in self._stacks:
-                if stack.replaced:
-                    raise SourceFileError(f"{stack.path}: {stack.name} was replaced after {self._said()} had been read")
+                self._poll(stack)
             if self.over() and self._next[FrameKind.PROJECTION]:
                 ended = now if ended is None else ended
                 # All stacks have looked since the first of them saw the end.
@@ -248,6 +247,13 @@ class _Pass:
     def _said(self) -> str:
         return ", ".join(f"{count} {kind.name.lower()}s" for kind, count in self._next.items() if count) or "no frames"
 
+    def _poll(self, stack: GrowingStack) -> int:
+        """What can be read of the file that was read before, and of no other."""
+        count = stack.poll()
+        if stack.replaced:
+            raise SourceFileError(f"{stack.path}: {stack.name} was replaced after {self._said()} had been read")
+        return count
+
     def _block(self, stack: GrowingStack, first: int, end: int) -> tuple[int, NDArray[Any]]:
         """(frame, row, column) as many frames as are read at once, and where they end."""
         shape, dtype = self._data.shape, self._data.dtype
@@ -266,7 +272,7 @@ class _Pass:
         """(frame,) radians of as many as can be had; NaN for one that has none."""
         if self._angles is None:
             return np.array([_even(self._config, index) for index in range(first, end)])
-        end = min(end, self._angles.poll())
+        end = min(end, self._poll(self._angles))
         if end <= first:
             return np.empty(0)
         return self._angles.read(first, end).astype(np.float64) * radians_per(self._angles.units, self._angles.name)
@@ -276,7 +282,7 @@ class _Pass:
         assert self._angles is not None
         now = self._following.clock()
         if self._angles.complete:
-            return f"{self._angles.name} has {self._angles.poll()} angles"
+            return f"{self._angles.name} has {self._poll(self._angles)} angles"
         if self._data.complete and self._angles.dtype is None and self._angles.overdue(now):
             return f"no angles: {self._angles.why}"
         if self._late is None or self._late[1] <= first:
@@ -310,12 +316,12 @@ class _Stacks(_Pass):
 
     def step(self) -> Iterator[Frame | Gap]:
         # Looked at before the others: what was written before a projection is found with it.
-        projections = self._data.poll()
+        projections = self._poll(self._data)
         for kind in (FrameKind.DARK, FrameKind.FLAT, FrameKind.PROJECTION):
             stack = self._of.get(kind)
             if stack is None:
                 continue
-            count = projections if stack is self._data else stack.poll()
+            count = projections if stack is self._data else self._poll(stack)
             first = self._next[kind]
             while first < count:
                 yield from self._some(kind, stack, first, count)
@@ -326,7 +332,7 @@ class _Stacks(_Pass):
     def over(self) -> bool:
         """The frames' file is complete, and what else is there, too."""
         rest = [stack for stack in self._stacks if stack is not self._data]
-        done = all(stack.poll() <= self._next[kind] for kind, stack in self._of.items())
+        done = all(self._poll(stack) <= self._next[kind] for kind, stack in self._of.items())
         return self._data.complete and done and all(stack.complete or stack.dtype is None for stack in rest)
 
     def _some(self, kind: FrameKind, stack: GrowingStack, first: int, count: int) -> Iterator[Frame | Gap]:
@@ -366,7 +372,7 @@ class _Keyed(_Pass):
 
     def step(self) -> Iterator[Frame | Gap]:
         while True:
-            first, end = self._row, min(self._data.poll(), self._keys.poll())
+            first, end = self._row, min(self._poll(self._data), self._poll(self._keys))
             if first >= end:
                 return
             keys = self._keys.read(first, end)
@@ -381,7 +387,11 @@ class _Keyed(_Pass):
                 return
 
     def over(self) -> bool:
-        return self._data.complete and self._keys.complete and self._row >= min(self._data.poll(), self._keys.poll())
+        return (
+            self._data.complete
+            and self._keys.complete
+            and self._row >= min(self._poll(self._data), self._poll(self._keys))
+        )
 
     def _some(self, first: int, end: int, keys: NDArray[Any]) -> Iterator[Frame | Gap]:
         theta = self._theta(first, end)
