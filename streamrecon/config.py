@@ -37,6 +37,22 @@ class SourceConfig:
     """Frames per second; None is as fast as credit allows."""
     pixel_size: float | None = None
     """Pixel size at the sample, m; overrides the file's."""
+    data: str | None = None
+    """Of a growing file: path of the dataset of projections, where it is laid out in no known way."""
+    angles: str | None = None
+    """Of a growing file: path of the angles, one for each row of the frames."""
+    angle_start: float = 0.0
+    """Of a growing file without angles: the first projection's, degrees."""
+    angle_step: float | None = None
+    """Of a growing file without angles: from a projection to the next, degrees."""
+    projections: int | None = None
+    """Of a growing file: projections after which the scan ends; None: when its writer has closed the file."""
+    patience: float = 60.0
+    """Seconds to wait for a growing file in which nothing changes."""
+    roots: tuple[str, ...] = ()
+    """Folders beneath which files may be read, besides that of a file which is named on the command line."""
+    remap: tuple[str, ...] = ()
+    """Where folders of other hosts lie here: FROM=TO, FROM being a path or the beginning of a URI, such as file://ioc7/data."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -221,6 +237,10 @@ class Config:
 _LIMITS: dict[str, tuple[float, float]] = {
     "source.fps": (1e-3, 1e6),
     "source.pixel_size": (1e-12, 1.0),
+    "source.angle_start": (-1e6, 1e6),
+    "source.angle_step": (-360.0, 360.0),
+    "source.projections": (1, 1 << 40),
+    "source.patience": (0.1, 1e9),
     "simulated.rows": (1, 1 << 16),
     "simulated.columns": (4, 1 << 16),
     "simulated.projections": (1, 10_000_000),
@@ -296,6 +316,9 @@ def check(config: Config) -> None:
             f"normalize.air is {air[0]},{air[1]}; expected columns of air at the left and right border (--air LEFT,RIGHT), "
             "at least one of them above 0"
         )
+    for entry in config.source.remap:
+        if not all(entry.partition("=")):
+            raise ConfigError(f"source.remap has {entry!r}; expected FROM=TO")
     if config.emit.preview & (config.emit.preview - 1):
         raise ConfigError(f"emit.preview is {config.emit.preview}; expected 1, 2, 4, 8 or 16")
 
@@ -367,6 +390,10 @@ def _typed(name: str, value: Any, hint: Any) -> Any:
         if value not in get_args(hint):
             raise ConfigError(f"{name} is {value!r}; expected one of: {', '.join(map(str, get_args(hint)))}")
         return value
+    if origin is tuple and get_args(hint)[-1] is Ellipsis:
+        if not isinstance(value, (list, tuple)) or not all(isinstance(item, str) for item in value):
+            raise ConfigError(f"{name} is {value!r}; expected a list of texts")
+        return tuple(value)
     if origin is tuple:
         if not isinstance(value, (list, tuple)) or len(value) != 2:
             raise ConfigError(f"{name} is {value!r}; expected two integers")

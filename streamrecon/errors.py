@@ -19,6 +19,10 @@ class SourceFileError(StreamreconError, OSError):
     """A scan's file is missing, truncated, or not an HDF5 file."""
 
 
+class SourceBusyError(SourceFileError):
+    """A scan's file cannot be read at this moment, as it is being written; it can when it is looked at again."""
+
+
 class MessageError(StreamreconError, ValueError):
     """Bytes from a peer are not a valid message of this protocol version."""
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from streamrecon.config import Config, from_dict, to_dict
 from streamrecon.errors import StreamreconError
-from streamrecon.scan import Frame
+from streamrecon.scan import Frame, Gap
 from streamrecon.sources import open_source
 from streamrecon.transport import SendReport, send_scan
 from streamrecon.wire.sending import SendingEnd
@@ -52,7 +52,7 @@ def replay(
     source = open_source(spec, config)
     fps = config.source.fps
 
-    def frames(rows: slice) -> Iterator[Frame]:
+    def frames(rows: slice) -> Iterator[Frame | Gap]:
         return source.frames(rows) if fps is None else paced(source.frames(rows), fps)
 
     return send_scan(
@@ -68,7 +68,7 @@ def replay(
     )
 
 
-def paced(frames: Iterator[Frame], fps: float) -> Iterator[Frame]:
+def paced(frames: Iterator[Frame | Gap], fps: float) -> Iterator[Frame | Gap]:
     """Let frames out at a rate, as a detector would; what was late is not made up for in a burst.
 
     Parameters

@@ -32,6 +32,8 @@ def valid(table: str, name: str, hint: Any) -> st.SearchStrategy[Any]:
         return st.none() | valid(table, name, inner)
     if typing.get_origin(hint) is typing.Literal:
         return st.sampled_from(arguments)
+    if typing.get_origin(hint) is tuple and arguments[-1] is Ellipsis:
+        return st.lists(st.just("/here=/there"), max_size=3).map(tuple)
     if typing.get_origin(hint) is tuple:
         return st.tuples(st.integers(0, 100), st.integers(1, 100)).map(lambda p: (p[0], p[0] + p[1]))
     low, high = _LIMITS.get(f"{table}.{name}", (-1e6, 1e6))

@@ -17,11 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamrecon.config import SourceConfig
-from streamrecon.errors import GeometryError, SourceError, SourceFileError, StreamreconError
+from streamrecon.errors import SourceError, SourceFileError, StreamreconError
 from streamrecon.scan import Frame, FrameKind, Geometry, ScanInfo
 from streamrecon.sources.nxtomo import nxtomo
 from streamrecon.sources.order import projection_order
-from streamrecon.sources.recording import Recording, dangling, resolve, stack, where
+from streamrecon.sources.recording import Recording, dangling, resolve, row_range, stack, where
 from streamrecon.sources.stacks import data_exchange, fxi
 
 BLOCK_BYTES = 64 << 20
@@ -100,7 +100,7 @@ class Hdf5Source:
         """
         with _opened(self.path) as file:
             recording = self._recording(file)
-            wanted = _row_range(rows, _frame_shape(file, recording)[0])
+            wanted = row_range(rows, _frame_shape(file, recording)[0])
             dtype, _ = _common_dtype(file, recording)
             order = projection_order(self.config.order, len(recording.theta))
             sequential = bool(np.all(np.abs(np.diff(order)) == 1))
@@ -231,15 +231,6 @@ def _opened(path: Path) -> Iterator[h5py.File]:
             raise
         except (OSError, RuntimeError) as error:
             raise SourceFileError(f"{path} cannot be read: {error}; the file is damaged or incomplete") from error
-
-
-def _row_range(rows: slice, count: int) -> slice:
-    first, end, step = rows.indices(count)
-    if step != 1 or first >= end:
-        raise GeometryError(
-            f"rows {rows.start}:{rows.stop}:{rows.step} of {count}; expected a contiguous range with at least one row"
-        )
-    return slice(first, end)
 
 
 def _frame_shape(file: h5py.File, recording: Recording) -> tuple[int, int]:

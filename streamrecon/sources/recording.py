@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from streamrecon.errors import SourceError
+from streamrecon.errors import GeometryError, SourceError
 from streamrecon.scan import FrameKind
 
 _RADIANS = {
@@ -215,10 +215,21 @@ def theta_of(
             f"({bad.size} of {len(values)} are not): correct the file or leave out those projections"
         )
     unit = units(file[path])
-    if unit is not None and unit not in _RADIANS:
-        raise SourceError(f"{where(file, path)} has units {unit!r}; expected one of: {', '.join(_RADIANS)}")
     notes = [] if unit else [f"{where(file, path)} has no units: its angles are taken as degrees"]
-    return values * _RADIANS[unit or "degrees"], notes
+    return values * radians_per(unit, where(file, path)), notes
+
+
+def radians_per(unit: str | None, place: str) -> float:
+    """What an angle in a unit is multiplied with; without one it is in degrees.
+
+    Raises
+    ------
+    SourceError
+        If it is no unit of angles.
+    """
+    if unit is not None and unit not in _RADIANS:
+        raise SourceError(f"{place} has units {unit!r}; expected one of: {', '.join(_RADIANS)}")
+    return _RADIANS[unit or "degrees"]
 
 
 def half_circle(count: int, path: str, layout: str) -> tuple[NDArray[np.float64], list[str]]:
@@ -251,6 +262,22 @@ def length_of(file: h5py.File, path: str, default_unit: str | None = None) -> tu
     if not (np.isfinite(value) and value > 0 and unit in _METRES):
         return None, [f"{where(file, path)} is {shown[:40]!r}, units {unit!r}: not used; set source.pixel_size, m"]
     return value * _METRES[unit], []
+
+
+def row_range(rows: slice, count: int) -> slice:
+    """Detector rows that are wanted, of so many.
+
+    Raises
+    ------
+    GeometryError
+        If that is none, or not a contiguous range.
+    """
+    first, end, step = rows.indices(count)
+    if step != 1 or first >= end:
+        raise GeometryError(
+            f"rows {rows.start}:{rows.stop}:{rows.step} of {count}; expected a contiguous range with at least one row"
+        )
+    return slice(first, end)
 
 
 def parents(path: str) -> list[str]:
