@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import numbers
@@ -219,6 +220,16 @@ class SendConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AttachConfig:
+    """Runs of Bluesky, as they happen: `[attach]`."""
+
+    waiting: int = 8
+    """Runs that may wait while one is in work; a further one is told and left out."""
+    document_bytes: int = 1 << 30
+    """Most memory for the images that a run has in its documents."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     """All options; a TOML file has one table for each field."""
 
@@ -229,6 +240,7 @@ class Config:
     emit: EmitConfig = field(default_factory=EmitConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
     send: SendConfig = field(default_factory=SendConfig)
+    attach: AttachConfig = field(default_factory=AttachConfig)
 
     def __post_init__(self) -> None:
         check(self)
@@ -284,6 +296,8 @@ _LIMITS: dict[str, tuple[float, float]] = {
     "send.retain_bytes": (1, 1 << 50),
     "send.spool_bytes": (1, 1 << 60),
     "send.return_timeout": (0.0, 1e9),
+    "attach.waiting": (0, 10_000),
+    "attach.document_bytes": (1, 1 << 50),
 }
 
 
@@ -355,27 +369,44 @@ def from_dict(tables: Mapping[str, Any]) -> Config:
     ConfigError
         On an unknown table or option, or a value of the wrong type or out of range.
     """
-    return _build(Config, tables, "")
+    return build(Config, tables)
 
 
 T = TypeVar("T")
 
 
-def _build(cls: type[T], table: Any, where: str) -> T:
+def build(cls: type[T], table: Any, where: str = "") -> T:
+    """Build a dataclass of options from tables, as TOML gives them.
+
+    Parameters
+    ----------
+    cls
+        Whose fields are options, or tables of options. A name that Python keeps for itself has a `_` there that it has not here.
+    table
+        Values by name.
+    where
+        What comes before the names in errors.
+
+    Raises
+    ------
+    ConfigError
+        On an unknown table or option, or a value of the wrong type.
+    """
     if not isinstance(table, Mapping):
         raise ConfigError(f"{where.rstrip('.')} is {table!r}; expected a table of options")
-    hints = typing.get_type_hints(cls)
-    unknown = set(table) - set(hints)
+    fields = {name.rstrip("_"): (name, hint) for name, hint in typing.get_type_hints(cls).items()}
+    unknown = set(table) - set(fields)
     if unknown:
         name = sorted(map(str, unknown))[0]
-        raise ConfigError(f"unknown option {where}{name}; expected one of: {', '.join(hints)}")
+        raise ConfigError(f"unknown option {where}{name}; expected one of: {', '.join(fields)}")
     values = {}
     for name, value in table.items():
-        hint = hints[name]
-        values[name] = (
-            _build(typing.cast("type[Any]", hint), value, f"{name}.")
-            if dataclasses.is_dataclass(hint)
-            else _typed(where + name, value, hint)
+        field_name, hint = fields[name]
+        options = next((each for each in (hint, *get_args(hint)) if dataclasses.is_dataclass(each)), None)
+        values[field_name] = (
+            _typed(where + name, value, hint)
+            if options is None
+            else build(typing.cast("type[Any]", options), value, f"{where}{name}.")
         )
     return cls(**values)
 
@@ -385,7 +416,11 @@ def _typed(name: str, value: Any, hint: Any) -> Any:
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in get_args(hint):
             return None
-        return _typed(name, value, next(a for a in get_args(hint) if a is not type(None)))
+        *others, last = (each for each in get_args(hint) if each is not type(None))
+        for each in others:
+            with contextlib.suppress(ConfigError):
+                return _typed(name, value, each)
+        return _typed(name, value, last)
     if origin is Literal:
         if value not in get_args(hint):
             raise ConfigError(f"{name} is {value!r}; expected one of: {', '.join(map(str, get_args(hint)))}")
@@ -398,6 +433,10 @@ def _typed(name: str, value: Any, hint: Any) -> Any:
         if not isinstance(value, (list, tuple)) or len(value) != 2:
             raise ConfigError(f"{name} is {value!r}; expected two integers")
         return tuple(_typed(name, item, int) for item in value)
+    if origin is dict:
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{name} is {value!r}; expected a table")
+        return dict(value)
     # A number of NumPy's is one, too; bool, which Python counts among the integers, is none.
     if hint is float and isinstance(value, numbers.Real) and not isinstance(value, bool):
         value = float(value)

@@ -20,7 +20,7 @@ _RADIANS = {
     **dict.fromkeys(("deg", "degree", "degrees", "°"), np.pi / 180.0),
     **dict.fromkeys(("rad", "radian", "radians"), 1.0),
 }
-_METRES = {
+METRES = {
     **dict.fromkeys(("m", "metre", "metres", "meter", "meters"), 1.0),
     "cm": 1e-2,
     **dict.fromkeys(("mm", "millimetre", "millimetres", "millimeter", "millimeters"), 1e-3),
@@ -259,9 +259,9 @@ def length_of(file: h5py.File, path: str, default_unit: str | None = None) -> tu
     except ValueError:
         value = float("nan")
     unit = (match[2].lower() if match else "") or unit or default_unit
-    if not (np.isfinite(value) and value > 0 and unit in _METRES):
+    if not (np.isfinite(value) and value > 0 and unit in METRES):
         return None, [f"{where(file, path)} is {shown[:40]!r}, units {unit!r}: not used; set source.pixel_size, m"]
-    return value * _METRES[unit], []
+    return value * METRES[unit], []
 
 
 def row_range(rows: slice, count: int) -> slice:

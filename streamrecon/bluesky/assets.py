@@ -1,0 +1,76 @@
+"""Where a resource document says that frames are: a file, a dataset in it, and how many frames there are to an event."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from streamrecon.errors import MessageError, SourceError
+from streamrecon.sources.roots import Roots
+
+MIMETYPES = ("application/x-hdf5", "application/x-hdf", "application/hdf5")
+AREA_DETECTOR = "/entry/data/data"
+"""Where the HDF5 plugin of EPICS' area detector writes frames, unless told otherwise."""
+SPECS = {
+    "AD_HDF5": AREA_DETECTOR,
+    "AD_HDF5_SWMR": AREA_DETECTOR,
+    "AD_HDF5_SWMR_STREAM": AREA_DETECTOR,
+    "HDF5": None,
+}
+"""Kinds of files that are read, from before there were mimetypes, and the dataset that each has where none is named."""
+
+
+class Asset(NamedTuple):
+    """The dataset of a resource."""
+
+    path: Path
+    dataset: str
+    per_event: int | None
+    """Frames of an event; None: as the descriptor says."""
+
+
+def asset_of(doc: Mapping[str, Any], roots: Roots) -> Asset:
+    """Read a resource or stream resource document.
+
+    Parameters
+    ----------
+    doc
+        The document: with a `uri` and parameters, or a `spec` with `root`, `resource_path` and `resource_kwargs`.
+    roots
+        Where files may lie.
+
+    Raises
+    ------
+    SourceError
+        If it is a kind of file that is not read, or the file may not be.
+    MessageError
+        If the document is not as it should be.
+    """
+    if "uri" in doc:
+        mimetype, options = str(doc.get("mimetype")), doc.get("parameters")
+        if mimetype not in MIMETYPES:
+            raise SourceError(f"a resource is {mimetype[:60]!r}; expected one of: {', '.join(MIMETYPES)}")
+        path, default = roots.locate(_text(doc, "uri")), None
+    else:
+        spec, options = str(doc.get("spec")), doc.get("resource_kwargs")
+        if spec not in SPECS:
+            raise SourceError(f"a resource is of spec {spec[:60]!r}; expected one of: {', '.join(SPECS)}")
+        root, below, default = str(doc.get("root") or ""), _text(doc, "resource_path"), SPECS[spec]
+        path = roots.locate(root, below) if root and not below.startswith("/") else roots.locate(below)
+    if not isinstance(options, Mapping):
+        raise MessageError(f"a resource has the parameters {str(options)[:60]!r}; expected a table")
+    dataset = next((options[name] for name in ("dataset", "path", "key") if options.get(name)), default)
+    if not isinstance(dataset, str) or len(dataset) > 1024:
+        raise MessageError(f"a resource names the dataset {str(dataset)[:60]!r}; expected a path")
+    per_event = next((options[name] for name in ("frame_per_point", "multiplier") if options.get(name)), None)
+    if per_event is not None and not (isinstance(per_event, int) and 1 <= per_event <= 1 << 24):
+        raise MessageError(f"a resource has {str(per_event)[:60]!r} frames per event; expected 1 to {1 << 24}")
+    return Asset(path, dataset, per_event)
+
+
+def _text(doc: Mapping[str, Any], key: str) -> str:
+    value = doc.get(key)
+    if not isinstance(value, str) or not 0 < len(value) <= 4096:
+        raise MessageError(f"{key} of a resource is {str(value)[:60]!r}; expected a text")
+    return value

@@ -1,0 +1,315 @@
+"""Attached to a flow of documents: every run that is a scan goes to an engine, one after the other."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+from streamrecon.bluesky.collect import Collector, image_bytes
+from streamrecon.bluesky.keeping import Keeping
+from streamrecon.bluesky.mapping import Mapping as Rules
+from streamrecon.bluesky.mapping import fits
+from streamrecon.bluesky.run import Run
+from streamrecon.bluesky.source import RunSource
+from streamrecon.config import Config
+from streamrecon.errors import ScanAbortedError, StreamreconError
+from streamrecon.scan import FrameKind
+from streamrecon.sources.roots import Roots
+from streamrecon.transport import SendReport, send_scan
+from streamrecon.wire.sending import SendingEnd
+from streamrecon.wire.session import State
+
+log = logging.getLogger(__name__)
+
+POLL = 0.1
+"""Seconds."""
+Listener = Callable[[str, str], None]
+"""Called with a short name of what happened, and a sentence."""
+
+
+class Flow(Protocol):
+    """Where documents come from."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether no more will come."""
+        ...
+
+    def take(self, timeout: float) -> tuple[str, dict[str, Any]] | None:
+        """The next document, if one comes within the time (seconds)."""
+        ...
+
+
+@dataclass(slots=True)
+class _Scan:
+    """A run that is a scan."""
+
+    run: Run
+    rules: Rules
+    others: Sequence[tuple[FrameKind, Run]]
+    nbytes: int = 0
+    """Of the images in its documents."""
+    heard: float = field(default_factory=time.monotonic)
+
+
+class Attachment:
+    """Reconstructs runs as they happen.
+
+    Documents are taken by the thread that calls `run`; another one reads images and sends them.
+
+    Parameters
+    ----------
+    documents
+        Where they come from.
+    endpoint
+        Of the engine.
+    rules
+        How runs are mapped: the first that fits one counts.
+    config
+        Its `attach`, `source`, `send` and `engine` tables are used.
+    keep
+        Folder for the documents of runs in work; None keeps none.
+    once
+        Whether to end after one scan.
+    listener
+        Told of what happens; any thread.
+
+    Raises
+    ------
+    OutputError
+        If the folder cannot be used.
+    """
+
+    def __init__(
+        self,
+        documents: Flow,
+        endpoint: str,
+        rules: Sequence[Rules],
+        config: Config,
+        *,
+        keep: Path | None = None,
+        once: bool = False,
+        listener: Listener = lambda event, text: log.info("%s", text),
+    ) -> None:
+        self._documents, self._endpoint, self._rules, self._config = documents, endpoint, list(rules), config
+        self._once, self._listener = once, listener
+        source = config.source
+        self._roots = Roots([Path(root) for root in source.roots], dict(entry.split("=", 1) for entry in source.remap))
+        self._keeping = None if keep is None else Keeping(keep)
+        self._collector = Collector(self._opened, self._added)
+        self._scans: dict[str, _Scan] = {}
+        """Runs that wait or are in work."""
+        self._fields: dict[FrameKind, Run] = {}
+        """The newest run of flats, or darks, that is one of its own."""
+        self._waiting: queue.SimpleQueue[_Scan | None] = queue.SimpleQueue()
+        self._done: deque[_Scan] = deque()
+        self._stopped = threading.Event()
+        self._failed: BaseException | None = None
+        self._worker = threading.Thread(target=self._work, name="streamrecon-attach", daemon=True)
+        self._last: tuple[float, str] = (time.monotonic(), "no document has come")
+        """When something happened, and why nothing did since."""
+        self._sending: SendingEnd | None = None
+        self._current: RunSource | None = None
+        self.scans = 0
+        """That have been sent."""
+        self.partial = 0
+        """That were not completed."""
+
+    def run(self) -> None:
+        """Take documents until there are no more, or it is stopped.
+
+        Raises
+        ------
+        StreamreconError
+            What ends the attachment, and not just a scan.
+        """
+        self._worker.start()
+        try:
+            if self._keeping is not None:
+                for name, doc in self._keeping.left():
+                    self._collector.hear(name, doc)
+            self._last = time.monotonic(), "no document has come"
+            self._listen()
+        finally:
+            self._waiting.put(None)
+            if self._stopped.is_set() or self._failed is not None:
+                self._stopped.set()
+            self._worker.join()
+            self._tidy()
+            if self._keeping is not None:
+                self._keeping.close()
+        if self._failed is not None:
+            raise self._failed
+
+    def stop(self) -> None:
+        """End the run in work, as a partial volume, and the attachment; any thread."""
+        self._stopped.set()
+
+    def _listen(self) -> None:
+        while not self._stopped.is_set() and self._failed is None:
+            if self._once and self.scans + self.partial:
+                return
+            found = self._documents.take(POLL)
+            self._tidy()
+            if found is not None:
+                self._collector.hear(*found)
+            elif self._documents.ended:
+                for scan in self._scans.values():
+                    scan.run.give_up("the documents ended without the run's stop")
+                return
+            else:
+                self._give_up_silent()
+
+    def why_nothing_happens(self) -> str:
+        """One line, for people."""
+        current, sending = self._current, self._sending
+        if current is not None:
+            if sending is None:
+                return f"run {current.run.uid}: {current.why}"
+            if sending.busy:
+                return f"run {current.run.uid}: the engine is busy: {sending.busy.reason}"
+            joined = sending.session.state is State.STREAMING
+            return f"run {current.run.uid}: {current.why if joined else sending.session.state.value}"
+        seconds, why = time.monotonic() - self._last[0], self._last[1]
+        return f"{why}, for {seconds:.0f} s"
+
+    # Documents, in the thread that listens.
+
+    def _opened(self, run: Run) -> None:
+        self._last = time.monotonic(), "nothing more has come"
+        scan = self._scan_of(run)
+        if scan is None:
+            return
+        most = self._config.attach.waiting
+        if len(self._scans) > most:
+            self._listener("skipped", f"run {run.uid} is not reconstructed: {most} runs wait already (attach.waiting)")
+            return
+        self._scans[run.uid] = scan
+        self._listener("run", f"run {run.uid} ({_name(run)}) is a scan, by the mapping {scan.rules.name}")
+        self._waiting.put(scan)
+
+    def _scan_of(self, run: Run) -> _Scan | None:
+        """What a run is, by the first mapping that knows."""
+        whys = []
+        for rules in self._rules:
+            for kind, rule in rules.rules().items():
+                if rule.select == "run" and fits(rule.match, run.start) is None:
+                    self._keep_fields(kind, run)
+                    return None
+            why = fits(rules.run.match, run.start)
+            if why is None:
+                others = [(kind, each) for kind, each in self._fields.items() if kind in rules.rules() and each.stop]
+                return _Scan(run, rules, [each for each in others if rules.rules()[each[0]].select == "run"])
+            whys.append(f"{rules.name}: {why}")
+        self._listener("other", f"run {run.uid} ({_name(run)}) is no scan: " + "; ".join(whys))
+        self._last = time.monotonic(), f"the last run ({_name(run)}) was no scan, and no other has begun"
+        return None
+
+    def _keep_fields(self, kind: FrameKind, run: Run) -> None:
+        old = self._fields.get(kind)
+        self._fields[kind] = run
+        self._listener("fields", f"run {run.uid} ({_name(run)}) has the {kind.name.lower()}s of the scans that follow")
+        if old is not None and not any(old is each for scan in self._scans.values() for _, each in scan.others):
+            self._forget(old)
+
+    def _added(self, run: Run, name: str, doc: Mapping[str, Any]) -> None:
+        scan = self._scans.get(run.uid)
+        if scan is None and run not in self._fields.values():
+            if name == "stop":
+                self._collector.forget(run)
+            return
+        self._last = time.monotonic(), "nothing more has come"
+        if self._keeping is not None:
+            self._keeping.add(run.uid, name, doc)
+        if scan is not None:
+            scan.heard = time.monotonic()
+            scan.nbytes += image_bytes(doc)
+            if scan.nbytes > self._config.attach.document_bytes:
+                run.give_up(
+                    f"its images in documents take more than {self._config.attach.document_bytes} bytes (attach.document_bytes)"
+                )
+        if name == "stop":
+            self._listener("stop", f"run {run.uid} has ended: {doc.get('exit_status', 'success')}")
+
+    def _give_up_silent(self) -> None:
+        """A run that another one follows, and of which nothing comes any more: its stop document was lost."""
+        open_scans = [scan for scan in self._scans.values() if not scan.run.over]
+        now = time.monotonic()
+        for scan in open_scans[:-1]:
+            if now - scan.heard > self._config.source.patience:
+                scan.run.give_up("another run has begun, and its own stop document did not come")
+
+    def _tidy(self) -> None:
+        while self._done:
+            scan = self._done.popleft()
+            self._scans.pop(scan.run.uid, None)
+            self._forget(scan.run)
+
+    def _forget(self, run: Run) -> None:
+        self._collector.forget(run)
+        if self._keeping is not None:
+            self._keeping.forget(run.uid)
+
+    # Images, in the thread that sends.
+
+    def _work(self) -> None:
+        try:
+            while (scan := self._waiting.get()) is not None and not self._stopped.is_set():
+                self._reconstruct(scan)
+                if self._once:
+                    return
+        except BaseException as error:
+            self._failed = error
+
+    def _reconstruct(self, scan: _Scan) -> None:
+        run, config = scan.run, self._config
+        source = self._current = RunSource(
+            run, scan.rules, self._roots, config.source.patience, scan.others, self._stopped
+        )
+        try:
+            info = source.info()
+            rows, columns = info.frame_shape
+            self._listener("scan", f"run {run.uid}: images of {rows} x {columns} {info.dtype}")
+            report = send_scan(
+                info,
+                partial(source.frames, info=info),
+                self._endpoint,
+                options=config.send,
+                can_replay=True,
+                heartbeat=config.engine.heartbeat,
+                peer_timeout=config.engine.peer_timeout,
+                progress=self._progress,
+            )
+        except StreamreconError as error:
+            self.partial += 1
+            self._listener("failed", f"run {run.uid} was not completed: {error}")
+        else:
+            self.scans += 1
+            self._listener("done", f"run {run.uid} is reconstructed: {_told(report)}")
+        finally:
+            self._current = self._sending = None
+            self._last = time.monotonic(), "the last scan is done, and no other has begun"
+            self._done.append(scan)
+
+    def _progress(self, end: SendingEnd) -> None:
+        self._sending = end
+        if self._stopped.is_set():
+            raise ScanAbortedError("the attachment was ended")
+
+
+def _told(report: SendReport) -> str:
+    lost = sum(end - first for first, end in report.missing)
+    return f"{report.frames} frames in {report.seconds:.1f} s" + (f", {lost} projections are missing" if lost else "")
+
+
+def _name(run: Run) -> str:
+    plan, number = run.start.get("plan_name", "no plan_name"), run.start.get("scan_id")
+    return f"{str(plan)[:60]}{'' if number is None else f', scan_id {str(number)[:20]}'}"

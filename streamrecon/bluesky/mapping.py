@@ -1,0 +1,256 @@
+"""What of a run is what of a scan: which streams and keys hold projections, flats, darks and angles."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.resources
+import re
+import tomllib
+from collections.abc import Mapping as Table
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from streamrecon.config import build
+from streamrecon.errors import ConfigError
+from streamrecon.scan import FrameKind
+from streamrecon.sources.recording import METRES
+
+Select = Literal["events", "frames", "image_key", "run"]
+Value = float | str
+"""A number, or where one is: `start.PATH` in the start document, or `config.PATH` in the configuration of a descriptor."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunRule:
+    """Which runs are scans: `[run]`."""
+
+    match: dict[str, Any] = field(default_factory=dict)
+    """From paths in the start document to what is expected there: a regular expression for a text, or a number, true or false; of
+    a list any item. All of them have to fit; none fit every run."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FramesRule:
+    """Where frames of a kind are: `[projection]`, `[flat]`, `[dark]`."""
+
+    stream: str = "primary"
+    """Name of the stream."""
+    key: str | None = None
+    """Data key; None: the only one in the stream that has images."""
+    select: Select = "events"
+    """events: those of `range`; frames: those of `range`, counted over all events; image_key: those whose number in
+    `image_key` is that of the kind (0 projection, 1 flat, 2 dark); run: all of the runs that fit `match`."""
+    range: str = ":"
+    """Which events or frames, as Python has it: `0`, `-1`, `1:-1`, `20:`."""
+    image_key: str | None = None
+    """Data key of the numbers that tell the kind of each frame."""
+    match: dict[str, Any] = field(default_factory=dict)
+    """Of the runs that hold these frames, as `run.match`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ThetaRule:
+    """Where the angle of each projection is: `[theta]`."""
+
+    from_: Literal["event", "dataset", "attribute", "monitor", "linear"] = "event"
+    """event: in the event; dataset: in the file that a stream's key names; attribute: in the images' file;
+    monitor: in the stream of a motor that is watched, at the times of the frames; linear: from `start` and `step`."""
+    key: str | None = None
+    """Data key; of an attribute the path of its dataset."""
+    stream: str | None = None
+    """Stream of the key; None: that of the projections, of a monitor the key with `_monitor`."""
+    start: Value | None = None
+    """Of the first projection, for linear."""
+    step: Value | None = None
+    """From a projection to the next, for linear."""
+    units: str | None = None
+    """deg or rad; None: as the descriptor or the dataset says."""
+    scale: Value = 1.0
+    """Factor."""
+    offset: Value = 0.0
+    """Added after it, in the units."""
+    at: Literal["start", "middle", "end"] = "middle"
+    """Of the exposure, what an angle or a time is of. A frame is taken to last until the next one begins."""
+    times: tuple[str, ...] = ()
+    """Paths, in the images' file, of the times of frames: one dataset of seconds, or two of seconds and nanoseconds."""
+    clock: Literal["unix", "epics"] = "unix"
+    """From when the times of frames count: 1970 or 1990."""
+    align: Literal["absolute", "first_motion"] = "absolute"
+    """first_motion: the first frame begins when the motor does, whatever the clocks say."""
+    on_missing: Literal["wait", "gap"] = "wait"
+    """What to do about a projection whose angle has not come: wait for it, bounded, or go on without it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScanRule:
+    """Facts of the scan: `[scan]`."""
+
+    projections: Value | None = None
+    """Expected; None: as many as come."""
+    center: Value | None = None
+    """Column of the rotation axis."""
+    pixel_size: Value | None = None
+    """At the sample."""
+    pixel_size_units: str = "m"
+    energy: Value | None = None
+    """keV, for the record."""
+    title: str | None = None
+    sample: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mapping:
+    """From a run to a scan; a TOML file has one table for each field."""
+
+    name: str = ""
+    run: RunRule = field(default_factory=RunRule)
+    projection: FramesRule = field(default_factory=FramesRule)
+    flat: FramesRule | None = None
+    dark: FramesRule | None = None
+    theta: ThetaRule = field(default_factory=ThetaRule)
+    scan: ScanRule = field(default_factory=ScanRule)
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+    def rules(self) -> dict[FrameKind, FramesRule]:
+        """Where the frames of each kind are; without those that the runs have not."""
+        each = {FrameKind.PROJECTION: self.projection, FrameKind.FLAT: self.flat, FrameKind.DARK: self.dark}
+        return {kind: rule for kind, rule in each.items() if rule is not None}
+
+
+def load_mapping(name: str | Path) -> Mapping:
+    """Read a mapping.
+
+    Parameters
+    ----------
+    name
+        Of a profile that comes with streamrecon, or the path of a TOML file.
+
+    Raises
+    ------
+    ConfigError
+        If there is none, it is not TOML, or a key or value is not what the schema allows.
+    """
+    shipped = profiles()
+    path = shipped.get(str(name), Path(name))
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(
+            f"there is no mapping {name}: {error.strerror}; expected a TOML file, or one of: {', '.join(shipped)}"
+        ) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not TOML: {error}") from error
+    try:
+        return mapping_from_dict({"name": path.stem, **tables})
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+
+
+def mapping_from_dict(tables: Table[str, Any]) -> Mapping:
+    """Build a mapping from tables, as TOML gives them.
+
+    Raises
+    ------
+    ConfigError
+        On an unknown table or key, or a value that is not allowed.
+    """
+    return build(Mapping, tables)
+
+
+def profiles() -> dict[str, Path]:
+    """The mappings that come with streamrecon, by name."""
+    folder = Path(str(importlib.resources.files("streamrecon.bluesky"))) / "profiles"
+    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+
+
+def fits(match: Table[str, Any], start: Table[str, Any]) -> str | None:
+    """Why a start document does not fit, in a few words; None if it does."""
+    for path, expected in match.items():
+        found = at_path(start, path)
+        items = found if isinstance(found, list | tuple) else [found]
+        if not any(_equal(item, expected) for item in items):
+            return f"{path} is {str(found)[:60]!r}; expected {expected!r}" if found is not None else f"it has no {path}"
+    return None
+
+
+def at_path(document: Any, path: str) -> Any:
+    """What is at a dotted path; None if nothing is. A key that has dots itself counts as well."""
+    parts = path.split(".")
+    for count in range(len(parts), 0, -1):
+        head = ".".join(parts[:count])
+        if isinstance(document, Table) and head in document:
+            return document[head] if count == len(parts) else at_path(document[head], ".".join(parts[count:]))
+    return None
+
+
+def _equal(found: Any, expected: Any) -> bool:
+    if isinstance(expected, list | tuple):
+        return any(_equal(found, each) for each in expected)
+    if isinstance(expected, str):
+        return isinstance(found, str) and re.fullmatch(expected, found) is not None
+    return bool(found == expected) and isinstance(found, bool) == isinstance(expected, bool)
+
+
+def bounds(text: str) -> tuple[int | None, int | None]:
+    """First and one past the last of a range; a single number is its own range.
+
+    Raises
+    ------
+    ConfigError
+        If it is none.
+    """
+    match = re.fullmatch(r"\s*(-?\d+)?\s*(:\s*(-?\d+)?)?\s*", text)
+    if match is None or (match[1] is None and match[2] is None):
+        raise ConfigError(f"range is {text!r}; expected such as ':', '0', '-1', '1:-1' or '20:'")
+    first = int(match[1]) if match[1] else None
+    if match[2] is None:
+        assert first is not None
+        return first, (first + 1 or None)
+    return first, int(match[3]) if match[3] else None
+
+
+def _check(mapping: Mapping) -> None:
+    """Refuse what cannot work."""
+    if mapping.scan.pixel_size_units not in METRES:
+        raise ConfigError(
+            f"scan.pixel_size_units is {mapping.scan.pixel_size_units!r}; expected one of: {', '.join(METRES)}"
+        )
+    for kind, rule in mapping.rules().items():
+        table = kind.name.lower()
+        bounds(rule.range)
+        for path, expected in rule.match.items():
+            _check_pattern(f"{table}.match", path, expected)
+        if rule.select == "image_key" and rule.image_key is None:
+            raise ConfigError(f"{table}.select is image_key; expected {table}.image_key, the data key of the numbers")
+        if rule.select == "run" and kind is FrameKind.PROJECTION:
+            raise ConfigError("projection.select is run; expected [run] match to say which runs are scans")
+        if rule.select == "run" and not rule.match:
+            raise ConfigError(f"{table}.select is run; expected {table}.match, to know such a run by")
+    for path, expected in mapping.run.match.items():
+        _check_pattern("run.match", path, expected)
+    theta = mapping.theta
+    if theta.from_ == "linear" and None in (theta.start, theta.step):
+        raise ConfigError("theta.from is linear; expected theta.start and theta.step")
+    if theta.from_ != "linear" and theta.key is None:
+        raise ConfigError(f"theta.from is {theta.from_}; expected theta.key")
+    if theta.from_ == "monitor" and len(theta.times) not in (1, 2):
+        raise ConfigError(
+            f"theta.from is monitor, theta.times names {len(theta.times)} datasets; expected one, of seconds, or two, of seconds "
+            "and nanoseconds"
+        )
+    for name, section in (("theta", mapping.theta), ("scan", mapping.scan)):
+        for option in dataclasses.fields(section):
+            value = getattr(section, option.name)
+            if "Value" in str(option.type) and isinstance(value, str) and not value.startswith(("start.", "config.")):
+                raise ConfigError(f"{name}.{option.name} is {value!r}; expected a number, start.PATH or config.PATH")
+
+
+def _check_pattern(table: str, path: str, expected: Any) -> None:
+    for each in expected if isinstance(expected, list) else [expected]:
+        try:
+            re.compile(each if isinstance(each, str) else "")
+        except re.error as error:
+            raise ConfigError(f"{table} has {each!r} for {path}, which is not a regular expression: {error}") from error

@@ -1,0 +1,65 @@
+"""The documents of one run, each after what it refers to."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+
+class Document(NamedTuple):
+    """One document."""
+
+    name: str
+    """start, descriptor, event, resource, datum, stream_resource, stream_datum or stop."""
+    doc: Mapping[str, Any]
+
+
+class Run:
+    """One run; any thread.
+
+    Parameters
+    ----------
+    start
+        Its start document.
+    """
+
+    def __init__(self, start: Mapping[str, Any]) -> None:
+        self.start = start
+        self.uid = str(start["uid"])
+        self.stop: Mapping[str, Any] | None = None
+        """The stop document, once it is there."""
+        self.gone: str | None = None
+        """Why no more documents will come though there was no stop, where that is known."""
+        self._documents = [Document("start", start)]
+        self._changed = threading.Condition()
+
+    def __len__(self) -> int:
+        return len(self._documents)
+
+    def add(self, name: str, doc: Mapping[str, Any]) -> None:
+        """One more document."""
+        with self._changed:
+            self._documents.append(Document(name, doc))
+            if name == "stop":
+                self.stop = doc
+            self._changed.notify_all()
+
+    def give_up(self, why: str) -> None:
+        """No more documents will come."""
+        with self._changed:
+            if self.stop is None:
+                self.gone = why
+            self._changed.notify_all()
+
+    @property
+    def over(self) -> bool:
+        """Whether no more documents are to be expected."""
+        return self.stop is not None or self.gone is not None
+
+    def since(self, count: int, timeout: float = 0.0) -> list[Document]:
+        """Documents after the first `count`; waits so long for one where there is none and the run is not over."""
+        with self._changed:
+            if timeout and len(self._documents) <= count and not self.over:
+                self._changed.wait(timeout)
+            return self._documents[count:]

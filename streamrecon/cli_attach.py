@@ -1,0 +1,210 @@
+"""`streamrecon attach`: its options, and what it tells people."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from streamrecon.config import Config
+from streamrecon.errors import ConfigError
+
+TOLD_EVERY = 10.0
+"""Seconds after which it is said again why nothing happens."""
+HELP = "reconstruct runs of Bluesky as they happen"
+EPILOG = """\
+URL is bluesky+zmq://HOST:PORT (where bluesky-0MQ-proxy publishes), documents+jsonl://- (lines of JSON on the standard input) or
+file+swmr://PATH (an HDF5 file that grows, without documents).
+"""
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options of `attach`."""
+    parser.add_argument("url", metavar="URL", help="where documents come from")
+    parser.add_argument("--to", metavar="ENDPOINT", help="where the engine listens, as `streamrecon recon` says")
+    parser.add_argument(
+        "--mapping", action="append", metavar="FILE.toml|NAME", default=[],
+        help="from runs to scans: a file, or a profile that comes with streamrecon; several: the first that fits a run counts",
+    )  # fmt: skip
+    parser.add_argument(
+        "--root", action="append", metavar="DIR", default=[], help="folder beneath which files may be read"
+    )
+    parser.add_argument(
+        "--remap",
+        action="append",
+        metavar="FROM=TO",
+        default=[],
+        help="where a folder of another host lies on this one",
+    )
+    parser.add_argument("--once", action="store_true", help="end after one scan")
+    parser.add_argument("--dry-run", action="store_true", help="say what would map, and send nothing")
+    parser.add_argument(
+        "--keep", metavar="DIR", default="streamrecon-out/attach",
+        help="folder for the documents of runs in work, for a restart (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--patience", type=float, metavar="S", dest="source.patience", help="seconds to wait for a file"
+    )
+    parser.add_argument("--prefix", default="", help="of the publisher, where several share a proxy")
+    parser.add_argument(
+        "--trust-pickle", action="store_true", help="run pickles as Python does; only from this machine or over CURVE"
+    )
+    parser.add_argument("--curve-server", metavar="FILE.key", help="public key of the proxy, for CURVE")
+    parser.add_argument("--curve-secret", metavar="FILE.key_secret", help="secret key of this side, for CURVE")
+
+
+def attach(options: argparse.Namespace, config: Config) -> int:
+    """Run the command; its exit code."""
+    from streamrecon.sources.swmr import SCHEME
+
+    config = _with_places(config, options)
+    if options.url.startswith(SCHEME):
+        return _follow(options, config)
+    from streamrecon.bluesky.documents import open_documents
+    from streamrecon.bluesky.mapping import load_mapping, profiles
+
+    if not options.mapping:
+        raise ConfigError(
+            f"how runs map to scans is not known; expected --mapping FILE.toml, or one of: {', '.join(profiles())}"
+        )
+    mappings = [load_mapping(name) for name in options.mapping]
+    documents = open_documents(
+        options.url, prefix=options.prefix, curve=_curve(options), trust_pickle=options.trust_pickle
+    )
+    try:
+        if options.dry_run:
+            return _dry_run(documents, mappings, config)
+        if options.to is None:
+            raise ConfigError("where the engine listens is not known; expected --to ENDPOINT, or --dry-run")
+        return _attached(documents, mappings, options, config)
+    finally:
+        documents.close()
+
+
+def _attached(documents: Any, mappings: Sequence[Any], options: argparse.Namespace, config: Config) -> int:
+    from streamrecon.bluesky.attach import Attachment
+
+    attachment = Attachment(
+        documents, options.to, mappings, config, keep=Path(options.keep), once=options.once, listener=_tell
+    )
+    ended = threading.Event()
+    if not options.quiet:
+        threading.Thread(
+            target=_why, args=(ended, lambda: _reasons(documents, attachment.why_nothing_happens())), daemon=True
+        ).start()
+    _tell("listen", f"waiting for documents of {options.url}")
+    try:
+        attachment.run()
+    except KeyboardInterrupt:
+        attachment.stop()
+        raise
+    finally:
+        ended.set()
+    return 1 if attachment.partial and options.once else 0
+
+
+def _reasons(documents: Any, why: str) -> str:
+    if documents.malformed:
+        why += f"; {documents.malformed} documents could not be read, the last: {documents.last_error}"
+    return why
+
+
+def _dry_run(documents: Any, mappings: Sequence[Any], config: Config) -> int:
+    from streamrecon.bluesky.collect import Collector
+    from streamrecon.bluesky.describe import describe
+    from streamrecon.bluesky.run import Run
+    from streamrecon.sources.swmr import roots_of
+
+    roots, runs = roots_of(config), dict[str, Run]()
+
+    def told(run: Run) -> None:
+        print("\n".join(describe(run, mappings, roots)), flush=True)
+        collector.forget(run)
+        runs.pop(run.uid, None)
+
+    collector = Collector(lambda run: runs.update({run.uid: run}))
+    heard = time.monotonic()
+    _tell("listen", "waiting for documents; runs are described as they end, and on Ctrl-C")
+    try:
+        while not documents.ended:
+            found = documents.take(0.2)
+            if found is not None:
+                collector.hear(*found)
+                heard = time.monotonic()
+            for run in [run for run in runs.values() if run.stop is not None and time.monotonic() - heard > 0.5]:
+                told(run)
+            if time.monotonic() - heard > TOLD_EVERY:
+                heard = time.monotonic()
+                _tell("why", _reasons(documents, _nothing(collector, len(runs))))
+    except KeyboardInterrupt:
+        pass
+    for run in list(runs.values()):
+        told(run)
+    return 0
+
+
+def _nothing(collector: Any, runs: int) -> str:
+    why = f"no document came for {TOLD_EVERY:g} s; {runs} runs are going on"
+    if collector.waiting:
+        why += f"; {collector.waiting} documents are of a run whose start was missed"
+    return why
+
+
+def _follow(options: argparse.Namespace, config: Config) -> int:
+    """A file without documents."""
+    from streamrecon.replayer import replay
+    from streamrecon.sources import open_source
+
+    source = open_source(options.url, config)
+    for note in source.notes():
+        _tell("source", note)
+    if options.dry_run:
+        info = source.info()
+        print(f"scan        {info.uid}\nframes      {info.geometry.rows} x {info.geometry.columns} {info.dtype}")
+        return 0
+    if options.to is None:
+        raise ConfigError("where the engine listens is not known; expected --to ENDPOINT, or --dry-run")
+    report = replay(options.url, options.to, config)
+    _tell("done", f"{report.frames} frames in {report.seconds:.1f} s")
+    return 0
+
+
+def _why(ended: threading.Event, why: Callable[[], str]) -> None:
+    """Says, now and then, why nothing happens."""
+    told = ""
+    while not ended.wait(TOLD_EVERY):
+        words = why()
+        if words != told:
+            told = words
+            _tell("why", words)
+
+
+def _tell(event: str, text: str) -> None:
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
+
+
+def _with_places(config: Config, options: argparse.Namespace) -> Config:
+    from dataclasses import replace
+
+    source = config.source
+    return replace(
+        config,
+        source=replace(source, roots=(*source.roots, *options.root), remap=(*source.remap, *options.remap)),
+    )
+
+
+def _curve(options: argparse.Namespace) -> Any:
+    if options.curve_server is None and options.curve_secret is None:
+        return None
+    if options.curve_server is None or options.curve_secret is None:
+        raise ConfigError(
+            "CURVE needs both --curve-server, the proxy's public key, and --curve-secret, the secret key of this side"
+        )
+    from streamrecon.transport import CurveKeys
+
+    return CurveKeys.load(options.curve_secret, options.curve_server)
