@@ -505,9 +505,9 @@ def _parser() -> argparse.ArgumentParser:
     sub = command("demo", _demo, "reconstruct a simulated scan, everything on", source, rows, recon)
     sub.add_argument("--order", metavar="O", help="of the angles: sequential, interlaced:N, golden")
     sub = command("run", _run, "replay a scan into an engine on this machine", source, order, rows, recon)
-    sub.add_argument("scan", metavar="SCAN", help="an HDF5 file, or 'simulated'")
+    sub.add_argument("scan", metavar="SCAN", help="an HDF5 file, file+swmr://PATH or 'simulated'")
     sub = command("replay", _replay, "send a scan to an engine", source, order)
-    sub.add_argument("scan", metavar="SCAN", help="an HDF5 file, or 'simulated'")
+    sub.add_argument("scan", metavar="SCAN", help="an HDF5 file, file+swmr://PATH or 'simulated'")
     sub.add_argument("--to", required=True, metavar="ENDPOINT", help="of the engine")
     sub.add_argument("--timeout", type=float, metavar="S", help="seconds to wait for an engine; default: for ever")
     sub.add_argument(
@@ -534,7 +534,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--backoff", type=float, default=1.0, metavar="S", help="before the first; it doubles; default: 1")
     sub.add_argument("job", nargs="*", metavar="-- COMMAND", help="such as: streamrecon recon --listen ENDPOINT")
     sub = command("inspect", _inspect, "what is in a scan, and what would happen", source, order, rows, recon)
-    sub.add_argument("scan", metavar="FILE", help="an HDF5 file, or 'simulated'")
+    sub.add_argument("scan", metavar="FILE", help="an HDF5 file, file+swmr://PATH or 'simulated'")
     sub = command(
         "plan", _plan, "bytes and seconds of a scan, measured or not, and what would be chosen", source, recon
     )

@@ -222,6 +222,29 @@ def test_an_unflushed_extent_and_unwritten_chunks_are_waited_for(tmp_path: Path,
     writer.tell("f.close()")
 
 
+def test_a_frame_in_a_shared_chunk_counts_when_it_stays_the_same(tmp_path: Path, writer: Writer, clock: Clock) -> None:
+    path = tmp_path / "scan.h5"
+    writer.tell(CREATE, path=str(path), libver="latest", dtype="u2", extent=3, how={"chunks": (3, ROWS, COLUMNS)})
+    writer.tell("f.swmr_mode = True\nd[0, :2] = 5\nd.flush()")
+    stack = _stack(path, clock)
+    assert _poll(stack, clock) == 0
+    writer.tell("d[0, 2:] = 5\nd.flush()")
+    assert [_poll(stack, clock) for _ in range(3)] == [0, 1, 1]
+    assert stack.read(0, 1).min() == 5
+    writer.tell("f.close()")
+
+
+def test_what_was_read_while_a_swmr_writer_left_does_not_count(tmp_path: Path, writer: Writer, clock: Clock) -> None:
+    path = tmp_path / "scan.h5"
+    writer.tell(CREATE, path=str(path), libver="latest", dtype="u2", extent=1, how={"chunks": (1, ROWS, COLUMNS)})
+    writer.tell(f"f.swmr_mode = True\n{_code(0)}\nd.flush()")
+    stack = _stack(path, clock)
+    with pytest.raises(NotYetError, match="changed"), stack._arrive():
+        writer.tell("f.close()\nf = h5py.File(path, 'a')")
+    assert _poll(stack, clock) == 0
+    writer.tell("f.close()")
+
+
 def test_a_frame_that_the_writer_passed_over_is_a_hole_in_the_end(tmp_path: Path, writer: Writer, clock: Clock) -> None:
     path = tmp_path / "scan.h5"
     writer.tell(CREATE, path=str(path), libver="latest", dtype="u2", extent=6, how={"chunks": (1, ROWS, COLUMNS)})
