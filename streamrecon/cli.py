@@ -16,6 +16,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, get_args
 
+from streamrecon.cli_attach import ATTACH, add_attach_options
 from streamrecon.config import Config, FilterName, Layout, Method, WhenFull, load
 from streamrecon.errors import (
     ConfigError,
@@ -255,6 +256,12 @@ def _replay(options: argparse.Namespace) -> int:
         sys.stderr.write(f"streamrecon: {report.dropped} frames were dropped, as there was no room to keep them\n")
         return EXIT_PARTIAL
     return 0
+
+
+def _attach(options: argparse.Namespace) -> int:
+    from streamrecon.cli_attach import attach
+
+    return attach(options, _config(options))
 
 
 SUPERVISE = "run an engine, and start it again when it dies; it goes on with its scan"
@@ -528,6 +535,7 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="go on with the scan that an engine which died left in DIR, if it left one",
     )
+    add_attach_options(command("attach", _attach, ATTACH))
     sub = commands.add_parser("supervise", help=SUPERVISE, description=SUPERVISE)
     sub.set_defaults(command=_supervise)
     sub.add_argument("--restarts", type=int, default=5, metavar="N", help="at most, in a row; default: 5")

@@ -15,16 +15,16 @@ from streamrecon.errors import ConfigError
 
 TOLD_EVERY = 10.0
 """Seconds after which it is said again why nothing happens."""
-HELP = "reconstruct runs of Bluesky as they happen"
-EPILOG = """\
-URL is bluesky+zmq://HOST:PORT (where bluesky-0MQ-proxy publishes), documents+jsonl://- (lines of JSON on the standard input) or
-file+swmr://PATH (an HDF5 file that grows, without documents).
-"""
+ATTACH = "reconstruct runs of Bluesky as they happen"
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
+def add_attach_options(parser: argparse.ArgumentParser) -> None:
     """The options of `attach`."""
-    parser.add_argument("url", metavar="URL", help="where documents come from")
+    parser.add_argument(
+        "url", metavar="URL",
+        help="bluesky+zmq://HOST:PORT, where bluesky-0MQ-proxy publishes; documents+jsonl://-, lines of JSON on the standard "
+        "input; or file+swmr://PATH, an HDF5 file that grows, without documents",
+    )  # fmt: skip
     parser.add_argument("--to", metavar="ENDPOINT", help="where the engine listens, as `streamrecon recon` says")
     parser.add_argument(
         "--mapping", action="append", metavar="FILE.toml|NAME", default=[],
@@ -117,9 +117,9 @@ def _dry_run(documents: Any, mappings: Sequence[Any], config: Config) -> int:
     from streamrecon.bluesky.collect import Collector
     from streamrecon.bluesky.describe import describe
     from streamrecon.bluesky.run import Run
-    from streamrecon.sources.swmr import roots_of
+    from streamrecon.sources.following import roots_of
 
-    roots, runs = roots_of(config), dict[str, Run]()
+    roots, runs = roots_of(config.source), dict[str, Run]()
 
     def told(run: Run) -> None:
         print("\n".join(describe(run, mappings, roots)), flush=True)
@@ -205,6 +205,6 @@ def _curve(options: argparse.Namespace) -> Any:
         raise ConfigError(
             "CURVE needs both --curve-server, the proxy's public key, and --curve-secret, the secret key of this side"
         )
-    from streamrecon.transport import CurveKeys
+    from streamrecon.transport.curve import read_curve_keys
 
-    return CurveKeys.load(options.curve_secret, options.curve_server)
+    return read_curve_keys(options.curve_secret, options.curve_server)

@@ -146,8 +146,12 @@ class Angles:
         Raises
         ------
         SourceError
-            If there is a number that is no angle, or no number where the mapping says that there is.
+            If there is a number that is no angle, or none where the mapping says that there is, and there will be none.
         """
+        if over and self._rule.from_ == "event" and self._raw(shot) is None:
+            raise SourceError(f"the run has ended, and event {shot.event + 1} with its angle has not come")
+        if over and self._rule.from_ == "monitor" and not self._times:
+            raise SourceError(f"the run has ended, and no position of {self._rule.key} has come")
         if self._rule.from_ == "monitor":
             at = self._at(shot, over)
             value = None if at is None else self._interpolated(at, over)

@@ -22,7 +22,7 @@ from streamrecon.bluesky.source import RunSource
 from streamrecon.config import Config
 from streamrecon.errors import ScanAbortedError, StreamreconError
 from streamrecon.scan import FrameKind
-from streamrecon.sources.roots import Roots
+from streamrecon.sources.following import roots_of
 from streamrecon.transport import SendReport, send_scan
 from streamrecon.wire.sending import SendingEnd
 from streamrecon.wire.session import State
@@ -101,8 +101,7 @@ class Attachment:
     ) -> None:
         self._documents, self._endpoint, self._rules, self._config = documents, endpoint, list(rules), config
         self._once, self._listener = once, listener
-        source = config.source
-        self._roots = Roots([Path(root) for root in source.roots], dict(entry.split("=", 1) for entry in source.remap))
+        self._roots = roots_of(config.source)
         self._keeping = None if keep is None else Keeping(keep)
         self._collector = Collector(self._opened, self._added)
         self._scans: dict[str, _Scan] = {}

@@ -214,7 +214,7 @@ class _Pass:
                     given.add(frame.first if isinstance(frame, Gap) else frame.index)
                 yield frame
                 better = source.clock()
-            if done and not wanted:
+            if done and not wanted and not (shots.undecided and source.clock() - better <= source.patience):
                 if shots.undecided:
                     log.warning("run %s: it is not known what %d frames are: %s", run.uid, shots.undecided, files.why)
                 break
@@ -252,9 +252,7 @@ class _Pass:
             shot, theta = each.shot, None
             try:
                 if shot.kind is FrameKind.PROJECTION and (theta := angles.theta(shot, over)) is None:
-                    if source.mapping.theta.on_missing == "gap" or (
-                        over and source.mapping.theta.from_ in ("event", "monitor")
-                    ):
+                    if source.mapping.theta.on_missing == "gap":
                         raise SourceError("its angle has not come")
                     ready, files.why = False, f"the angle of projection {shot.index} has not come"
                 else:
