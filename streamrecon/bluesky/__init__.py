@@ -1,0 +1,1 @@
+"""Bluesky: the documents of a run come in, and those of its reconstruction go out."""

@@ -115,6 +115,18 @@ def _parse(endpoint: str) -> tuple[str, str]:
     return scheme, address
 
 
+def is_private(endpoint: str) -> bool:
+    """Whether only processes of this machine can be at the other end (or who forwards a port to it).
+
+    Raises
+    ------
+    EndpointError
+        If it is malformed.
+    """
+    scheme, address = _parse(endpoint)
+    return scheme == "ipc" or _is_loopback(address.rpartition(":")[0].strip("[]"))
+
+
 def _is_loopback(host: str) -> bool:
     if host in ("localhost", "lo"):
         return True
