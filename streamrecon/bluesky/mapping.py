@@ -84,7 +84,7 @@ class ThetaRule:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScanRule:
-    """Facts of the scan: `[scan]`."""
+    """Facts of the scan: `[scan]`. One that the run does not have where it is said to be is unknown."""
 
     projections: Value | None = None
     """Expected; None: as many as come."""

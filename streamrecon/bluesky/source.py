@@ -80,7 +80,10 @@ class RunSource:
         for name in ("projections", "center", "pixel_size", "energy"):
             value: Value | None = getattr(scan, name)
             if value is not None:
-                options[name] = number(value, f"scan.{name}")
+                try:
+                    options[name] = number(value, f"scan.{name}")
+                except SourceError as error:
+                    log.warning("run %s: %s; it is taken as unknown", self.run.uid, error)
         size = options.get("pixel_size")
         expected = options.get("projections")
         start = self.run.start

@@ -299,7 +299,7 @@ def test_a_motor_that_is_watched(tmp_path: Path, align: str, clock: str) -> None
 def test_units_are_those_given_then_those_of_the_descriptor(tmp_path: Path) -> None:
     (run,) = collected(step_scan(write(tmp_path / "a.h5", 2), 2).documents)  # it says mm
     rules = {**STEP, "theta": {"from": "event", "key": "rot"}}
-    with pytest.raises(SourceError, match="theta.key rot has units 'mm'"):
+    with pytest.raises(SourceError, match="rot has units"):
         items(run, rules, tmp_path)
 
 
