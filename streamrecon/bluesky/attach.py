@@ -240,10 +240,9 @@ class Attachment:
 
     def _give_up_silent(self) -> None:
         """A run that another one follows, and of which nothing comes any more: its stop document was lost."""
-        open_scans = [scan for scan in self._scans.values() if not scan.run.over]
         now = time.monotonic()
-        for scan in open_scans[:-1]:
-            if now - scan.heard > self._config.source.patience:
+        for scan in list(self._scans.values())[:-1]:
+            if not scan.run.over and now - scan.heard > self._config.source.patience:
                 scan.run.give_up("another run has begun, and its own stop document did not come")
 
     def _tidy(self) -> None:

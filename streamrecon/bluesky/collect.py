@@ -6,13 +6,15 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from event_model import DocumentRouter, EventModelError, unpack_datum_page, unpack_event_page
+from event_model import DocumentNames, DocumentRouter, EventModelError, unpack_datum_page, unpack_event_page
 
 from streamrecon.bluesky.run import Run
 from streamrecon.errors import MessageError
 from streamrecon.scan import UID_PATTERN
 
 log = logging.getLogger(__name__)
+
+NAMES = frozenset(kind.value for kind in DocumentNames)
 
 ORPHANS = 20_000
 """Documents that may wait for one that they refer to; beyond, the oldest are given up."""
@@ -67,6 +69,8 @@ class Collector(DocumentRouter):
             As Bluesky emits them.
         """
         try:
+            if name not in NAMES:  # event-model would call the method of that name
+                raise MessageError(f"there is no such kind of document; expected one of: {', '.join(sorted(NAMES))}")
             self(name, dict(doc))
         except (EventModelError, MessageError, KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
             self.refused += 1

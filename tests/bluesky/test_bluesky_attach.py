@@ -1,0 +1,375 @@
+"""Attached: run after run is sent, whatever else comes, and a restart goes on with what was kept."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from bluesky_scans import COLUMNS, ROWS, STEP, Scan, image, projections, shown, step_scan, write
+
+from streamrecon.bluesky import attach as module
+from streamrecon.bluesky.attach import Attachment
+from streamrecon.bluesky.collect import ORPHANS, Collector
+from streamrecon.bluesky.documents import DocumentQueue
+from streamrecon.bluesky.keeping import Keeping
+from streamrecon.bluesky.mapping import mapping_from_dict
+from streamrecon.config import Config, from_dict
+from streamrecon.errors import OutputError, ScanAbortedError
+from streamrecon.scan import Frame, FrameKind
+from streamrecon.transport import SendReport
+
+DET = {"shape": [1, ROWS, COLUMNS], "dtype": "array", "external": "STREAM:"}
+
+
+class Engine:
+    """Takes what is sent."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.scans: dict[str, list[Any]] = {}
+        self.infos: dict[str, Any] = {}
+        self.errors: dict[str, Exception] = {}
+        self.hold = threading.Event()
+        self.hold.set()
+        monkeypatch.setattr(module, "send_scan", self.send)
+
+    def send(self, info: Any, frames: Callable[[slice], Iterator[Any]], endpoint: str, **options: Any) -> SendReport:
+        assert self.hold.wait(20)
+        self.infos[info.uid] = info
+        found = self.scans[info.uid] = []
+        try:
+            for item in frames(slice(0, info.geometry.rows)):
+                found.append(item)
+        except Exception as error:
+            self.errors[info.uid] = error
+            raise
+        return SendReport(len(found), 0, 0.1, 0.0, ())
+
+
+@pytest.fixture
+def engine(monkeypatch: pytest.MonkeyPatch) -> Engine:
+    return Engine(monkeypatch)
+
+
+class Attached:
+    """An attachment in a thread of its own."""
+
+    def __init__(self, folder: Path, *rules: dict[str, Any], keep: Path | None = None, **options: Any) -> None:
+        self.queue, self.events = DocumentQueue(), list[tuple[str, str]]()
+        source = {"roots": [str(folder)], "patience": options.pop("patience", 2.0)}
+        config = from_dict({"source": source, "attach": options.pop("attach", {})})
+        mappings = [mapping_from_dict({"name": f"m{n}", **each}) for n, each in enumerate(rules or (STEP,))]
+        self.attachment = Attachment(
+            self.queue, "ipc:///nowhere", mappings, config, keep=keep,
+            listener=lambda event, text: self.events.append((event, text)), **options,
+        )  # fmt: skip
+        self.thread = threading.Thread(target=self.attachment.run, daemon=True)
+        self.thread.start()
+
+    def say(self, documents: Any) -> None:
+        for name, doc in documents:
+            self.queue(name, doc)
+
+    def close(self) -> None:
+        self.queue.close()
+        self.thread.join(20)
+        assert not self.thread.is_alive()
+
+    def told(self, event: str) -> list[str]:
+        return [text for name, text in self.events if name == event]
+
+
+def until(condition: Callable[[], Any], what: str) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.01)
+
+
+def test_run_after_run(tmp_path: Path, engine: Engine) -> None:
+    attached = Attached(tmp_path)
+    scans = [step_scan(write(tmp_path / f"{n}.h5", 3), 3) for n in range(3)]
+    other = Scan(plan_name="count")
+    other.stop()
+    for scan in (scans[0], other, *scans[1:]):
+        attached.say(scan.documents)
+    attached.close()
+    assert list(engine.scans) == [scan.uid for scan in scans]
+    for found in engine.scans.values():
+        assert shown(found) == [(FrameKind.PROJECTION, i, i, 10.0 * i) for i in range(3)]
+    assert attached.attachment.scans == 3
+    assert any("plan_name is 'count'; expected 'scan'" in text for text in attached.told("other"))
+
+
+def test_frames_are_sent_while_the_run_goes_on(tmp_path: Path, engine: Engine) -> None:
+    attached = Attached(tmp_path)
+    scan = step_scan(write(tmp_path / "a.h5", 3), 3)
+    attached.say(scan.documents[:5])
+    until(lambda: engine.scans.get(scan.uid), "the first frame")
+    attached.say(scan.documents[5:])
+    attached.close()
+    assert len(engine.scans[scan.uid]) == 3
+
+
+def test_interleaved_runs_are_sent_one_after_the_other(tmp_path: Path, engine: Engine) -> None:
+    attached = Attached(tmp_path)
+    one, two = (step_scan(write(tmp_path / f"{n}.h5", 4), 4) for n in range(2))
+    for a, b in zip(one.documents, two.documents, strict=True):
+        attached.say([a, b])
+    attached.close()
+    assert list(engine.scans) == [one.uid, two.uid]
+    assert all(len(found) == 4 for found in engine.scans.values())
+
+
+def test_too_many_that_wait_are_left_out(tmp_path: Path, engine: Engine) -> None:
+    engine.hold.clear()
+    attached = Attached(tmp_path, attach={"waiting": 1})
+    scans = [step_scan(write(tmp_path / f"{n}.h5", 2), 2) for n in range(3)]
+    for scan in scans:
+        attached.say(scan.documents)
+    until(lambda: attached.told("skipped"), "one is left out")
+    engine.hold.set()
+    attached.close()
+    assert list(engine.scans) == [scans[0].uid, scans[1].uid]
+    assert scans[2].uid in attached.told("skipped")[0]
+    assert "attach.waiting" in attached.told("skipped")[0]
+
+
+def test_only_one(tmp_path: Path, engine: Engine) -> None:
+    attached = Attached(tmp_path, once=True)
+    for n in range(2):
+        attached.say(step_scan(write(tmp_path / f"{n}.h5", 2), 2).documents)
+    attached.thread.join(20)
+    assert not attached.thread.is_alive()
+    assert len(engine.scans) == 1
+
+
+def test_a_scan_that_fails_is_told_and_the_next_one_comes(tmp_path: Path, engine: Engine) -> None:
+    attached = Attached(tmp_path)
+    bad = step_scan(write(tmp_path / "bad.h5", 2), 2, stop=False)
+    bad.stop("abort", "beam lost")
+    attached.say(bad.documents)
+    attached.say(step_scan(write(tmp_path / "good.h5", 2), 2).documents)
+    attached.close()
+    assert isinstance(engine.errors[bad.uid], ScanAbortedError)
+    assert "beam lost" in attached.told("failed")[0]
+    assert (attached.attachment.scans, attached.attachment.partial) == (1, 1)
+
+
+def test_a_run_whose_stop_was_lost_ends_once_another_has_begun(tmp_path: Path, engine: Engine) -> None:
+    attached = Attached(tmp_path, patience=0.3)
+    lost, following = step_scan(write(tmp_path / "a.h5", 2), 2, stop=False), step_scan(write(tmp_path / "b.h5", 2), 2)
+    attached.say(lost.documents)
+    attached.say(following.documents)
+    until(lambda: following.uid in engine.scans, "the next run")
+    attached.close()
+    assert "stop document did not come" in str(engine.errors[lost.uid])
+    assert len(engine.scans[lost.uid]) == 2, "what it had is sent"
+
+
+def test_a_pipe_that_closes_ends_the_run_in_work(tmp_path: Path, engine: Engine) -> None:
+    attached = Attached(tmp_path)
+    scan = step_scan(write(tmp_path / "a.h5", 2), 2, stop=False)
+    attached.say(scan.documents)
+    attached.close()
+    assert "without the run's stop" in str(engine.errors[scan.uid])
+
+
+def test_stopped_in_the_middle(tmp_path: Path, engine: Engine) -> None:
+    attached = Attached(tmp_path)
+    attached.say(step_scan(write(tmp_path / "a.h5", 2), 2, stop=False).documents)
+    until(lambda: engine.scans, "the scan")
+    attached.attachment.stop()
+    attached.thread.join(20)
+    assert not attached.thread.is_alive()
+    assert isinstance(next(iter(engine.errors.values())), ScanAbortedError)
+
+
+def test_the_flats_of_a_run_before(tmp_path: Path, engine: Engine) -> None:
+    rules = {**STEP, "flat": {"select": "run", "match": {"plan_name": "flats"}, "key": "det"}}
+    attached = Attached(tmp_path, rules)
+    for n, count in enumerate((3, 2)):
+        flats = Scan(plan_name="flats")
+        flats.stream(det=DET)
+        flats.rows(flats.resource(write(tmp_path / f"flats{n}.h5", count)), (0, count), (1, count + 1))
+        flats.stop()
+        attached.say(flats.documents)
+    scans = [step_scan(write(tmp_path / f"{n}.h5", 1), 1) for n in range(2)]
+    for scan in scans:
+        attached.say(scan.documents)
+    attached.close()
+    for scan in scans:
+        kinds = [item.kind for item in engine.scans[scan.uid]]
+        assert kinds == [FrameKind.FLAT, FrameKind.FLAT, FrameKind.PROJECTION], "the newest ones, of every scan"
+
+
+def test_images_in_documents_are_bounded(tmp_path: Path, engine: Engine) -> None:
+    attached = Attached(tmp_path, attach={"document_bytes": 100})
+    scan = Scan()
+    scan.stream(det={"shape": [ROWS, COLUMNS], "dtype": "array"}, rot={})
+    for number in range(5):
+        scan.event(number + 1, det=image(number), rot=float(number))
+    scan.stop()
+    attached.say(scan.documents)
+    attached.close()
+    assert "attach.document_bytes" in str(engine.errors[scan.uid])
+
+
+@pytest.mark.parametrize("missed", [0, 1, 2])
+def test_killed_and_attached_again(tmp_path: Path, engine: Engine, missed: int) -> None:
+    """What documents and files still hold is not lost; an angle that was in a missed event is named as a gap."""
+    keep = tmp_path / "keep"
+    scan = step_scan(write(tmp_path / "a.h5", 6), 6)
+    engine.hold.clear()
+    first = Attached(tmp_path, keep=keep)
+    first.say(scan.documents[:7])  # two images
+    until(lambda: len(list(keep.glob("*.documents"))) == 1 and first.queue.received == 7, "documents are kept")
+    time.sleep(0.2)
+    # As if it was killed: nothing is tidied, and a last entry is torn.
+    (path,) = keep.glob("*.documents")
+    kept = path.read_bytes()
+    engine.hold.set()
+    first.attachment.stop()
+    first.thread.join(20)
+    engine.scans.clear()
+    path.write_bytes(kept + b"\x10\x00\x00")
+    second = Attached(tmp_path, keep=keep)
+    second.say(scan.documents[7 + 2 * missed :])
+    second.close()
+    found = engine.scans[scan.uid]
+    assert projections(found) == {i: (i, 10.0 * i) for i in range(6) if not 2 <= i < 2 + missed}
+    gaps = [item for item in found if not isinstance(item, Frame)]
+    assert sum(gap.end - gap.first for gap in gaps) == missed
+    assert not list(keep.glob("*.documents")), "done with"
+
+
+def test_what_is_kept_comes_back_as_it_was(tmp_path: Path) -> None:
+    keeping = Keeping(tmp_path)
+    doc = {
+        "uid": "r-1", "data": {"a": np.arange(6, dtype=">u2").reshape(2, 3), "b": np.float32(1.5), "c": [1, None, "é"]},
+        "nested": {"x": {"y": (1, 2)}}, "big": 1 << 60, "flag": True,
+    }  # fmt: skip
+    keeping.add("r-1", "start", doc)
+    keeping.add("r-1", "event", {"uid": "e", "n": float("nan")})
+    keeping.close()
+    ((name, found), (_, event)) = Keeping(tmp_path).left()
+    assert name == "start"
+    np.testing.assert_array_equal(found["data"].pop("a"), doc["data"]["a"])  # type: ignore[index]
+    assert found["data"] == {"b": 1.5, "c": [1, None, "é"]}
+    assert (found["nested"], found["big"], found["flag"]) == ({"x": {"y": [1, 2]}}, 1 << 60, True)
+    assert np.isnan(event["n"])
+
+
+@pytest.mark.parametrize("where", ["head", "middle"])
+def test_damage_in_what_is_kept_costs_what_follows(tmp_path: Path, where: str) -> None:
+    keeping = Keeping(tmp_path)
+    for number in range(3):
+        keeping.add("r-1", "event", {"uid": f"e{number}"})
+    keeping.close()
+    path = tmp_path / "r-1.documents"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 3 + (2 if where == "head" else 15)] ^= 1
+    path.write_bytes(data)
+    assert [doc["uid"] for _, doc in Keeping(tmp_path).left()] == ["e0"]
+
+
+def test_a_folder_that_cannot_be_used(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="file"):
+        Keeping(tmp_path / "file")
+
+
+# Documents, as they come.
+
+
+def test_joined_late_without_a_start(tmp_path: Path) -> None:
+    runs: list[Any] = []
+    collector = Collector(runs.append)
+    scan = step_scan(tmp_path / "a.h5", 3)
+    for name, doc in scan.documents[2:]:
+        collector.hear(name, doc)
+    assert not runs
+    assert collector.waiting == len(scan.documents) - 2
+    collector.hear(*scan.documents[1])
+    collector.hear(*scan.documents[0])
+    assert collector.waiting == 0
+    assert [name for name, _ in runs[0].since(0)] == [
+        "start", "descriptor", "stream_resource", *(["stream_datum", "event"] * 3), "stop",
+    ] or len(runs[0]) == len(scan.documents)  # fmt: skip
+
+
+def test_orphans_are_bounded() -> None:
+    collector = Collector(lambda run: None)
+    for number in range(ORPHANS + 10):
+        collector.hear("event", {"uid": f"e{number}", "descriptor": f"d{number // 5}", "data": {}})
+    assert collector.waiting <= ORPHANS
+    assert collector.given_up >= 10
+    big = np.zeros(1 << 20, np.uint8)
+    for number in range(400):
+        collector.hear("event", {"uid": f"b{number}", "descriptor": f"b{number}", "data": {"image": big}})
+    assert collector.waiting < 300
+
+
+def test_pages_are_taken_apart(tmp_path: Path) -> None:
+    from event_model import pack_event_page
+
+    runs: list[Any] = []
+    collector = Collector(runs.append)
+    scan = step_scan(tmp_path / "a.h5", 3)
+    events = [doc for name, doc in scan.documents if name == "event"]
+    for name, doc in scan.documents:
+        if name != "event":
+            collector.hear(name, doc)
+    collector.hear("event_page", pack_event_page(*events))
+    assert [doc["data"] for name, doc in runs[0].since(0) if name == "event"] == [each["data"] for each in events]
+
+
+HOSTILE: list[tuple[str, Any]] = [
+    ("start", {}),
+    ("start", {"uid": "../../etc/passwd"}),
+    ("start", {"uid": 7}),
+    ("start", {"uid": "x" * 65}),
+    ("descriptor", {"uid": "d", "run_start": None}),
+    ("descriptor", {"uid": ["d"], "run_start": "r"}),
+    ("event", {"uid": "e"}),
+    ("event_page", {"descriptor": "d", "uid": 7}),
+    (
+        "event_page",
+        {"descriptor": "d", "uid": ["a"], "data": {"x": []}, "timestamps": {}, "seq_num": [1], "time": [1.0]},
+    ),
+    ("datum_page", {"resource": "r", "datum_id": None}),
+    ("stream_datum", {"stream_resource": {}, "descriptor": "d"}),
+    ("stop", {"run_start": 5}),
+    ("bulk_events", {"x": 1}),
+    ("__class__", {"uid": "x"}),
+    ("__init__", {}),
+    ("emit", {"uid": "x"}),
+    ("hear", {"uid": "x"}),
+    ("forget", {"uid": "x"}),
+]
+
+
+@pytest.mark.parametrize(("name", "doc"), HOSTILE, ids=lambda each: str(each)[:40])
+@pytest.mark.filterwarnings("ignore:The document type 'bulk:UserWarning")
+def test_a_hostile_document_is_refused_with_the_run_alive(
+    tmp_path: Path, engine: Engine, name: str, doc: dict[str, Any]
+) -> None:
+    runs: list[Any] = []
+    collector = Collector(runs.append)
+    scan = step_scan(tmp_path / "a.h5", 2)
+    for each in scan.documents[:4]:
+        collector.hear(*each)
+    collector.hear(name, doc)
+    assert collector.refused == 1 or collector.waiting == 1
+    for each in scan.documents[4:]:
+        collector.hear(*each)
+    assert len(runs) == 1
+    assert len(runs[0]) == len(scan.documents)
+
+
+def test_defaults_of_the_configuration() -> None:
+    assert Config().attach.waiting == 8
