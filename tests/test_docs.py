@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import h5py
 import pytest
 
 import streamrecon
+from streamrecon.bluesky.mapping import FramesRule, RunRule, ScanRule, ThetaRule
 from streamrecon.config import SimulatedConfig
 
 ROOT = Path(__file__).parents[1]
@@ -50,7 +52,7 @@ def test_the_example_of_the_package_runs(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_the_tree_of_the_architecture_is_the_tree() -> None:
     text = (ROOT / "docs/architecture.md").read_text()
-    for package in ("sources", "wire", "transport", "recon", "engine"):
+    for package in ("sources", "wire", "transport", "recon", "engine", "bluesky"):
         (line,) = re.findall(rf"^  {package}/ +(.*)$", text, re.M)
         for module in (ROOT / "streamrecon" / package).glob("[!_]*.py"):
             assert re.search(rf"\b{module.stem}\b", line), f"{package}/{module.stem} is not named"
@@ -79,6 +81,13 @@ def test_a_detector_of_ones_own(tmp_path: Path) -> None:
     # The rod of the example: 25 pixels of 2 um from the axis, radius 10, 0.05 per pixel.
     inside = (x - 50e-6) ** 2 + y[:, None] ** 2 < (8 * 2e-6) ** 2
     assert slices[inside].mean() == pytest.approx(0.05 / 2e-6, rel=0.01)
+
+
+def test_the_mapping_reference_has_every_option() -> None:
+    text = (ROOT / "docs/attach.md").read_text()
+    for rule in (RunRule, FramesRule, ThetaRule, ScanRule):
+        for option in dataclasses.fields(rule):
+            assert f"`{option.name.rstrip('_')}`" in text, f"{rule.__name__}.{option.name} is not explained"
 
 
 @pytest.mark.slow

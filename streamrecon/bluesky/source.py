@@ -26,7 +26,7 @@ from streamrecon.wire.ranges import Ranges
 
 log = logging.getLogger(__name__)
 
-BLOCK_BYTES = 16 << 20
+BLOCK_BYTES = 32 << 20
 """Of images that are read at once."""
 WINDOW = 1024
 """Images that are tried, of those that wait for their pixels or their angle."""
