@@ -120,7 +120,19 @@ def one_scan(out: Path, scan: Path, ranks: int, threads: int) -> float:
     python = [sys.executable, "-m", "streamrecon"]
     options = ["--center", str((COLUMNS - 1) / 2), "--method", "direct", "--every", str(FRAMES), "--quiet"]
     engine = subprocess.Popen(
-        [str(_mpiexec()), "-n", str(ranks), *python, "recon", "--listen", endpoint, "--out", str(out), *options],
+        [
+            str(_mpiexec()),
+            "-n",
+            str(ranks),
+            *python,
+            "recon",
+            "--once",
+            "--listen",
+            endpoint,
+            "--out",
+            str(out),
+            *options,
+        ],
         stdout=subprocess.PIPE,
         text=True,
         env={**os.environ, "NUMBA_NUM_THREADS": str(threads * ranks)},  # ranks share them

@@ -37,6 +37,7 @@ from numpy.typing import NDArray
 from bench.machine import machine
 from bench.measure import Times, Verdict
 from streamrecon.config import Config, ReconConfig, SendConfig
+from streamrecon.engine.doors import Doors
 from streamrecon.engine.ingest import Accepted, Arrival, Ingest
 from streamrecon.engine.ring import Ring
 from streamrecon.engine.status import Counters
@@ -284,7 +285,8 @@ def _receive_ours(scheme: str, rows: Range, frames: int, others: tuple[Lane, ...
         return ring
 
     listen = None if scheme == "ipc" else "tcp://127.0.0.1:*"
-    ingest = Ingest(Config(recon=ReconConfig(rows=rows)), prepare, Counters(beats=None), listen, print)
+    config = Config(recon=ReconConfig(rows=rows))
+    ingest = Ingest(config, prepare, Counters(beats=None), Doors(config, listen), print)
     ingest._end.lanes = lanes_of(rows, others)
     ingest.start()
     ingest.let_in()

@@ -48,6 +48,8 @@ EXIT_INTERRUPTED = 130
 EXIT_CLOSED = 141
 """Whoever read the output closed it."""
 
+RECON_OUT = "streamrecon-out/recon"
+
 FILES = 64
 """Files and sockets that a process may need at once; an engine with a few viewers needs half of them."""
 
@@ -166,7 +168,7 @@ def _recon(options: argparse.Namespace) -> int:
 
     world = join()
     try:
-        code = _rank(options, world) if world.rank else _reconstruct(options, world)
+        code = _once(options, world) if options.once else _serve(options, world)
         engine = _config(options).engine
         world.leave(engine.peer_timeout + engine.return_timeout + GRACE_AT_END)
     except BaseException as error:
@@ -179,24 +181,69 @@ def _recon(options: argparse.Namespace) -> int:
     return code
 
 
-def _rank(options: argparse.Namespace, world: Any) -> int:
+def _once(options: argparse.Namespace, world: Any) -> int:
+    """One scan; any rank."""
+    return _follow(options, world) if world.rank else _reconstruct(options, world)
+
+
+def _follow(options: argparse.Namespace, world: Any) -> int:
     """Any rank but the first, which tells it when to end."""
     from streamrecon.engine import Engine
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-    out = Path(options.out or "streamrecon-out/recon")
+    _leave_signals_to_rank_0()
+    out = Path(options.out or RECON_OUT)
     with Engine(_config(options), out, None, options.overwrite, options.resume, world) as engine:
         while engine.wait(1.0) is None:
             pass
     return 0
 
 
+def _leave_signals_to_rank_0() -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _serve(options: argparse.Namespace, world: Any) -> int:
+    """Scans one after the other; any rank."""
+    from streamrecon.engine import Service
+    from streamrecon.progress import Progress
+
+    config, out = _config(options), Path(options.out or RECON_OUT)
+    if world.rank:
+        _leave_signals_to_rank_0()
+        with Service(config, out, None, options.overwrite, options.resume, world) as service:
+            service.run()
+        return 0
+    with (
+        Progress(options.log_json, options.quiet) as progress,
+        _Page(options.serve, out, progress) as page,
+        Service(config, out, progress.event, options.overwrite, options.resume, world) as service,
+    ):
+
+        def interrupt(signum: int, frame: FrameType | None) -> None:
+            # Not raised the first time: between two scans, too, it ends the service and not in the middle of something.
+            if service.stopping:
+                raise KeyboardInterrupt
+            service.stop("the engine was interrupted")
+
+        def watch(engine: Any) -> None:
+            page.watch(engine)
+            progress.watch(engine)
+
+        before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            service.run(watch)
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+    return EXIT_PARTIAL if service.cut_short else 0
+
+
 def _reconstruct(options: argparse.Namespace, world: Any) -> int:
     from streamrecon.engine import Engine
     from streamrecon.progress import Progress
 
-    config, out = _config(options), Path(options.out or "streamrecon-out/recon")
+    config, out = _config(options), Path(options.out or RECON_OUT)
     with (
         Progress(options.log_json, options.quiet) as progress,
         _Page(options.serve, out, progress) as page,
@@ -358,7 +405,7 @@ class _Page:
         if self._port is not None:
             from streamrecon.viewer import serve
 
-            url, self._stop = serve(self._port, self._status, self._out / "volume.png")
+            url, self._stop = serve(self._port, self._status, lambda: self._out / "volume.png")
             self._progress.event({"event": "serve", "seconds": 0.0, "text": f"look at {url}", "url": url})
         return self
 
@@ -369,6 +416,8 @@ class _Page:
 
     def watch(self, engine: Any) -> None:
         self._engine = engine
+        if engine.status().version:  # until then the last scan's picture is the newest one
+            self._out = engine.out
 
     def __exit__(self, *_: object) -> None:
         self._stop()
@@ -526,15 +575,19 @@ def _parser() -> argparse.ArgumentParser:
         help="of --live: what to do when send.retain_bytes of memory are full; default: wait",
     )  # fmt: skip
     sub.add_argument("--spool", dest="send.spool", metavar="DIR", help="of --when-full spool: where; default: /tmp")
-    sub = command("recon", _recon, "wait for a scan and reconstruct it", rows, recon)
+    sub = command("recon", _recon, "reconstruct scans as they come, one after the other", rows, recon)
     sub.add_argument(
         "--listen", required=True, dest="engine.listen", metavar="ENDPOINT", help="tcp://127.0.0.1:PORT or ipc://PATH"
     )
     sub.add_argument(
         "--resume",
         action="store_true",
-        help="go on with the scan that an engine which died left in DIR, if it left one",
+        help="go on with the scan that an engine which died left in DIR, if it left one, before any other",
     )
+    sub.add_argument(
+        "--once", action="store_true",
+        help="end after one scan, with its exit code; what comes of it is in DIR itself, and not in DIR/UID",
+    )  # fmt: skip
     add_attach_options(command("attach", _attach, ATTACH))
     sub = commands.add_parser("supervise", help=SUPERVISE, description=SUPERVISE)
     sub.set_defaults(command=_supervise)

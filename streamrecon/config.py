@@ -127,6 +127,9 @@ class ReconConfig:
     center_frames: int | None = None
     """Most projections to wait for before accumulation starts with the best center known; None: half the scan, or 1024
     where its length is unknown."""
+    previous: bool = True
+    """Whether the center, the flat and the dark of the last scan of the same detector stand in until this scan's own are known;
+    of an engine that serves scans one after the other."""
     offset_axis: OffsetAxis = "auto"
     """Whether the scan is a full turn around an axis beside the detector's middle whose two halves make one wide field of
     view: yes, no, or auto, where the object is cut off on the axis' side."""

@@ -54,6 +54,8 @@ class Alignment:
         Ranks that have one.
     look
         Asks them for projections.
+    guess
+        Column of the rotation axis in the scan before: a start, until this one tells.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class Alignment:
         given: float | None,
         slabs: Collection[int],
         look: Look,
+        guess: float | None = None,
     ) -> None:
         self._options, self._size, self._look = options, (rows, columns), look
         half = max(FEWEST, expected // 2) if expected else MOST
@@ -77,6 +80,7 @@ class Alignment:
         self._estimate: CenterEstimate | None = None
         if given is not None:
             self._estimate = CenterEstimate(given, 0.0, "user", 0, f"center {given:.2f} as given")
+        self._guess = guess if given is None and guess is not None and self._may_guess(guess) else None
         self.tag: Tag = ()
         """Of the line integrals that count."""
         self._restudy()
@@ -132,6 +136,8 @@ class Alignment:
         if not self.theta:
             return None
         estimate = self._estimate if self.given is not None else self._candidate or self._better()
+        if estimate is None and self._guess is not None and self.used is None:
+            return self._use(Align(_guessed(self._guess, self._size[1]), False))
         if estimate is None or (self.used is not None and estimate == self.used.estimate):
             return None
         self._candidate = estimate
@@ -171,9 +177,25 @@ class Alignment:
             self._estimate = old if old is not None and best.method == "middle" else best
         assert self._estimate is not None
         theta = np.array([self.theta[index] for index in in_order]) if self._announced is None else self._announced
-        refuse = self._announced is not None and self.used is None
+        refuse = self._announced is not None and self._guessing
         offset = self._offset_axis(self._estimate, theta, refuse)
         return None if offset is None else self._use(Align(self._estimate, offset))
+
+    @property
+    def _guessing(self) -> bool:
+        """Whether nothing of this scan has told the axis yet."""
+        return self.used is None or self.used.estimate.method == "previous"
+
+    def _may_guess(self, center: float) -> bool:
+        """Whether to start with the axis of the scan before.
+
+        Not where it would decide how wide the slices are: what the first projections show of the object's edge is not enough for
+        that.
+        """
+        if self._options.offset_axis != "auto":
+            return self._options.offset_axis == "no"
+        full = self._announced is not None and self._joinable(self._announced)
+        return not (full and beside_middle(center, self._size[1]))
 
     def _use(self, align: Align) -> Align:
         self.used, self._stale, self._candidate = align, False, None
@@ -183,23 +205,29 @@ class Alignment:
         count = len(self.theta)
         pair = self._finder.opposed_pair()
         mismatch = abs(pair[2]) if pair else math.inf
-        old = None if self.used is None else self.used.estimate
+        # A guess shortens the wait for the axis, and is replaced by what that would have ended with.
+        old = None if self.used is None or self._guessing else self.used.estimate
         # Looked at whenever the projections have doubled or the pair has become clearly better, but not shortly before the
         # end, which has the last word.
         news = count >= 2 * self._looked[0] or mismatch < 0.5 * self._looked[1]
-        if old is not None and (not news or (self._expected and count > LATE * self._expected)):
+        late = self.used is not None and self._expected is not None and count > LATE * self._expected
+        if late or (self._looked[0] and not news):
             return None
         covered = covered_arc(np.array(list(self.theta.values()))) / math.pi
         full = count >= self._most
         if old is None and not full and (covered < self._options.center_wait or count < FEWEST):
             return None
         found = self._best()
-        if found is None or (old is None and found.method == "middle" and not full):
+        if found is None or (self.used is None and found.method == "middle" and not full):
             return None
         self._looked = count, mismatch
+        if old is None and self.used is not None and found.method == "middle":
+            return None  # the scan before has told more than that
         # What was learnt from other line integrals does not stand against anything that is learnt now.
         surer = old is None or found.sigma < old.sigma or (self._stale and found.method != "middle")
-        return found if surer and (old is None or abs(found.center - old.center) > BETTER) else None
+        return (
+            found if surer and (self.used is None or abs(found.center - self.used.estimate.center) > BETTER) else None
+        )
 
     def _best(self) -> CenterEstimate | None:
         """The most certain estimate; None until the opposed pair can be seen."""
@@ -231,10 +259,10 @@ class Alignment:
         """
         if self._options.offset_axis != "auto":
             return self._options.offset_axis == "yes"
-        arc = None if theta is None else covered_arc(theta, TURN)
         center, columns = estimate.center, self._size[1]
-        if arc is None or arc <= 1.5 * math.pi or not beside_middle(center, columns):
+        if theta is None or not self._joinable(theta) or not beside_middle(center, columns):
             return False
+        arc = covered_arc(theta, TURN)
         in_order = sorted(self.theta)
         self._some = self._some or tuple(in_order[:: max(1, len(in_order) // 16)][:16])
         images = self._look(self._some, 1)
@@ -251,8 +279,18 @@ class Alignment:
             )
         return arc >= FULL
 
+    @staticmethod
+    def _joinable(theta: NDArray[np.float64]) -> bool:
+        """Whether so many angles (projection,) show the object from both sides."""
+        return covered_arc(theta, TURN) > 1.5 * math.pi
+
     def _cut_off(self, profile: NDArray[np.float32], center: float) -> bool:
         """Whether the object reaches beyond the detector on the side of the axis, by its mean line integrals (column,)."""
         near, far = (profile[:3], profile[-3:]) if center < self._size[1] / 2 else (profile[-3:], profile[:3])
         cut = near.mean() - far.mean()
         return bool(cut > CUT_OFF * (profile.max() - far.mean()))
+
+
+def _guessed(center: float, columns: int) -> CenterEstimate:
+    note = f"center {center:.2f}, as in the scan before, until this one tells"
+    return CenterEstimate(center, columns / 4, "previous", 0, note)

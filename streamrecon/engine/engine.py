@@ -8,12 +8,10 @@ import math
 import queue
 import threading
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from streamrecon_kernels import all_compiled, limit_threads, threads
+from streamrecon_kernels import all_compiled
 
 from streamrecon.config import Config
 from streamrecon.engine.council import Council, Following, Leading
@@ -26,38 +24,21 @@ from streamrecon.engine.lock import FolderLock
 from streamrecon.engine.orders import Done, Failed, Finished, NotWritten
 from streamrecon.engine.plan import Plan, Share
 from streamrecon.engine.preparation import Preparation
+from streamrecon.engine.previous import Previous
 from streamrecon.engine.publishing import Publishing
 from streamrecon.engine.rank import Rank
+from streamrecon.engine.result import Result
+from streamrecon.engine.series import Series
 from streamrecon.engine.status import Counters, Status
-from streamrecon.engine.story import Listener, Story
+from streamrecon.engine.story import Listener, Story, log_name
 from streamrecon.engine.warmup import compile_kernels
-from streamrecon.engine.world import Alone, World, machine
+from streamrecon.engine.world import Alone, World
 from streamrecon.engine.writer import Writer
 from streamrecon.errors import JournalError, OutputError, RankError, ScanAbortedError, StreamreconError
 from streamrecon.scan import FrameKind, ScanInfo
-from streamrecon.transport import ControlHub, ControlLink, lane_endpoint
+from streamrecon.transport import ControlHub, ControlLink
 from streamrecon.wire.outputs import Broken
 from streamrecon.wire.ranges import Ranges
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """How a scan ended."""
-
-    volume: Path | None
-    """OUT/volume.h5, or None where no version was written."""
-    final: bool
-    """Whether the sender ended the scan and everything it sent is in the volume."""
-    reason: str | None
-    """Why the volume is not complete, where it is not."""
-    missing: int
-    """Projections that were announced and never came."""
-    status: Status
-    """The counters at the end."""
-    stages: dict[str, float]
-    """Seconds by stage: transport in the I/O thread, write in the writer thread, all others in the compute thread."""
-    seconds: float
-    """From the first frame to the last version."""
 
 
 class Engine:
@@ -82,6 +63,10 @@ class Engine:
         Go on with the scan that an earlier engine left in the output folder, if it left one.
     world
         The ranks that share the scan; None: this process alone. All of them make an engine with the same options.
+    series
+        What stays from the scans before this one to those after it; None: there are none.
+    apart
+        Whether the scan gets a folder of its own in the output folder, by its uid.
 
     Raises
     ------
@@ -103,8 +88,10 @@ class Engine:
         overwrite: bool = False,
         resume: bool = False,
         world: World | None = None,
+        series: Series | None = None,
+        apart: bool = False,
     ) -> None:
-        self._out, self._world = Path(out), world or Alone()
+        self._world = world or Alone()
         self._number = rank = self._world.rank
         self._counters = Counters(ranks=self._world.size, beats=None)
         self._publishing: Publishing | None = None
@@ -116,48 +103,44 @@ class Engine:
         self._sender_lost = self._hangs = False
         self._keep = True
         """Whether the journal stays when the engine ends."""
-        hosts = self._world.share(machine())
-        here = hosts.count(hosts[rank])
-        self._index = hosts[:rank].count(hosts[rank])
-        """Of this rank among those on this machine."""
-        if here > 1:
-            limit_threads(threads() // here)
-        self._device = choose(config.engine.device, 1 << 20, self._index)
-        self._preparation = Preparation(config, self._out, overwrite, self._world, Share(here, self._world.size))
-        listen, advertised = lane_endpoint(config.engine.listen, rank, hosts, config.engine.insecure)
-        self._ingest = Ingest(config, self._preparation.prepare, self._counters, listen, self._failed, rank)
-        self._preparation.ingest = self._ingest
-        self._ingest.alarmed = self._alarmed
-        try:
-            self._lock = FolderLock(self._out, rank)
-        except OutputError:
-            self._ingest.stop()
-            raise
-        try:
-            self._meet(hosts, advertised, resume)
-            name = f"scan.log.rank-{rank:03d}.jsonl" if rank else "scan.log.jsonl"
-            self._story = self._preparation.story = Story(self._out / name, listener)
-        except BaseException:
-            self._ingest.stop()
-            self._lock.release()
-            raise
-        self.endpoint = self._ingest.endpoint
+        out = Path(out)
+        with contextlib.ExitStack() as undo:
+            if series is None:
+                series = Series(config, self._world)
+                undo.callback(series.doors.close)
+            self._series, doors = series, series.doors
+            self._device = choose(config.engine.device, 1 << 20, series.index)
+            share = Share(series.here, self._world.size)
+            self._preparation = Preparation(config, out, overwrite, self._world, share, apart)
+            self._ingest = Ingest(config, self._preparation.prepare, self._counters, doors, self._failed, rank)
+            self._preparation.ingest = self._ingest
+            self._ingest.alarmed = self._alarmed
+            undo.callback(self._ingest.stop)
+            # A folder of many scans is held by whoever lets them have theirs in it.
+            self._lock = None if apart else FolderLock(out, rank)
+            if self._lock is not None:
+                undo.callback(self._lock.release)
+            self._meet(resume)
+            self._story = self._preparation.story = Story(out / log_name(rank), listener)
+            undo.pop_all()
+        self.endpoint = doors.endpoint
         """Where a sender is to connect."""
-        self.publish_endpoint = self._ingest.publish_endpoint
+        self.publish_endpoint = doors.publish_endpoint
         """Where viewers are to connect, or None."""
         self._compute = threading.Thread(target=self._run, name="streamrecon-compute", daemon=True)
         self._story.tell("listen", f"waiting for a sender at {self.endpoint}", endpoint=self.endpoint)
 
-    def _meet(self, hosts: Sequence[str], advertised: str, resume: bool) -> None:
+    def _meet(self, resume: bool) -> None:
         """Let all ranks know where the others are, and whether there is a scan to go on with."""
         hub: ControlHub | None = None
+        hosts = self._series.hosts
         left: Layout | None = None
         if self._number == 0:
-            left = self._preparation.find_left(resume)
+            left = None if self._preparation.apart else self._preparation.find_left(resume)
             if len(hosts) > 1:
                 hub = ControlHub(hosts[0] if len(set(hosts)) > 1 else None)
         address = None if hub is None else hub.address
-        told = self._world.share((self._ingest.advertised(advertised), address, resume and left is not None))
+        told = self._world.share((self._series.advertised, address, resume and left is not None))
         control = ControlLink(self._number, told[0][1]) if self._number else hub
         self._ingest.connect([endpoint for endpoint, _, _ in told], control)
         if told[0][2]:
@@ -174,8 +157,18 @@ class Engine:
 
     @property
     def out(self) -> Path:
-        """The output folder."""
-        return self._out
+        """The output folder; one that the scan has of its own once it was announced."""
+        return self._preparation.out
+
+    @property
+    def scan(self) -> ScanInfo | None:
+        """What was announced, or is gone on with; None while a sender is waited for."""
+        return self._preparation.scan
+
+    @property
+    def failure(self) -> BaseException | None:
+        """A bug that has ended the scan rather than the scan's own end."""
+        return self._ingest.failure
 
     @property
     def stopping(self) -> bool:
@@ -190,7 +183,7 @@ class Engine:
         StreamreconError
             If there is a scan to go on with and it does not fit the machine, or its journal cannot be read.
         """
-        if not all_compiled():
+        if not self._series.compiled and not all_compiled():
             self._story.tell("compile", "compiling the kernels, once after an install: this takes most of a minute")
         self._ingest.start()  # ranks that hang are noticed from here on
         self._compute.start()
@@ -266,7 +259,10 @@ class Engine:
         self._ingest.stop()
         self._preparation.put_away(self._keep)
         self._story.close()
-        self._lock.release()
+        if self._lock is not None:
+            self._lock.release()
+        # What takes memory goes with the scan, also where somebody still looks at the counters.
+        self._rank = self._publishing = None
 
     # Called by the I/O thread.
 
@@ -299,7 +295,9 @@ class Engine:
 
         try:
             watch()
-            compile_kernels(self._device, watch)
+            if not self._series.compiled:
+                compile_kernels(self._device, watch)
+                self._series.compiled = True
             if self._preparation.left is not None:
                 self._preparation.go_on(self._counters, watch)
             self._world.share(None, math.inf, watch)
@@ -337,6 +335,8 @@ class Engine:
         # Else without a word: a sender that cannot send the scan again keeps it for the engine that goes on.
         if self._number:
             self._ingest.report(Failed(type(error).__name__, text))
+        else:
+            self._ingest.tell(Done(False, True, text))
 
     def _reconstruct(self) -> Result:
         event = self._accepted()
@@ -353,20 +353,28 @@ class Engine:
             made.output, self._number, made.slabs(info), self._ingest, self.request_version, self._counters, self._story
         )
         publishing.writer.start()
-        policy, council = self._gather(info, made.plan, publishing)
+        policy, council = self._gather(event, made.plan, publishing)
         batch = made.config.engine.batch * (event.rows[1] - event.rows[0]) * info.geometry.columns * 4
         inbox: queue.SimpleQueue[Event] = self._ingest.inbox
         self._rank = rank = Rank(
             event, made.whole(info), made.plan, made.config, inbox, self._ingest.release, made.journal,
             publishing.writer, policy, council, self._counters, self._story,
-            choose(made.config.engine.device, batch, self._index), made.bad,
+            choose(made.config.engine.device, batch, self._series.index), made.bad, self._previous(event),
         )  # fmt: skip
         if self._stopping.is_set():
             rank.stop("the engine was stopped")
         end = rank.run()
+        if end.ended:  # all ranks know of the same scans
+            self._series.previous = rank.taught()
         if self._number:
             return self._follow_to_the_end(end, rank, publishing, council)
         return self._conclude(end, publishing, council)
+
+    def _previous(self, scan: Accepted) -> Previous | None:
+        """What a scan before this one has taught, where it was of the same detector."""
+        previous = self._series.previous
+        wanted = previous is not None and self._preparation.config.recon.previous
+        return previous if wanted and previous is not None and previous.fits(scan.info, scan.rows) else None
 
     def _accepted(self) -> Accepted | Done:
         """The scan; or the end of the job, where it has no rows for this rank."""
@@ -383,7 +391,7 @@ class Engine:
                 if isinstance(order, Done):
                     return order
 
-    def _gather(self, info: ScanInfo, plan: Plan, publishing: Publishing) -> tuple[Versions, Council]:
+    def _gather(self, scan: Accepted, plan: Plan, publishing: Publishing) -> tuple[Versions, Council]:
         """When versions are due, and who decides what all ranks do alike."""
         if self._number:
             report = self._ingest.report
@@ -394,7 +402,9 @@ class Engine:
         policy: Versions = self._requests
         if len(members) > 1:
             policy = LeadingMarks(self._requests, self._ingest.want_cut, assembly.over, assembly.give_up)
-        lead = Lead(info, self._preparation.whole(info), members, config.recon)
+        previous = self._previous(scan)
+        guess = None if previous is None else previous.center
+        lead = Lead(scan.info, self._preparation.whole(scan.info), members, config.recon, guess)
         return policy, Leading(lead, self._ingest.reports, self._ingest.tell)
 
     def _follow_to_the_end(self, end: Finished, rank: Rank, publishing: Publishing, council: Council) -> Result:
@@ -444,7 +454,7 @@ class Engine:
                 "done", text, version=version, final=end.ended, in_volume=status.in_volume, missing=missing
             )
         return Result(
-            volume=self._out / "volume.h5" if version else None,
+            volume=self.out / "volume.h5" if version else None,
             final=end.ended and bool(version or self._number),
             reason=end.reason,
             missing=missing,

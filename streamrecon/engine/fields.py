@@ -5,12 +5,14 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from streamrecon.config import NormalizeConfig
 from streamrecon.engine.journal import Journal, Record
+from streamrecon.engine.previous import Field, Previous, credible_dark, credible_flat
 from streamrecon.engine.story import Story
 from streamrecon.recon.normalize import FlatGroup, Normalization, Normalizer, brightness, combine
 
@@ -33,6 +35,8 @@ class Fields:
         Told of each group.
     bad
         (row, column), True where a pixel is bad; None: the flats tell.
+    previous
+        Whose flat and dark stand in until this scan's own are known, and where it has none.
     """
 
     def __init__(
@@ -42,9 +46,14 @@ class Fields:
         expected: int | None,
         story: Story,
         bad: NDArray[np.bool_] | None = None,
+        previous: Previous | None = None,
     ) -> None:
         self._journal, self._options, self._expected, self._story = journal, options, expected, story
-        self._bad = bad
+        self._bad, self._previous = bad, previous
+        self.flats_from: str | None = None
+        """The scan whose flat stands in, where one does."""
+        self.darks_from: str | None = None
+        """The scan whose dark stands in, where one does."""
         self._groups: list[FlatGroup] = []
         self._open_groups: list[list[Record]] = []
         self._flats_combined = self._flats_used = self._darks_used = 0
@@ -99,14 +108,12 @@ class Fields:
     def known(self, ended: bool) -> Normalization:
         """The normalization by what has come so far; there is at least one projection."""
         self._flats_used, self._darks_used = self._flats_combined, len(self._journal.darks)
-        if self._journal.darks:
-            dark = self._combined(self._journal.darks, self._options.dark)
-        else:
-            dark = np.zeros(self._journal.shape, np.float32)
         # At the end the first projection measured stands, so that the order of arrival leaves no trace.
         projections = self._journal.projections
-        first = min(projections, key=lambda r: r.index) if ended else projections[0]
-        open_counts = brightness(self._journal.read([first])[0] - dark)
+        first = self._journal.read([min(projections, key=lambda r: r.index) if ended else projections[0]])[0]
+        self.flats_from = None
+        dark, self.darks_from = self._dark(first)
+        open_counts = brightness(first - dark)
         if self._options.floor is not None:
             self._floor = self._options.floor
         elif self._journal.dtype.kind in "ui":
@@ -116,13 +123,40 @@ class Fields:
             self._floor = 10.0 ** (math.floor(math.log10(max(brightest, 1e-24))) - 5)
         return Normalization(
             dark,
-            tuple(self._groups),
+            tuple(self._groups) or self._stand_in(dark, open_counts),
             max(open_counts, self._floor),
             self._floor,
             self._options.interpolate_flats,
             self._options.air,
             self._bad,
         )
+
+    def _dark(self, projection: NDArray[Any]) -> tuple[NDArray[np.float32], str | None]:
+        """The dark, and the scan it is of, where that is not this one."""
+        before = None if self._previous is None else self._previous.dark
+        if self._journal.darks:
+            return self._combined(self._journal.darks, self._options.dark), None
+        if before is not None and credible_dark(before.image, projection):
+            return before.image, before.uid
+        return np.zeros(self._journal.shape, np.float32), None
+
+    def _stand_in(self, dark: NDArray[np.float32], open_counts: float) -> tuple[FlatGroup, ...]:
+        """The flat of the scan before, while this one has none; not one of another beam or exposure."""
+        before = None if self._previous is None else self._previous.flat
+        if before is None or not credible_flat(before.image, dark, open_counts):
+            return ()
+        self.flats_from = before.uid
+        return (FlatGroup(0.0, before.image),)
+
+    def taught(self) -> tuple[Field | None, Field | None]:
+        """The flat that was measured last and the dark, of this scan or of one before it; once the scan has ended."""
+        uid, before = self._journal.info.uid, self._previous
+        flat, dark = (None, None) if before is None else (before.flat, before.dark)
+        if self._groups:
+            flat = Field(self._groups[-1].image, uid)
+        if self._journal.darks and self.normalizer is not None:
+            dark = Field(self.normalizer.normalization.dark, uid)
+        return flat, dark
 
     def _begin(self, ended: bool) -> None:
         self.normalizer = Normalizer(self.known(ended))
@@ -134,8 +168,10 @@ class Fields:
             self._begin(ended=True)
         assert self.normalizer is not None
         used, late_darks = self.normalizer.normalization, len(self._journal.darks) != self._darks_used
+        stood_in = self.flats_from, self.darks_from
         known = self.known(ended=True)
-        other_guess = not self._groups and known.provisional != used.provisional
+        other_guess = not known.flats and known.provisional != used.provisional
+        other_guess |= stood_in != (self.flats_from, self.darks_from)
         return known if late_darks or other_guess or known.floor != used.floor else None
 
     def _combined(self, records: Sequence[Record], how: str) -> NDArray[np.float32]:
@@ -152,8 +188,12 @@ class Fields:
         flats, dead = len(self._groups), int(normalizer.dead.sum())
         groups = "1 group" if flats == 1 else f"{flats} groups"
         text = f"{groups} of flats, {len(self._journal.darks)} darks, {dead} dead pixels interpolated"
-        if not flats:
+        if self.flats_from:
+            text += f"; no flat has come yet: that of scan {self.flats_from} stands in"
+        elif not flats:
             text += "; no flat has come yet: the first projection's brightest percent stands in"
+        if self.darks_from:
+            text += f"; no dark has come yet: that of scan {self.darks_from} stands in"
         if self._options.air is not None and not normalizer.air[0].size:
             text += "; all pixels of the border that is to show air are dead: no frame is normalized by them"
         self._story.tell("normalize", text, dead=dead, floor=self._floor)

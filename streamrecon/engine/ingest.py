@@ -7,26 +7,26 @@ from __future__ import annotations
 
 import logging
 import queue
-import shutil
 import threading
 import time
 import uuid
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from streamrecon.config import Config
 from streamrecon.engine.decompose import decompose, lanes
+from streamrecon.engine.doors import Doors
 from streamrecon.engine.orders import Decided, Done, NotWritten, Order, Part, Report, Stop
 from streamrecon.engine.ring import Ring
 from streamrecon.engine.status import Counters
 from streamrecon.engine.talk import Talk
 from streamrecon.errors import StreamreconError
 from streamrecon.scan import FrameKind, ScanInfo
-from streamrecon.transport import Clock, ControlHub, ControlLink, Poller, Publisher, Receiver, Wakeup, private_ipc
+from streamrecon.transport import Clock, ControlHub, ControlLink, Poller, Wakeup
 from streamrecon.wire.credit import CreditWindow
+from streamrecon.wire.digest import frame_hash
 from streamrecon.wire.inventory import Inventory
 from streamrecon.wire.messages import Lane, Range, Update
 from streamrecon.wire.outputs import (
@@ -89,17 +89,12 @@ class Ingest(threading.Thread):
         Called when a scan is announced.
     counters
         Kept up to date for frames, bytes and credit.
-    listen
-        Endpoint to bind; None is an ipc socket in a private folder.
+    doors
+        Where senders and viewers come in; closed with this thread, unless they stay.
     failed
         Called with why this job cannot go on.
     rank
         Of this process.
-
-    Raises
-    ------
-    EndpointError
-        If an endpoint cannot be used.
     """
 
     def __init__(
@@ -107,7 +102,7 @@ class Ingest(threading.Thread):
         config: Config,
         prepare: Prepare,
         counters: Counters,
-        listen: str | None,
+        doors: Doors,
         failed: Callable[[str], None],
         rank: int = 0,
     ) -> None:
@@ -125,19 +120,15 @@ class Ingest(threading.Thread):
         """Called with what the other ranks say of their slabs of a version."""
         self.alarmed: Callable[[int, str], None] = lambda rank, alarm: None
         """Called with what another rank needs people for, when it begins."""
-        self._prepare, self._counters, self._options, self._private = prepare, counters, options, listen is None
+        self._prepare, self._counters, self._options = prepare, counters, options
         self._rank, self._rows = rank, config.recon.rows
         self._unit = config.emit.preview
-        endpoint = private_ipc() if listen is None else listen
-        self._receiver = Receiver(endpoint, options.max_frame_bytes, options.insecure)
-        self.endpoint = self._receiver.endpoint
-        try:
-            publish = None if rank else config.emit.publish
-            self._publisher = Publisher(publish, options.insecure) if publish else None
-        except StreamreconError:
-            self._close_receiver()
-            raise
-        self.publish_endpoint = self._publisher.endpoint if self._publisher else None
+        self._doors, self._receiver, self._publisher = doors, doors.receiver, doors.publisher
+        self._malformed = doors.receiver.malformed
+        """Messages that were dropped before this scan."""
+        self.endpoint, self.publish_endpoint = doors.endpoint, doors.publish_endpoint
+        self.failure: BaseException | None = None
+        """Of this thread, which ends the scan."""
         self._end = ReceivingEnd(
             incarnation=uuid.uuid4().hex,
             lanes=self._lanes,
@@ -145,7 +136,7 @@ class Ingest(threading.Thread):
             peer_timeout=options.peer_timeout,
             return_timeout=options.return_timeout,
         )
-        self._endpoints: list[str] = [self.endpoint]
+        self._endpoints: list[str] = [doors.endpoint]
         self._decided: Decided | None = None
         self._open_to_all = False
         """Whether senders are let in."""
@@ -176,10 +167,6 @@ class Ingest(threading.Thread):
         self._decided = decided
         if not self._rank:
             self.tell(decided)
-
-    def advertised(self, template: str) -> str:
-        """Where other machines find this lane: the host of `template`, where it has one, and the port that was bound."""
-        return template.replace("*", self.endpoint.rpartition(":")[2]) if template else self.endpoint
 
     def keep_rows(self, rows: Range) -> None:
         """A scan that was begun keeps its rows; before the thread is started."""
@@ -276,28 +263,25 @@ class Ingest(threading.Thread):
             self._loop()
         except BaseException as error:
             log.exception("the I/O thread failed")
+            self.failure = error
             self.inbox.put(Broken(f"the I/O thread failed: {type(error).__name__}: {error}"))
         finally:
             self._close()
             self._over.set()
 
-    def _close_receiver(self) -> None:
-        self._receiver.close()
-        if self._private:
-            shutil.rmtree(Path(self.endpoint.removeprefix("ipc://")).parent, ignore_errors=True)
-
     def _close(self) -> None:
-        self._close_receiver()
-        if self._publisher is not None:
-            self._publisher.close()
+        if not self._doors.stay:
+            self._doors.close()
         self._talk.close()
         self._wakeup.close()
+        # Its memory is free, also where somebody still looks at the counters.
+        self._ring, self._end.hash_payload = None, frame_hash
 
     def _loop(self) -> None:
         sockets = [each for each in (self._receiver, self._publisher, self._talk.control) if each is not None]
         poller = Poller(self._wakeup, *sockets)
         self._talk.begin()
-        while not self._stopped or self._end.parting(self._clock.now()):
+        while not self._stopped or self._end.parting(self._clock.now()) or self._talk.owes:
             poller.wait(min(0.2, self._options.heartbeat / 2))
             began = time.perf_counter()
             while self._calls:
@@ -383,7 +367,8 @@ class Ingest(threading.Thread):
 
     def _count(self) -> None:
         counters = self._counters
-        counters.malformed, counters.duplicates = self._receiver.malformed, self._end.duplicates
+        counters.malformed = self._receiver.malformed - self._malformed
+        counters.duplicates = self._end.duplicates
         counters.sender = self._end.why_nothing_comes
         if self._end.window is not None:
             counters.credit_frames = self._end.window.told_frames - self._end.window.received_frames

@@ -46,15 +46,19 @@ class Lead:
         Ranks that have one.
     options
         Of the reconstruction.
+    guess
+        Column of the rotation axis in the scan before, where it may be the same.
     """
 
-    def __init__(self, info: ScanInfo, whole: Range, slabs: Collection[int], options: ReconConfig) -> None:
+    def __init__(
+        self, info: ScanInfo, whole: Range, slabs: Collection[int], options: ReconConfig, guess: float | None = None
+    ) -> None:
         rows, columns = whole[1] - whole[0], info.geometry.columns
         given = info.geometry.center if options.center is None else options.center
         expected = info.counts.get(FrameKind.PROJECTION)
         self._slabs = set(slabs)
         self._bands = Bands(rows, columns)
-        self.alignment = Alignment(options, rows, columns, expected, info.theta, given, slabs, self._look)
+        self.alignment = Alignment(options, rows, columns, expected, info.theta, given, slabs, self._look, guess)
         self._answers: dict[Ask, dict[int, NDArray[np.float32]]] = {}
         """Of the newest questions, by rank."""
         self._finished: dict[int, Finished] = {}

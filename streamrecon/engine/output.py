@@ -226,6 +226,16 @@ def finished(folder: Path, uid: str) -> bool:
         return False
 
 
+def broke_off(folder: Path) -> bool:
+    """Whether the volume in a folder is the last one of a scan that was not completed."""
+    try:
+        with h5py.File(folder / "volume.h5", "r", locking=False) as file:
+            process = file["entry/reconstruction"]
+            return not process["final"][()] and "missing" in process
+    except (OSError, KeyError):
+        return False
+
+
 def _refuse_foreign(volume: Path, uid: str) -> None:
     if not volume.exists():
         return

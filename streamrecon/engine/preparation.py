@@ -14,12 +14,13 @@ from streamrecon.engine.decompose import decompose
 from streamrecon.engine.ingest import Ingest
 from streamrecon.engine.journal import Journal
 from streamrecon.engine.journal_layout import Layout, assemble, begin_next, clear, find, place, settle
+from streamrecon.engine.lock import FolderLock
 from streamrecon.engine.mask import Mask
 from streamrecon.engine.output import Output, finished
 from streamrecon.engine.plan import Plan, Share, make_plan
 from streamrecon.engine.ring import Ring
 from streamrecon.engine.status import Counters
-from streamrecon.engine.story import Story
+from streamrecon.engine.story import Story, log_name
 from streamrecon.engine.world import Watch, World
 from streamrecon.errors import OutputError, PlanError, ScanAbortedError
 from streamrecon.scan import FrameKind, ScanInfo
@@ -40,6 +41,8 @@ class Preparation:
         As of `Engine`.
     world, share
         The ranks that share the scan, and what part of the machine is this one's.
+    apart
+        Whether a scan gets a folder of its own in `out`, by its uid, once that is announced.
 
     Raises
     ------
@@ -50,9 +53,19 @@ class Preparation:
     story: Story
     ingest: Ingest
 
-    def __init__(self, config: Config, out: Path, overwrite: bool, world: World, share: Share) -> None:
-        self.config, self._out, self._overwrite = config, out, overwrite
+    def __init__(
+        self, config: Config, out: Path, overwrite: bool, world: World, share: Share, apart: bool = False
+    ) -> None:
+        self.config, self._overwrite = config, overwrite
+        self.apart = apart
+        """Whether the scan's folder is known only with the scan."""
         self._world, self._share = world, share
+        self.out = out
+        """The output folder: that of the scan, once it is known."""
+        self.scan: ScanInfo | None = None
+        """What was announced, or is gone on with; also where it is refused then."""
+        self._lock: FolderLock | None = None
+        """Of the scan's own folder."""
         path = config.normalize.bad_pixels
         self._mask = None if path is None else Mask.read(path)
         self.bad: NDArray[np.bool_] | None = None
@@ -68,21 +81,40 @@ class Preparation:
     def find_left(self, resume: bool) -> Layout | None:
         """The scan that an earlier engine left in the output folder; refuse to give one up that cannot be sent again."""
         try:
-            left = find(self._out / "journal")
+            left = find(self.out / "journal")
         except OutputError:
             if self._overwrite:
                 return None
             raise
-        if left is None or resume or self._overwrite or left.can_replay or finished(self._out, left.info.uid):
+        if left is None or resume or self._overwrite or left.can_replay or finished(self.out, left.info.uid):
             return left
         raise OutputError(
-            f"{left.folder} holds what came of scan {left.info.uid}, which was not finished and cannot be sent again: say "
-            "--resume to go on with it, --overwrite to give it up, or choose another --out"
+            f"{left.folder} holds what came of scan {left.info.uid}, which was not finished and cannot be sent again: "
+            + (
+                f"recon --once --resume --out {self.out} goes on with it; move {self.out} away to give it up"
+                if self.apart
+                else "say --resume to go on with it, --overwrite to give it up, or choose another --out"
+            )
         )
+
+    def _move_in(self, info: ScanInfo, can_replay: bool) -> None:
+        """Give the scan a folder of its own; refuse it where that holds what could not be had again."""
+        self.out = self.out / info.uid
+        self._lock = FolderLock(self.out, self._world.rank)
+        self.story.go_on_in(self.out / log_name(self._world.rank))
+        if self._world.rank:
+            return  # rank 0 has looked
+        self.find_left(resume=False)
+        if not can_replay and not self._overwrite and finished(self.out, info.uid):
+            # Such as one that was away when the volume became final. What it still has is not the whole scan.
+            raise OutputError(
+                f"scan {info.uid} is finished, its volume is in {self.out}; a sender that cannot send all of it again does not "
+                "replace it: another scan needs another uid, or say --overwrite"
+            )
 
     def resume(self, left: Layout | None) -> Range:
         """Go on with the scan that an earlier engine left, None where rank 0 has found it and this rank shall; its rows."""
-        self.left = left or find(self._out / "journal")
+        self.left = left or find(self.out / "journal")
         assert self.left is not None
         # A scan that was begun keeps its rows.
         rows = dataclasses.replace(self.config.recon, rows=self.left.whole)
@@ -117,6 +149,9 @@ class Preparation:
         info, rows = opened.info, opened.rows
         if self.plan is not None:
             raise ScanAbortedError("this engine has had its scan")
+        self.scan = info
+        if self.apart and self.left is None:
+            self._move_in(info, opened.can_replay)
         frame = (rows[1] - rows[0]) * info.geometry.columns * info.dtype.itemsize
         if frame > self.config.engine.max_frame_bytes:
             limit = self.config.engine.max_frame_bytes
@@ -124,10 +159,10 @@ class Preparation:
         if self._mask is not None:
             self.bad = self._mask.rows(info.geometry, rows)
         plan = self._planned(info, rows)
-        emit, rank, folder = self.config.emit, self._world.rank, self._out / "journal"
+        emit, rank, folder = self.config.emit, self._world.rank, self.out / "journal"
         resume = self.left is not None
         self.output = Output(
-            self._out, info.uid, emit.keep, emit.keep_seconds, self._overwrite, resume=resume, rank=rank
+            self.out, info.uid, emit.keep, emit.keep_seconds, self._overwrite, resume=resume, rank=rank
         )
         for line in plan.lines():
             self.story.tell("plan", line)
@@ -155,8 +190,8 @@ class Preparation:
         """The plan of this rank; what all have to do alike follows from that of the largest slab."""
         decided = self.ingest.decided
         if decided is None and self._world.size > 1:
-            decided = make_plan(info, self.slabs(info)[0], self.config, self._out, share=self._share).decided
-        return make_plan(info, rows, self.config, self._out, share=self._share, decided=decided)
+            decided = make_plan(info, self.slabs(info)[0], self.config, self.out, share=self._share).decided
+        return make_plan(info, rows, self.config, self.out, share=self._share, decided=decided)
 
     def go_on(self, counters: Counters, watch: Watch) -> None:
         """With the scan that an earlier engine left, by as many ranks or by others; all of them call it.
@@ -174,7 +209,7 @@ class Preparation:
             If it does not fit the machine, or a journal cannot be read.
         """
         assert self.left is not None
-        left, folder, rank = self.left, self._out / "journal", self._world.rank
+        left, folder, rank = self.left, self.out / "journal", self._world.rank
         slabs, layout = self.slabs(left.info), left.number
         rows = slabs[rank]
         if not left.fits(slabs):
@@ -205,11 +240,13 @@ class Preparation:
 
     def put_away(self, keep: bool) -> None:
         """The journal, once the sender has heard that the volume is final: until then it might be asked for again."""
-        if self.journal is None:
-            return
-        ended, self.journal = self.journal, None
-        ended.close(keep)
-        if keep:
-            self.story.tell("kept", f"the frames are kept as they came in {ended.path}: --resume goes on with them")
-        elif self._world.rank == 0:
-            clear(self._out / "journal")
+        if self.journal is not None:
+            ended, self.journal = self.journal, None
+            ended.close(keep)
+            if keep:
+                how = f"recon --once --resume --out {self.out}"
+                self.story.tell("kept", f"the frames are kept as they came in {ended.path}: {how} goes on with them")
+            elif self._world.rank == 0:
+                clear(self.out / "journal")
+        if self._lock is not None:
+            self._lock.release()

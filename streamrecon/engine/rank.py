@@ -21,11 +21,13 @@ from streamrecon.engine.journal import Journal, Record
 from streamrecon.engine.orders import LAST, SETTLED, Align, Ask, Done, Finish, Finished, Order, Stop, Tag
 from streamrecon.engine.output import Provenance
 from streamrecon.engine.plan import Plan
+from streamrecon.engine.previous import Previous, detector_of
 from streamrecon.engine.slab import Slab
 from streamrecon.engine.status import Counters
 from streamrecon.engine.story import Story
 from streamrecon.engine.study import Study
 from streamrecon.engine.writer import Job, Writer
+from streamrecon.errors import ScanAbortedError
 from streamrecon.recon.device import Device
 from streamrecon.recon.offset import TURN
 from streamrecon.scan import FrameKind, VolumeUpdate
@@ -67,6 +69,8 @@ class Rank:
         What people see.
     bad
         (row, column) of the slab, True where a pixel is bad; None: the flats tell.
+    previous
+        What a scan of the same detector before this one has taught.
     """
 
     def __init__(
@@ -85,13 +89,15 @@ class Rank:
         story: Story,
         device: Device,
         bad: NDArray[np.bool_] | None = None,
+        previous: Previous | None = None,
     ) -> None:
         self._info, self._rows, self._whole, self._ring = accepted.info, accepted.rows, whole, accepted.ring
         self._plan, self._config = plan, config
         self._journal, self._writer, self._policy, self._council = journal, writer, policy, council
         self._counters, self._story = counters, story
         size, count = accepted.info.geometry, accepted.rows[1] - accepted.rows[0]
-        self._fields = Fields(journal, config.normalize, accepted.info.counts.get(FrameKind.FLAT), story, bad)
+        flats = accepted.info.counts.get(FrameKind.FLAT)
+        self._previous, self._fields = previous, Fields(journal, config.normalize, flats, story, bad, previous)
         self._slab = Slab(
             accepted.info, count, journal.projections, self._fields, plan, config, device, self._between,
             policy.started_over, counters, story,
@@ -127,6 +133,8 @@ class Rank:
             self._combine_flats()
             self._report()
             self._obey(self._council.orders(WAIT if self._idle() else 0.0))
+            if self.done is not None and self._finish is None:
+                raise ScanAbortedError(f"rank 0 has given the scan up: {self.done.reason}")
             self._slab.accumulate(batch := self._next_batch())
             self._delay(batch)
             if self._complete() and (not self._slab.begun or self._slab.reweight()):
@@ -137,6 +145,14 @@ class Rank:
             self._emit(last=True)
         assert self._finish is not None
         return self._finish.end
+
+    def taught(self) -> Previous:
+        """What the scan has taught for the next one of its detector; once it has ended."""
+        flat, dark = self._fields.taught()
+        center = None if self._previous is None else self._previous.center
+        if self._slab.align is not None and self._slab.align.estimate.method != "middle":
+            center = self._slab.align.estimate.center
+        return Previous(self._info.uid, detector_of(self._info), self._rows, center, flat, dark)
 
     def _complete(self) -> bool:
         """Whether every projection that counts is in the accumulator, and no more will come."""
@@ -152,6 +168,7 @@ class Rank:
             if normalization is not None:
                 self._slab.renormalize(normalization)
             self._settled = True
+            self._tell_of_stand_ins()
         for news in self._study.news(self._journal.projections, self._tag):
             self._council.report(news)
         if end is not None and not self._told_end:
@@ -161,6 +178,14 @@ class Rank:
                 self._council.report(Finished(have, True, missing=end.missing, gaps=end.gaps))
             else:
                 self._council.report(Finished(have, False, end.reason, end.given_up))
+
+    def _tell_of_stand_ins(self) -> None:
+        """What the scan itself does not have, now that nothing more will come."""
+        for name, uid in (("flats", self._fields.flats_from), ("darks", self._fields.darks_from)):
+            if uid is not None:
+                self._story.tell(
+                    "borrowed", f"the scan has no {name}: those of scan {uid} are used", kind=name, uid=uid
+                )
 
     def _tag(self) -> Tag:
         return SETTLED if self._settled else (0, *self._followed, *self._fields.used)
@@ -336,6 +361,8 @@ class Rank:
             "darks": len(self._journal.darks),
             "dead_pixels": int(normalizer.dead.sum()),
             "gain": gain,
+            **({"flats_from": uid} if (uid := self._fields.flats_from) else {}),
+            **({"darks_from": uid} if (uid := self._fields.darks_from) else {}),
             **({"pixel_size": size} if (size := self._info.geometry.pixel_size) else {}),
         }
 

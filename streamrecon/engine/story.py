@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from streamrecon.errors import OutputError
 
@@ -36,11 +36,20 @@ class Story:
 
     def __init__(self, path: Path, listener: Listener | None = None) -> None:
         self._lock, self._listener, self._began = threading.Lock(), listener, time.monotonic()
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = path.open("a", encoding="utf-8", buffering=1)
-        except OSError as error:
-            raise OutputError(f"cannot write {path}: {error.strerror}") from error
+        self._file = _open(path)
+
+    def go_on_in(self, path: Path) -> None:
+        """From now on append to another file; its seconds begin anew.
+
+        Raises
+        ------
+        OutputError
+            If the file cannot be opened: then nothing has changed.
+        """
+        file = _open(path)
+        with self._lock:
+            self._file.close()
+            self._file, self._began = file, time.monotonic()
 
     def tell(self, event: str, text: str, **facts: Any) -> None:
         """Tell one event. Never raises: a full disk or a closed terminal is no reason to lose a scan.
@@ -82,3 +91,16 @@ class Story:
         """Close the file; what is told afterwards reaches the listener only."""
         with self._lock:
             self._file.close()
+
+
+def _open(path: Path) -> TextIO:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path.open("a", encoding="utf-8", buffering=1)
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror}") from error
+
+
+def log_name(rank: int) -> str:
+    """File that a rank tells its story in."""
+    return f"scan.log.rank-{rank:03d}.jsonl" if rank else "scan.log.jsonl"

@@ -69,6 +69,12 @@ class Talk:
         """Whether all others have been heard."""
         return not self._kept
 
+    @property
+    def owes(self) -> bool:
+        """Whether something is left to be said to a rank that has not been heard yet, and may come."""
+        began = min(self._word.values(), default=0.0)
+        return any(self._kept.values()) and self._clock.now() - began < self._options.rank_timeout
+
     def tell(self, message: Order | Report) -> None:
         """Send to all others: an order to all, a report to rank 0."""
         data = pack(message)

@@ -20,7 +20,7 @@ from scipy.optimize import minimize_scalar
 
 from streamrecon.errors import GeometryError
 
-Method = Literal["opposed-pair", "center-of-mass", "user", "middle"]
+Method = Literal["opposed-pair", "center-of-mass", "user", "previous", "middle"]
 
 SMOOTHING = 2.0
 """Standard deviation of the Gaussian whose derivative is registered, columns."""

@@ -54,8 +54,10 @@ class Publisher:
 
     def offer(self, update: Update, payload: bytes) -> None:
         """Take the newest update and send it to those who wait."""
+        # The versions of another scan begin anew: what a viewer has is none of them.
+        another = self._newest is None or self._newest[0].uid != update.uid
         self._newest = update, payload
-        for viewer in [v for v, after in self._waiting.items() if after < update.version]:
+        for viewer in [v for v, after in self._waiting.items() if another or after < update.version]:
             self._answer(viewer)
 
     def serve(self) -> None:
@@ -68,7 +70,8 @@ class Publisher:
                 if len(self._waiting) >= VIEWER_LIMIT:
                     del self._waiting[next(iter(self._waiting))]  # who has waited longest is most likely gone
                 self._waiting[viewer] = message.after
-                if self._newest is not None and self._newest[0].version > message.after:
+                # One that has a later version than there is has it of the scan before.
+                if self._newest is not None and self._newest[0].version != message.after:
                     self._answer(viewer)
 
     def _answer(self, viewer: bytes) -> None:

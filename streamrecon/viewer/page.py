@@ -23,7 +23,7 @@ img{max-width:100%;height:auto;display:block;margin:1rem 0}td{padding:.1rem 1rem
 h1{font-size:1.2rem}#phase{font-size:1.1rem;color:#fff}
 """
 
-SCRIPT = b"""let shown = -1
+SCRIPT = b"""let shown = ''
 function words(value) {
   if (Array.isArray(value)) return value.map(words).join(' / ')
   return typeof value === 'number' && !Number.isInteger(value) ? value.toPrecision(5) : String(value ?? '-')
@@ -40,12 +40,13 @@ async function look() {
       }
       return row
     }))
-    if (status.version !== shown && status.version > 0) {
+    const newest = status.uid + ' ' + status.version
+    if (newest !== shown && status.version > 0) {
       const picture = document.getElementById('picture')
       picture.onload = () => { picture.removeAttribute('width'); picture.removeAttribute('height') }
-      picture.src = 'picture.png?' + status.version
+      picture.src = 'picture.png?' + encodeURIComponent(newest)
       picture.alt = 'central slices of version ' + status.version
-      shown = status.version
+      shown = newest
     }
   } catch (error) { document.getElementById('phase').textContent = 'the engine is gone' }
   setTimeout(look, 1000)
@@ -54,7 +55,9 @@ look()
 """
 
 
-def serve(port: int, status: Callable[[], dict[str, Any]], picture: Path) -> tuple[str, Callable[[], None]]:
+def serve(
+    port: int, status: Callable[[], dict[str, Any]], picture: Callable[[], Path]
+) -> tuple[str, Callable[[], None]]:
     """Serve the page on the loopback, in a thread.
 
     Parameters
@@ -64,7 +67,7 @@ def serve(port: int, status: Callable[[], dict[str, Any]], picture: Path) -> tup
     status
         The counters now.
     picture
-        PNG of the newest version.
+        Where the PNG of the newest version is.
 
     Returns
     -------
@@ -84,8 +87,8 @@ def serve(port: int, status: Callable[[], dict[str, Any]], picture: Path) -> tup
                 self.send_error(403, "this page is served to this machine only")
                 return
             path = self.path.split("?")[0]
-            if path == "/picture.png" and picture.exists():
-                self._answer("image/png", picture.read_bytes())
+            if path == "/picture.png" and picture().exists():
+                self._answer("image/png", picture().read_bytes())
             elif path == "/status.json":
                 self._answer("application/json", json.dumps(status(), default=str).encode())
             elif path in files:

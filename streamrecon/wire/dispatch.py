@@ -14,7 +14,7 @@ from typing import Generic
 from streamrecon.errors import PeerLostError, RemoteProtocolError
 from streamrecon.scan import Frame, FrameKind, ScanInfo
 from streamrecon.wire.codec import Buffer
-from streamrecon.wire.messages import FrameHeader, Message, Range
+from streamrecon.wire.messages import Busy, FrameHeader, Message, Range
 from streamrecon.wire.outbox import Identity, Kept, Outbox, spans
 from streamrecon.wire.sending import SendingEnd
 from streamrecon.wire.session import State
@@ -26,6 +26,9 @@ ATTEMPTS = 5
 
 HELLO_AGAIN = 1.0
 """Seconds after which HELLO is said again: an engine may have been replaced before it could answer."""
+
+MOST_PATIENT = 30.0
+"""Seconds after which HELLO is said again, whatever an engine that is busy asks for."""
 
 NO_ROOM = "dropped by the sender, which had no room to keep them"
 LOST = "lost by the engine, and not kept by the sender"
@@ -148,6 +151,8 @@ class Dispatch(Generic[Kept]):
         self._behind = []
         for reply, reply_payload in end.hear(message, payload, now):
             self._say(lane, reply, reply_payload)
+        if isinstance(message, Busy):
+            self.lanes[lane].hello_at = now + min(max(message.retry_after, HELLO_AGAIN), MOST_PATIENT)
         self._supersede(end)
         if lane == 0 and len(end.lanes) > len(self.lanes):
             for other in end.lanes[1:]:

@@ -62,7 +62,7 @@ class SendingEnd:
     lanes: tuple[Lane, ...] = ()
     """As the receiver's WELCOME names them; the first one is this session's."""
     busy: Busy | None = None
-    """The receiver's last word where it has no time."""
+    """The receiver's last word where it has no time; None once it has."""
     have: dict[FrameKind, Ranges] = field(default_factory=dict)
     """Frames that the receiver had before this session."""
     followed: int = 0
@@ -88,7 +88,6 @@ class SendingEnd:
     def hello(self, now: float) -> Hello:
         """The first message, and again after BUSY."""
         self._heard = self._sent = now
-        self.busy = None
         shape = self.info.geometry
         message = Hello(
             uid=self.info.uid,
@@ -153,7 +152,7 @@ class SendingEnd:
         return []
 
     def _welcomed(self, message: Welcome, now: float) -> tuple[Message, bytes | None]:
-        self._id = message.session
+        self._id, self.busy = message.session, None
         info = self.info
         if not message.lanes or message.lanes[0].endpoint:
             raise RemoteProtocolError("the engine's WELCOME does not say which rows come over this connection")

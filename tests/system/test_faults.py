@@ -138,7 +138,7 @@ def limited(started: Processes, files: int, *arguments: Any) -> Process:
 def supervised(started: Processes, where: str, out: Path, config: Path, **environment: str) -> Process:
     return started.streamrecon(
         "supervise", "--backoff", "0.1", "--restarts", "8", "--",
-        "streamrecon", "recon", "--listen", where, "--out", out, "--config", config, "--quiet", **environment,
+        "streamrecon", "recon", "--once", "--listen", where, "--out", out, "--config", config, "--quiet", **environment,
     )  # fmt: skip
 
 
@@ -192,7 +192,7 @@ def test_producer_killed_mid_multipart(
     """Half a frame is on the wire when the sender, or only its connection, dies: it is never taken, and comes again whole."""
     out, config = tmp_path / "out", tmp_path / "large.toml"
     config.write_text(LARGE)
-    recon = started.streamrecon("recon", "--listen", where, "--out", out, "--config", config)
+    recon = started.streamrecon("recon", "--once", "--listen", where, "--out", out, "--config", config)
     # What is not pixels are some kilobytes: this is far within the frame after the first twenty.
     with Wire(where, cut_after=int(20.5 * LARGE_FRAME)) as wire:
         command = ["replay", "simulated", "--config", config, *(["--live"] if live else [])]
@@ -218,7 +218,7 @@ def test_producer_killed_and_succeeded_by_another(
     started: Processes, tmp_path: Path, config: Path, where: str, undisturbed: dict[str, object], live: bool
 ) -> None:
     out = tmp_path / "out"
-    recon = started.streamrecon("recon", "--listen", where, "--out", out, "--config", config)
+    recon = started.streamrecon("recon", "--once", "--listen", where, "--out", out, "--config", config)
     command = ["replay", "simulated", "--to", where, "--config", config, "--fps", "60", *(["--live"] if live else [])]
     first = started.streamrecon(*command)
     until(lambda: told(out, "version"), what="a version")
@@ -233,7 +233,7 @@ def test_producer_stopped_succeeded_and_continued_is_fenced(
     started: Processes, tmp_path: Path, config: Path, where: str, undisturbed: dict[str, object]
 ) -> None:
     out = tmp_path / "out"
-    recon = started.streamrecon("recon", "--listen", where, "--out", out, "--config", config)
+    recon = started.streamrecon("recon", "--once", "--listen", where, "--out", out, "--config", config)
     command = ["replay", "simulated", "--to", where, "--config", config, "--fps", "40"]
     first = started.streamrecon(*command)
     until(lambda: told(out, "version"), what="a version")
@@ -253,7 +253,7 @@ def test_rank_frozen(
 ) -> None:
     """Longer than either side waits for a word of the other."""
     out = tmp_path / "out"
-    recon = started.streamrecon("recon", "--listen", where, "--out", out, "--config", config)
+    recon = started.streamrecon("recon", "--once", "--listen", where, "--out", out, "--config", config)
     replay = started.streamrecon("replay", "simulated", "--to", where, "--config", config, "--fps", "60")
     until(lambda: told(out, "version"), what="a version")
     recon.signal(signal.SIGSTOP)
@@ -270,7 +270,7 @@ def test_engine_that_hangs_in_its_journal(
     """The disk does not answer while what the last engine left is read: this is noticed, and the scan waits."""
     out, short = tmp_path / "out", tmp_path / "short.toml"
     short.write_text(config.read_text().replace("[engine]", "[engine]\nwork_timeout = 4.0"))
-    arguments = ["recon", "--listen", where, "--out", out]
+    arguments = ["recon", "--once", "--listen", where, "--out", out]
     first = started.streamrecon(*arguments, "--config", config, **{VARIABLE: "journal.written=kill:40"})
     replay = started.streamrecon("replay", "simulated", "--to", where, "--config", config, "--live")
     assert first.wait(60) == -signal.SIGKILL
@@ -289,7 +289,7 @@ def test_journal_disk_full(
     """Credit stops, an alarm is told, and the scan goes on when there is space."""
     out = tmp_path / "out"
     recon = started.streamrecon(
-        "recon", "--listen", where, "--out", out, "--config", config, **{VARIABLE: "journal.write=full:50:53"}
+        "recon", "--once", "--listen", where, "--out", out, "--config", config, **{VARIABLE: "journal.write=full:50:53"}
     )
     replay = started.streamrecon("replay", "simulated", "--to", where, "--config", config)
     assert replay.wait(60) == 0, replay.err
@@ -309,7 +309,9 @@ def test_spool_disk_full(
     replay = started.streamrecon(
         "replay", "simulated", "--to", where, "--config", sender, "--live", **{VARIABLE: "spool.write=full:5:40"}
     )
-    recon = started.streamrecon("recon", "--listen", where, "--out", out, "--config", config, "--delay", "0.01")
+    recon = started.streamrecon(
+        "recon", "--once", "--listen", where, "--out", out, "--config", config, "--delay", "0.01"
+    )
     assert replay.wait(60) == 0, replay.err
     assert recon.wait(30) == 0, recon.err
     assert replay.err.count("the disk of the spool is full") == 1
@@ -337,7 +339,7 @@ def test_file_descriptor_limit_that_is_enough(
 ) -> None:
     """What is let in goes through to the end."""
     out = tmp_path / "out"
-    recon = limited(started, FILES + 8, "recon", "--listen", where, "--out", out, "--config", config)
+    recon = limited(started, FILES + 8, "recon", "--once", "--listen", where, "--out", out, "--config", config)
     replay = limited(started, FILES + 8, "replay", "simulated", "--to", where, "--config", config, "--live")
     assert replay.wait(60) == 0, replay.err
     assert recon.wait(30) == 0, recon.err
@@ -356,7 +358,7 @@ def test_file_descriptors_run_out_in_the_engine(
 ) -> None:
     """Versions cannot be written, which is told; frames go on coming in, and the next version that can be holds them."""
     out = tmp_path / "out"
-    recon = started.streamrecon("recon", "--listen", where, "--out", out, "--config", config)
+    recon = started.streamrecon("recon", "--once", "--listen", where, "--out", out, "--config", config)
     replay = started.streamrecon("replay", "simulated", "--to", where, "--config", config, "--fps", "40", "--live")
     until(lambda: told(out, "version"), what="a version")
     most_files(recon, 0)
@@ -391,15 +393,15 @@ def test_a_scan_that_cannot_be_sent_again_is_not_overwritten(
     started: Processes, tmp_path: Path, config: Path, where: str, undisturbed: dict[str, object]
 ) -> None:
     out = tmp_path / "out"
-    recon = started.streamrecon("recon", "--listen", where, "--out", out, "--config", config)
+    recon = started.streamrecon("recon", "--once", "--listen", where, "--out", out, "--config", config)
     replay = started.streamrecon("replay", "simulated", "--to", where, "--config", config, "--fps", "60", "--live")
     until(lambda: told(out, "version"), what="a version")
     recon.signal(signal.SIGKILL)
     recon.wait()
-    again = started.streamrecon("recon", "--listen", where, "--out", out, "--config", config)
+    again = started.streamrecon("recon", "--once", "--listen", where, "--out", out, "--config", config)
     assert again.wait(30) == 2
     assert "--resume" in again.err
-    resumed = started.streamrecon("recon", "--listen", where, "--out", out, "--config", config, "--resume")
+    resumed = started.streamrecon("recon", "--once", "--listen", where, "--out", out, "--config", config, "--resume")
     assert replay.wait(60) == 0, replay.err
     assert resumed.wait(30) == 0, resumed.err
     same(out, undisturbed)
@@ -411,7 +413,7 @@ def test_a_job_that_cannot_be_helped_is_given_up(started: Processes, tmp_path: P
     assert job.err.count("started again") == 2
     assert "given up" in job.err
     job = started.streamrecon(
-        "supervise", "--", "streamrecon", "recon", "--listen", "nonsense", "--out", tmp_path / "o"
+        "supervise", "--", "streamrecon", "recon", "--once", "--listen", "nonsense", "--out", tmp_path / "o"
     )
     assert job.wait(30) == 2, "a job that is misused is not started again"
     job = started.streamrecon("supervise", "--", "no-such-program")

@@ -104,6 +104,7 @@ class Job:
         command = [
             "streamrecon",
             "recon",
+            "--once",
             "--listen",
             self._where,
             "--out",
@@ -228,7 +229,7 @@ def test_restart_on_another_rank_count_under_mpiexec(job: Job, undisturbed: dict
 @pytest.mark.slow
 def test_slow_rank_under_mpiexec(started: Processes, job: Job, undisturbed: dict[str, Any], where: str) -> None:
     """The disk of one takes a second for some frames: the others wait for it, by no more than the ring."""
-    command = [started.python, "-m", "streamrecon", "recon", "--listen", where, "--out", job.out, "--config",
+    command = [started.python, "-m", "streamrecon", "recon", "--once", "--listen", where, "--out", job.out, "--config",
                job.out.parent / "c.toml", "--quiet"]  # fmt: skip
     slow = f"{VARIABLE}=journal.write=slow:100:102"
     recon = started.start(MPIEXEC, "-n", "1", *command, ":", "-n", "1", "env", slow, *command)
@@ -267,7 +268,7 @@ def test_a_plan_that_does_not_fit_is_refused_under_mpiexec(job: Job, config: Pat
 def test_a_port_that_is_taken_ends_the_job(
     started: Processes, job: Job, where: str, config: Path, tmp_path: Path
 ) -> None:
-    first = started.streamrecon("recon", "--listen", where, "--out", tmp_path / "other", "--config", config)
+    first = started.streamrecon("recon", "--once", "--listen", where, "--out", tmp_path / "other", "--config", config)
     until(lambda: told(tmp_path / "other", "listen"), what="the engine that has the port")
     recon = job.recon(2)
     assert recon.wait(30) == 2

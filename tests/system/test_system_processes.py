@@ -55,7 +55,7 @@ def endpoint(out: Path) -> str:
 
 def test_two_processes_over_tcp(started: Processes, tmp_path: Path, config: Path) -> None:
     out = tmp_path / "out"
-    recon = started.streamrecon("recon", "--listen", "tcp://127.0.0.1:*", "--out", out, "--config", config)
+    recon = started.streamrecon("recon", "--once", "--listen", "tcp://127.0.0.1:*", "--out", out, "--config", config)
     replay = started.streamrecon("replay", "simulated", "--to", endpoint(out), "--config", config)
     assert replay.wait() == 0, replay.err
     assert recon.wait() == 0, recon.err
@@ -69,7 +69,7 @@ def test_two_processes_over_tcp(started: Processes, tmp_path: Path, config: Path
 
 def test_a_killed_sender_leaves_a_partial_volume(started: Processes, tmp_path: Path, config: Path) -> None:
     out = tmp_path / "out"
-    recon = started.streamrecon("recon", "--listen", "tcp://127.0.0.1:*", "--out", out, "--config", config)
+    recon = started.streamrecon("recon", "--once", "--listen", "tcp://127.0.0.1:*", "--out", out, "--config", config)
     replay = started.streamrecon("replay", "simulated", "--to", endpoint(out), "--config", config, "--fps", "30")
     until(lambda: len(told(out, "version")) >= 3, what="three versions")
     replay.signal(signal.SIGKILL)
@@ -90,7 +90,7 @@ def test_a_killed_sender_leaves_a_partial_volume(started: Processes, tmp_path: P
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_sender_says_so(started: Processes, tmp_path: Path, config: Path, number: int) -> None:
     out = tmp_path / "out"
-    recon = started.streamrecon("recon", "--listen", "tcp://127.0.0.1:*", "--out", out, "--config", config)
+    recon = started.streamrecon("recon", "--once", "--listen", "tcp://127.0.0.1:*", "--out", out, "--config", config)
     replay = started.streamrecon("replay", "simulated", "--to", endpoint(out), "--config", config, "--fps", "30")
     until(lambda: told(out, "version"), what="a version")
     replay.signal(number)
@@ -104,7 +104,7 @@ def test_an_interrupted_sender_says_so(started: Processes, tmp_path: Path, confi
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_engine_keeps_what_it_has(started: Processes, tmp_path: Path, config: Path, number: int) -> None:
     out = tmp_path / "out"
-    recon = started.streamrecon("recon", "--listen", "tcp://127.0.0.1:*", "--out", out, "--config", config)
+    recon = started.streamrecon("recon", "--once", "--listen", "tcp://127.0.0.1:*", "--out", out, "--config", config)
     replay = started.streamrecon("replay", "simulated", "--to", endpoint(out), "--config", config, "--fps", "30")
     until(lambda: told(out, "version"), what="a version")
     recon.signal(number)
@@ -123,7 +123,7 @@ def test_an_engine_that_is_interrupted_while_it_waits(
     started: Processes, tmp_path: Path, config: Path, number: int
 ) -> None:
     out = tmp_path / "out"
-    recon = started.streamrecon("recon", "--listen", "tcp://127.0.0.1:*", "--out", out, "--config", config)
+    recon = started.streamrecon("recon", "--once", "--listen", "tcp://127.0.0.1:*", "--out", out, "--config", config)
     endpoint(out)
     time.sleep(0.5)
     recon.signal(number)
@@ -167,7 +167,7 @@ def test_a_run_whose_sender_dies(started: Processes, tmp_path: Path, config: Pat
 
 def test_a_killed_engine_is_noticed(started: Processes, tmp_path: Path, config: Path) -> None:
     out = tmp_path / "out"
-    recon = started.streamrecon("recon", "--listen", "tcp://127.0.0.1:*", "--out", out, "--config", config)
+    recon = started.streamrecon("recon", "--once", "--listen", "tcp://127.0.0.1:*", "--out", out, "--config", config)
     replay = started.streamrecon("replay", "simulated", "--to", endpoint(out), "--config", config, "--fps", "30")
     until(lambda: told(out, "version"), what="a version")
     recon.signal(signal.SIGKILL)
@@ -183,13 +183,13 @@ def test_a_killed_engine_is_noticed(started: Processes, tmp_path: Path, config: 
 def test_an_engine_that_is_started_anew_gets_the_whole_scan(started: Processes, tmp_path: Path, config: Path) -> None:
     out = tmp_path / "out"
     config.write_text(CONFIG.replace("peer_timeout = 1.5", "peer_timeout = 30.0"))
-    recon = started.streamrecon("recon", "--listen", "tcp://127.0.0.1:*", "--out", out, "--config", config)
+    recon = started.streamrecon("recon", "--once", "--listen", "tcp://127.0.0.1:*", "--out", out, "--config", config)
     where = endpoint(out)
     replay = started.streamrecon("replay", "simulated", "--to", where, "--config", config, "--fps", "60")
     until(lambda: told(out, "version"), what="a version")
     recon.signal(signal.SIGKILL)
     recon.wait()
-    again = started.streamrecon("recon", "--listen", where, "--out", out, "--config", config)
+    again = started.streamrecon("recon", "--once", "--listen", where, "--out", out, "--config", config)
     assert again.wait(30) == 0, again.err
     assert replay.wait(10) == 0, replay.err
     found = volume(out)
@@ -285,7 +285,17 @@ def test_a_slow_engine_keeps_both_small(started: Processes, tmp_path: Path) -> N
         "[engine]\nring_bytes = 327680\nheartbeat = 0.2\nbatch = 8\n"
     )
     recon = started.streamrecon(
-        "recon", "--listen", "tcp://127.0.0.1:*", "--out", out, "--config", path, "--delay", "0.01", "--log-json"
+        "recon",
+        "--once",
+        "--listen",
+        "tcp://127.0.0.1:*",
+        "--out",
+        out,
+        "--config",
+        path,
+        "--delay",
+        "0.01",
+        "--log-json",
     )
     replay = started.streamrecon("replay", "simulated", "--to", endpoint(out), "--config", path)
     memory: list[tuple[float, float]] = []

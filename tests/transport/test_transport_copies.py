@@ -13,6 +13,7 @@ import zmq
 from numpy.typing import NDArray
 
 from streamrecon.config import Config, EngineConfig
+from streamrecon.engine.doors import Doors
 from streamrecon.engine.ingest import Accepted, Arrival, Ingest
 from streamrecon.engine.ring import Ring
 from streamrecon.engine.status import Counters
@@ -50,9 +51,8 @@ class Engine:
         self.arrived: list[tuple[int, int]] = []
         """Sum and address of each frame in the ring."""
         self.error: str | None = None
-        self.ingest = Ingest(
-            Config(engine=EngineConfig(heartbeat=0.1)), self._prepare, Counters(beats=None), listen, print
-        )
+        config = Config(engine=EngineConfig(heartbeat=0.1))
+        self.ingest = Ingest(config, self._prepare, Counters(beats=None), Doors(config, listen), print)
         self._thread = threading.Thread(target=self._consume, daemon=True)
         self.ingest.start()
         self.ingest.let_in()

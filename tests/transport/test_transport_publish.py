@@ -21,9 +21,9 @@ from streamrecon.wire.messages import Status, Update, Want
 SHAPE = (2, 3, 4)
 
 
-def made(version: int, final: bool = False) -> tuple[Update, bytes]:
+def made(version: int, final: bool = False, uid: str = "s") -> tuple[Update, bytes]:
     update = Update(
-        version=version, uid="s", projections=version, coverage=0.5, final=final, binning=1, shape=SHAPE
+        version=version, uid=uid, projections=version, coverage=0.5, final=final, binning=1, shape=SHAPE
     )  # fmt: skip
     return update, np.arange(3 * 4 + 2 * 4 + 2 * 3, dtype="<f4").tobytes()
 
@@ -54,8 +54,8 @@ class Served(threading.Thread):
             self.publisher.close()
             self.wakeup.close()
 
-    def offer(self, version: int, final: bool = False) -> None:
-        self.todo.append(made(version, final))
+    def offer(self, version: int, final: bool = False, uid: str = "s") -> None:
+        self.todo.append(made(version, final, uid))
         self.wakeup.set()
 
     def __enter__(self) -> Served:
@@ -88,6 +88,24 @@ def test_who_asks_before_the_first_update_gets_it(ipc: str) -> None:
         time.sleep(0.1)
         served.offer(2, final=True)
         assert call.result() == [1, 2]
+
+
+@pytest.mark.parametrize("asks_before", [True, False])
+def test_the_versions_of_another_scan_begin_anew(ipc: str, asks_before: bool) -> None:
+    """A viewer that has version 7 of one is not kept waiting for version 8 of the next."""
+    with Served(ipc) as served:
+        served.offer(7)
+        viewer = subscribe(ipc, timeout=5)
+        assert next(viewer).update.version == 7
+        if asks_before:
+            call = Call(next, viewer)
+            wait_for(lambda: served.publisher._waiting)
+        served.offer(2, uid="another")
+        if not asks_before:
+            wait_for(lambda: not served.todo)
+            call = Call(next, viewer)
+        assert (call.result().update.uid, call.result().update.version) == ("another", 2)
+        viewer.close()
 
 
 def test_a_publisher_that_comes_later(ipc: str) -> None:

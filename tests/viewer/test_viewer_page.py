@@ -23,7 +23,7 @@ PNG = b"\x89PNG\r\n\x1a\nnot really"
 def page(tmp_path: Path) -> Iterator[tuple[int, Path, dict[str, Any]]]:
     status: dict[str, Any] = {"phase": "accumulating <script>", "version": 3, "latency": (0.1, 0.2), "center": None}
     picture = tmp_path / "volume.png"
-    url, stop = serve(0, lambda: status, picture)
+    url, stop = serve(0, lambda: status, lambda: picture)
     yield int(url.rsplit(":", 1)[1].strip("/")), picture, status
     stop()
 
@@ -138,11 +138,11 @@ def test_only_the_loopback_is_bound(page: tuple[int, Path, dict[str, Any]]) -> N
 def test_a_port_in_use_and_ports_that_are_none(page: tuple[int, Path, dict[str, Any]], tmp_path: Path) -> None:
     for port in (page[0], 70000, -1):
         with pytest.raises(EndpointError, match=str(port)):
-            serve(port, dict, tmp_path / "x.png")
+            serve(port, dict, lambda: tmp_path / "x.png")
 
 
 def test_stopping(tmp_path: Path) -> None:
-    url, stop = serve(0, dict, tmp_path / "x.png")
+    url, stop = serve(0, dict, lambda: tmp_path / "x.png")
     stop()
     with pytest.raises(ConnectionRefusedError):
         get(int(url.rsplit(":", 1)[1].strip("/")), "/")
@@ -156,7 +156,7 @@ def broken_status() -> dict[str, Any]:
 def test_an_error_within_does_not_end_the_page(
     tmp_path: Path, status: Callable[[], dict[str, Any]], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    url, stop = serve(0, status, tmp_path / "x.png")
+    url, stop = serve(0, status, lambda: tmp_path / "x.png")
     try:
         port = int(url.rsplit(":", 1)[1].strip("/"))
         with pytest.raises((http.client.HTTPException, OSError)):

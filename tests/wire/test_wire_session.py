@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections import deque
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from streamrecon.errors import LocalProtocolError, RemoteProtocolError
+from streamrecon.scan import Frame, FrameKind, Geometry, ScanInfo
+from streamrecon.wire.dispatch import Dispatch
 from streamrecon.wire.messages import (
     MESSAGES,
     Abort,
@@ -21,6 +24,7 @@ from streamrecon.wire.messages import (
     Gap,
     Have,
     Hello,
+    Lane,
     Nack,
     Reset,
     ScanOpen,
@@ -182,3 +186,23 @@ def test_the_table_has_a_line_for_each_transition() -> None:
     assert len(lines) == 2 + len(TRANSITIONS)
     for (state, role, name), following in TRANSITIONS.items():
         assert f"| {state.name} | {role.value} | {name} | {following.name} |" in lines
+
+
+@pytest.mark.parametrize(("retry_after", "wait"), [(0.0, 1.0), (5.0, 5.0), (1e9, 30.0)])
+def test_a_busy_engine_is_asked_again_when_it_says(retry_after: float, wait: float) -> None:
+    """Within reason; and until it answers again, it counts as busy."""
+    scan = ScanInfo("scan", Geometry(2, 4), np.dtype("u2"), {FrameKind.PROJECTION: 3})
+    dispatch: Dispatch[Frame] = Dispatch(scan, "here", 1)
+    dispatch.begin(0.0)
+
+    def said(now: float) -> list[str]:
+        dispatch.greet(0, now)
+        return [message.name() for _, message, _ in dispatch.messages()]
+
+    assert said(0.0) == ["HELLO"]
+    dispatch.hear(0, Busy(reason="scan other is in work", retry_after=retry_after), None, 0.5)
+    assert said(0.5 + wait - 0.01) == []
+    assert said(0.5 + wait) == ["HELLO"]
+    assert dispatch.main.busy is not None
+    dispatch.hear(0, Welcome(incarnation="i", session=1, lanes=(Lane(rows=(0, 2)),)), None, wait + 1)
+    assert dispatch.main.busy is None

@@ -1,0 +1,52 @@
+"""What stays in a process from one scan to the next."""
+
+from __future__ import annotations
+
+from streamrecon_kernels import limit_threads, threads
+
+from streamrecon.config import Config
+from streamrecon.engine.doors import Doors
+from streamrecon.engine.previous import Previous
+from streamrecon.engine.world import World, machine
+from streamrecon.transport import lane_endpoint
+
+
+class Series:
+    """One rank's; an engine that is made for one scan only has one of its own.
+
+    Parameters
+    ----------
+    config
+        The options.
+    world
+        The ranks that share each scan. All of them make one.
+    stay
+        Whether the doors outlive an engine; then whoever made the series closes them.
+
+    Raises
+    ------
+    EndpointError
+        If an endpoint cannot be used.
+    RankError
+        If another rank is missing.
+    """
+
+    def __init__(self, config: Config, world: World, stay: bool = False) -> None:
+        rank = world.rank
+        self.hosts: list[str] = world.share(machine())
+        """Machine of each rank."""
+        self.here = self.hosts.count(self.hosts[rank])
+        """Ranks on this machine."""
+        self.index = self.hosts[:rank].count(self.hosts[rank])
+        """Of this rank among them."""
+        if self.here > 1:
+            limit_threads(threads() // self.here)
+        listen, template = lane_endpoint(config.engine.listen, rank, self.hosts, config.engine.insecure)
+        self.doors = Doors(config, listen, rank, stay)
+        bound = self.doors.endpoint
+        self.advertised = template.replace("*", bound.rpartition(":")[2]) if template else bound
+        """Where other machines find this lane: their name of this one, where there are several, and the port that was bound."""
+        self.previous: Previous | None = None
+        """What the last scan that was completed has taught."""
+        self.compiled = False
+        """Whether the kernels are ready."""
