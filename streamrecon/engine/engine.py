@@ -113,7 +113,7 @@ class Engine:
             share = Share(series.here, self._world.size)
             self._preparation = Preparation(config, out, overwrite, self._world, share, apart)
             self._ingest = Ingest(config, self._preparation.prepare, self._counters, doors, self._failed, rank)
-            self._preparation.ingest = self._ingest
+            self._preparation.ingest, self._preparation.at_work = self._ingest, self._counters.at_work
             self._ingest.alarmed = self._alarmed
             undo.callback(self._ingest.stop)
             # A folder of many scans is held by whoever lets them have theirs in it.
@@ -140,11 +140,16 @@ class Engine:
             if len(hosts) > 1:
                 hub = ControlHub(hosts[0] if len(set(hosts)) > 1 else None)
         address = None if hub is None else hub.address
-        told = self._world.share((self._series.advertised, address, resume and left is not None))
+        told = self._world.share(
+            (self._series.advertised, address, resume and left is not None, self._preparation.over)
+        )
         control = ControlLink(self._number, told[0][1]) if self._number else hub
-        self._ingest.connect([endpoint for endpoint, _, _ in told], control)
+        self._ingest.connect([endpoint for endpoint, *_ in told], control)
         if told[0][2]:
             self._ingest.keep_rows(self._preparation.resume(left))
+        if told[0][3]:
+            self._result = Result(self.out / "volume.h5", True, None, 0, self._counters.look(), {}, 0.0)
+            self._done.set()
 
     def __enter__(self) -> Engine:
         self.start()
@@ -183,6 +188,9 @@ class Engine:
         StreamreconError
             If there is a scan to go on with and it does not fit the machine, or its journal cannot be read.
         """
+        if self._done.is_set():
+            self._story.tell("done", "the scan is finished, and its final volume is there")
+            return
         if not self._series.compiled and not all_compiled():
             self._story.tell("compile", "compiling the kernels, once after an install: this takes most of a minute")
         self._ingest.start()  # ranks that hang are noticed from here on
@@ -197,6 +205,10 @@ class Engine:
     def _raise(self) -> None:
         if self._error is not None:
             raise self._error
+
+    def _raise_if_it_hangs(self) -> None:
+        if self._hangs:
+            self._raise()
 
     def wait(self, timeout: float | None = None) -> Result | None:
         """Wait for the scan's end.
@@ -256,6 +268,7 @@ class Engine:
             seconds = self._preparation.config.engine.return_timeout
             text = f"the volume is final, and the sender away: it has {seconds:g} s to come back and hear of it"
             self._story.tell("unheard", text)
+        self._preparation.settle(self._raise_if_it_hangs)
         self._ingest.stop()
         self._preparation.put_away(self._keep)
         self._story.close()
@@ -330,9 +343,10 @@ class Engine:
         known = isinstance(error, StreamreconError)
         text = str(error) if known else f"{type(error).__name__}: {error}"
         self._story.tell("failed", text)
-        if self._preparation.can_replay or (known and not isinstance(error, JournalError | RankError)):
+        if known and not isinstance(error, JournalError | RankError):
             self._ingest.refuse(f"the engine failed: {error}")
-        # Else without a word: a sender that cannot send the scan again keeps it for the engine that goes on.
+        else:  # the sender is there for the one that goes on
+            self._ingest.dismiss(f"the engine failed: {text}; another one is waited for")
         if self._number:
             self._ingest.report(Failed(type(error).__name__, text))
         else:

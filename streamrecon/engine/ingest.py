@@ -28,7 +28,7 @@ from streamrecon.transport import Clock, ControlHub, ControlLink, Poller, Wakeup
 from streamrecon.wire.credit import CreditWindow
 from streamrecon.wire.digest import frame_hash
 from streamrecon.wire.inventory import Inventory
-from streamrecon.wire.messages import Lane, Range, Update
+from streamrecon.wire.messages import Busy, Hello, Lane, Message, Range, Reset, Update
 from streamrecon.wire.outputs import (
     Arrived,
     Broken,
@@ -202,6 +202,15 @@ class Ingest(threading.Thread):
         """End the scan from this side."""
         self._do(lambda: self._act(self._end.refuse(reason)))
 
+    def dismiss(self, reason: str) -> None:
+        """This process cannot go on: the sender is to wait for another one that does."""
+
+        def dismiss() -> None:
+            self._act(self._end.dismiss(reason))
+            self._open_to_all = False
+
+        self._do(dismiss)
+
     def publish(self, update: Update, payload: bytes) -> None:
         """Offer an update to viewers."""
         if self._publisher is not None:
@@ -287,15 +296,26 @@ class Ingest(threading.Thread):
             while self._calls:
                 self._calls.popleft()()
             self._talk.turn(self._hear)
-            if self._open_to_all and self._talk.complete:
-                for peer, message, payload in self._receiver.messages():
+            let_in = self._open_to_all and self._talk.complete
+            for peer, message, payload in self._receiver.messages():
+                if let_in:
                     self._act(self._end.hear(peer, message, payload, self._clock.now()))
+                else:
+                    self._receiver.send(peer, self._not_yet(message))
             if self._publisher is not None:
                 self._publisher.serve()
             if self._open_to_all:
                 self._act(self._end.tick(self._clock.now()))
             self._count()
             self._counters.add("transport", time.perf_counter() - began)
+
+    def _not_yet(self, message: Message) -> Message:
+        """What a sender is told that comes before this engine is ready."""
+        if isinstance(message, Hello):
+            return Busy(reason="the engine is getting ready", retry_after=self._options.heartbeat, soon=True)
+        return Reset(
+            session=getattr(message, "session", 0), reason="this engine is getting ready; start over with HELLO"
+        )
 
     def _hear(self, rank: int, message: Any) -> None:
         if isinstance(message, Part | NotWritten):

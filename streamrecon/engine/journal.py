@@ -41,6 +41,9 @@ from streamrecon.failpoints import fail
 from streamrecon.scan import FrameKind, ScanInfo
 from streamrecon.wire.messages import Range
 
+AtWork = Callable[[str], contextlib.AbstractContextManager[Any]]
+"""Says what a thread has in hand."""
+
 SYNC_BYTES = 64 << 20
 """Bytes after which the file is synced, however short ago that was."""
 
@@ -83,6 +86,8 @@ class Journal:
         Rows that all ranks together reconstruct; None for `rows`.
     watch
         Called between two entries of an earlier process as they are read.
+    at_work
+        Entered, in the syncing thread, while the disk is waited for.
 
     Raises
     ------
@@ -102,6 +107,7 @@ class Journal:
         resume: bool = False,
         whole: Range | None = None,
         watch: Watch = lambda: None,
+        at_work: AtWork = lambda name: contextlib.nullcontext(),
     ) -> None:
         self.path, self.info, self.rows = path, info, rows
         self.shape, self.dtype = (rows[1] - rows[0], info.geometry.columns), info.dtype
@@ -137,7 +143,7 @@ class Journal:
         """Whether the sender had sent everything by then, and all of it is here: what is damaged is asked for again."""
         self.gap = history.inventory.epoch, history.inventory.followed
         """Epoch of the sender, and number of the last of its GAPs."""
-        self._sync = _Sync(self._file, sync_seconds, durable)
+        self._sync = _Sync(self._file, sync_seconds, durable, at_work)
 
     # Writing.
 
@@ -271,9 +277,23 @@ class Journal:
 
     # The end.
 
+    def settle(self, watch: Watch) -> None:
+        """Wait until all of it is on the disk; nothing is written any more.
+
+        Parameters
+        ----------
+        watch
+            Called meanwhile; raises where it is in vain.
+        """
+        self._sync.finish()
+        while self._sync.is_alive():
+            watch()
+            self._sync.join(0.05)
+
     def close(self, keep: bool = False) -> None:
         """Close the file, and delete it unless it is to be kept."""
-        self._sync.close()
+        self._sync.finish()
+        self._sync.join()
         os.close(self._file)
         if not keep:
             self.path.unlink(missing_ok=True)
@@ -284,9 +304,9 @@ class Journal:
 class _Sync(threading.Thread):
     """Syncs a file some time after it was written to."""
 
-    def __init__(self, file: int, seconds: float, durable: Callable[[int], None]) -> None:
+    def __init__(self, file: int, seconds: float, durable: Callable[[int], None], at_work: AtWork) -> None:
         super().__init__(name="streamrecon-sync", daemon=True)
-        self._file, self._seconds, self._durable = file, seconds, durable
+        self._file, self._seconds, self._durable, self._at_work = file, seconds, durable, at_work
         self._condition = threading.Condition()
         self._entries, self._nbytes, self._synced, self._closed = 0, 0, 0, False
         self._first = 0.0
@@ -306,12 +326,11 @@ class _Sync(threading.Thread):
             if self._nbytes >= SYNC_BYTES:
                 self._condition.notify()
 
-    def close(self) -> None:
-        """End the thread, after all that was written is durable."""
+    def finish(self) -> None:
+        """The thread ends once all that was written is durable."""
         with self._condition:
             self._closed = True
             self._condition.notify()
-        self.join()
 
     def run(self) -> None:
         while True:
@@ -327,8 +346,9 @@ class _Sync(threading.Thread):
                     return
                 entries, self._nbytes = self._entries, 0
             try:
-                fail("journal.sync")
-                os.fdatasync(self._file)
+                with self._at_work("syncing the journal"):
+                    fail("journal.sync")
+                    os.fdatasync(self._file)
             except OSError as error:
                 self.error = error
                 return

@@ -11,7 +11,7 @@ import contextlib
 import re
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,6 +28,9 @@ from streamrecon.errors import OutputError
 from streamrecon.scan import ScanInfo, VolumeUpdate
 from streamrecon.version import __version__
 from streamrecon.wire.messages import Range
+
+PIECE = 64 << 20
+"""Bytes of a volume that are written at once."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -101,8 +104,19 @@ class Output:
         except OSError as error:
             raise OutputError(f"cannot use the output folder {folder}: {error.strerror}") from error
 
-    def write_slab(self, cut: int, update: VolumeUpdate, provenance: Provenance) -> None:
+    def write_slab(
+        self, cut: int, update: VolumeUpdate, provenance: Provenance, go_on: Callable[[], None] = lambda: None
+    ) -> None:
         """Write this rank's slab of a version that nobody sees yet.
+
+        Parameters
+        ----------
+        cut
+            Its number.
+        update, provenance
+            What to write.
+        go_on
+            Called as some more is written.
 
         Raises
         ------
@@ -116,7 +130,11 @@ class Output:
             folder.mkdir(parents=True, exist_ok=True)
             with h5py.File(temporary, "w", locking=False) as file:
                 data = _write_entry(file, update, provenance)
-                data.create_dataset("data", data=update.volume)
+                volume = data.create_dataset("data", update.volume.shape, np.float32)
+                step = max(1, PIECE // max(1, update.volume[0].nbytes))
+                for first in range(0, len(update.volume), step):
+                    volume[first : first + step] = update.volume[first : first + step]
+                    go_on()
                 _finish_data(data, update.binning, provenance, update.volume.shape, [provenance.rows])
             sync(temporary)
             temporary.replace(place)
@@ -216,12 +234,12 @@ def most_kept(keep: int) -> int:
     return 2 * keep
 
 
-def finished(folder: Path, uid: str) -> bool:
-    """Whether the final volume of a scan is in a folder."""
+def finished(folder: Path, uid: str | None = None) -> bool:
+    """Whether the final volume of a scan is in a folder; without a uid, of any."""
     try:
         with h5py.File(folder / "volume.h5", "r", locking=False) as file:
             process = file["entry/reconstruction"]
-            return bool(process["final"][()]) and process["parameters/scan_uid"][()].decode() == uid
+            return bool(process["final"][()]) and uid in (None, process["parameters/scan_uid"][()].decode())
     except (OSError, KeyError, AttributeError):
         return False
 

@@ -110,6 +110,7 @@ def make_plan(
     refuse: bool = True,
     share: Share = Share(),
     decided: Decided | None = None,
+    begun: int | None = None,
 ) -> Plan:
     """Plan a scan.
 
@@ -129,6 +130,9 @@ def make_plan(
         Of machine and disk, where several ranks share them.
     decided
         What rank 0 has decided for all; None: decide.
+    begun
+        Bytes on the disk of a scan that is gone on with: they are needed, and there. If the disk has become too small
+        for the rest, this is told, and space is waited for.
 
     Raises
     ------
@@ -155,8 +159,8 @@ def make_plan(
     geometry = Geometry(rows[1] - rows[0], columns, info.geometry.pixel_size)
     shape = _shape(info, geometry, options, given)
     memory_limit = config.engine.memory_bytes or int(SHARE * available_memory() / share.here)
-    disk_limit = (config.engine.disk_bytes or int(SHARE * free_disk(out))) // share.ranks
-    plan = fit(info, shape, config, memory_limit, disk_limit, out, refuse, decided)
+    disk_limit = (config.engine.disk_bytes or int(SHARE * free_disk(out)) + (begun or 0)) // share.ranks
+    plan = fit(info, shape, config, memory_limit, disk_limit, out, refuse, decided, begun is not None)
     if 0 <= center <= columns - 1:
         return plan
     beside = f"the center {center:g} lies beside the detector, which has the columns 0 to {columns - 1}"
@@ -194,6 +198,7 @@ def fit(
     out: Path,
     refuse: bool = True,
     decided: Decided | None = None,
+    begun: bool = False,
 ) -> Plan:
     """Plan the reconstruction of one shape.
 
@@ -211,6 +216,8 @@ def fit(
         Output folder, for the message.
     refuse, decided
         As in `make_plan`.
+    begun
+        Whether the scan is gone on with.
 
     Raises
     ------
@@ -293,8 +300,9 @@ def fit(
         "partial volumes": kept * volume // binning**3,
         "final volume": volume,
     }
+    warnings: list[str] = []
     if sum(disk.values()) > disk_limit:
-        refusals.append(
+        (warnings if begun else refusals).append(
             f"the scan needs {size(sum(disk.values()))} on the disk of {out}, {size(disk_limit)} may be used: "
             + ", ".join(f"{name} {size(n)}" for name, n in disk.items())
             + ". Choose another --out, keep fewer versions (emit.keep, --every), bin previews more (emit.preview), "
@@ -316,6 +324,7 @@ def fit(
         disk_limit,
         out,
         tuple(refusals),
+        tuple(warnings),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 from pathlib import Path
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from streamrecon.config import Config
 from streamrecon.engine.decompose import decompose
 from streamrecon.engine.ingest import Ingest
-from streamrecon.engine.journal import Journal
+from streamrecon.engine.journal import AtWork, Journal
 from streamrecon.engine.journal_layout import Layout, assemble, begin_next, clear, find, place, settle
 from streamrecon.engine.lock import FolderLock
 from streamrecon.engine.mask import Mask
@@ -52,6 +53,7 @@ class Preparation:
 
     story: Story
     ingest: Ingest
+    at_work: AtWork
 
     def __init__(
         self, config: Config, out: Path, overwrite: bool, world: World, share: Share, apart: bool = False
@@ -75,11 +77,18 @@ class Preparation:
         self.journal: Journal | None = None
         self.left: Layout | None = None
         """The scan that is gone on with."""
+        self.over = False
+        """Whether there was a scan to go on with, and its final volume is there."""
         self.can_replay = True
         """Whether the sender can send the scan again."""
 
     def find_left(self, resume: bool) -> Layout | None:
         """The scan that an earlier engine left in the output folder; refuse to give one up that cannot be sent again."""
+        if resume and finished(self.out):
+            # It was ended when only the journals were left to be deleted, of which some may be gone.
+            self.over = True
+            clear(self.out / "journal")
+            return None
         try:
             left = find(self.out / "journal")
         except OutputError:
@@ -180,6 +189,7 @@ class Preparation:
             resume=resume and path.exists(),
             whole=self.whole(info),
             watch=watch,
+            at_work=self.at_work,
         )
         self.plan, self.can_replay = plan, opened.can_replay
         # Other ranks have waited for it: the output folder is theirs from now on, too.
@@ -190,8 +200,21 @@ class Preparation:
         """The plan of this rank; what all have to do alike follows from that of the largest slab."""
         decided = self.ingest.decided
         if decided is None and self._world.size > 1:
-            decided = make_plan(info, self.slabs(info)[0], self.config, self.out, share=self._share).decided
-        return make_plan(info, rows, self.config, self.out, share=self._share, decided=decided)
+            decided = make_plan(
+                info, self.slabs(info)[0], self.config, self.out, share=self._share, begun=self._begun()
+            ).decided
+        return make_plan(info, rows, self.config, self.out, share=self._share, decided=decided, begun=self._begun())
+
+    def _begun(self) -> int | None:
+        """Bytes that a scan which is gone on with has on the disk; None for a new one."""
+        if self.left is None:
+            return None
+        places = [*(self.out / "journal").rglob("*"), *(self.out / "partials").rglob("*")]
+        sizes = 0
+        for found in places:
+            with contextlib.suppress(OSError):  # another rank tidies up
+                sizes += found.stat().st_size
+        return sizes
 
     def go_on(self, counters: Counters, watch: Watch) -> None:
         """With the scan that an earlier engine left, by as many ranks or by others; all of them call it.
@@ -216,7 +239,10 @@ class Preparation:
             layout = self._world.share(begin_next(left) if rank == 0 else 0, math.inf, watch)[0]
             self.story.tell("assemble", f"the journals of {len(left.files)} ranks become those of {self._world.size}")
             if rows[0] < rows[1]:
-                assemble(left, rows, place(folder, layout, rows), watch)
+                done = assemble(left, rows, place(folder, layout, rows), watch)
+                if done.left_out:
+                    text = f"{done.left_out} frames are not sound in all of them, and are asked for again"
+                    self.story.tell("left_out", text, left_out=done.left_out)
             self._world.share(None, math.inf, watch)
             if rank == 0:
                 settle(folder, layout)
@@ -237,6 +263,11 @@ class Preparation:
         counters.frames = len(had)
         counters.version = self.output.newest if self.output else 0
         self.ingest.resume(left.info, rows, ring, had, self.journal.ended)
+
+    def settle(self, watch: Watch) -> None:
+        """See `Journal.settle`."""
+        if self.journal is not None:
+            self.journal.settle(watch)
 
     def put_away(self, keep: bool) -> None:
         """The journal, once the sender has heard that the volume is final: until then it might be asked for again."""

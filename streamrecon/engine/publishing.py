@@ -51,7 +51,7 @@ class Publishing:
     ) -> None:
         self._number, self._slabs, self._ingest, self._again = rank, slabs, ingest, again
         self._counters, self._story = counters, story
-        self.writer = Writer(output, self._written, self._not_written, self._shown)
+        self.writer = Writer(output, self._written, self._not_written, self._shown, counters.at_work)
         self.members = [rank for rank, rows in enumerate(slabs) if rows[0] < rows[1]]
         """Ranks that have a slab."""
         self.assembly = Assembly(self.members, self.writer.show, self._spoilt)

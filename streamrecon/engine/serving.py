@@ -11,9 +11,9 @@ from types import TracebackType
 
 from streamrecon.config import Config
 from streamrecon.engine.engine import Engine
-from streamrecon.engine.journal_layout import find
+from streamrecon.engine.journal_layout import clear, find
 from streamrecon.engine.lock import FolderLock
-from streamrecon.engine.output import broke_off
+from streamrecon.engine.output import broke_off, finished
 from streamrecon.engine.result import Result
 from streamrecon.engine.series import Series
 from streamrecon.engine.story import Listener, Story, log_name
@@ -178,6 +178,9 @@ class Service:
                 self._story.tell("unfinished", f"{folder} cannot be gone on with: {error}", folder=folder)
                 continue
             if layout is None:
+                continue
+            if finished(folder, layout.info.uid):
+                clear(folder / "journal")  # it was ended when only this was left to be done
                 continue
             # One that broke off has had its time to go on: it does not hold up others whenever the process is started.
             if self._resume and layout.info.uid == folder.name and not broke_off(folder):

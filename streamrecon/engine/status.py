@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -78,6 +78,8 @@ class Counters:
     alarm: str | None = None
     beats: int | None = 0
     """How often the compute thread has come round, by which it is seen that it does not hang; None once it has ended."""
+    hands: dict[str, int] = field(default_factory=dict)
+    """What threads other than the compute thread have in hand, and a number that changes as it goes on."""
     ranks: int = 1
     others: dict[int, Pulse] = field(default_factory=dict)
     """Of the other ranks, the last word, at rank 0."""
@@ -86,6 +88,7 @@ class Counters:
     latencies: deque[float] = field(default_factory=lambda: deque(maxlen=LATENCIES))
     stages: dict[str, float] = field(default_factory=dict)
     """Seconds by stage: transport in the I/O thread, write in the writer thread, all others in the compute thread."""
+    _pieces: int = 0
     _recent: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=64))
 
     @contextmanager
@@ -96,6 +99,20 @@ class Counters:
             yield
         finally:
             self.add(name, time.perf_counter() - began)
+
+    @contextmanager
+    def at_work(self, name: str) -> Iterator[Callable[[], None]]:
+        """A piece of work of another thread, which is seen if it hangs; to be called between the parts of a long one."""
+
+        def go_on() -> None:
+            self._pieces += 1
+            self.hands[name] = self._pieces
+
+        go_on()
+        try:
+            yield go_on
+        finally:
+            del self.hands[name]
 
     def beat(self) -> None:
         """The compute thread has come round."""

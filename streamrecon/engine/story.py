@@ -48,7 +48,7 @@ class Story:
         """
         file = _open(path)
         with self._lock:
-            self._file.close()
+            self._close()
             self._file, self._began = file, time.monotonic()
 
     def tell(self, event: str, text: str, **facts: Any) -> None:
@@ -90,7 +90,13 @@ class Story:
     def close(self) -> None:
         """Close the file; what is told afterwards reaches the listener only."""
         with self._lock:
+            self._close()
+
+    def _close(self) -> None:
+        try:
             self._file.close()
+        except OSError as error:  # what could not be written before is tried once more
+            log.warning("the story of the scan cannot be written: %s", error.strerror)
 
 
 def _open(path: Path) -> TextIO:

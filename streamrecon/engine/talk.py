@@ -49,6 +49,8 @@ class Talk:
         self._pulsed = 0.0
         self._beat: tuple[int | None, float] = 0, 0.0
         """How often the compute thread had come round when it last did, and when that was seen."""
+        self._hands: dict[str, tuple[int, float]] = {}
+        """The pieces of work that were seen in the hands of other threads, and since when."""
         self._over = False
 
     def connect(self, rank: int, ranks: int, control: ControlHub | ControlLink | None) -> None:
@@ -99,6 +101,19 @@ class Talk:
             self._fail(f"rank {silent} has not been heard for {self._options.rank_timeout:g} s")
         elif working > self._options.work_timeout:
             self._fail(f"rank {self._rank} has been at one piece of work for {working:.0f} s (engine.work_timeout)")
+        else:
+            self._look_at_hands(now)
+
+    def _look_at_hands(self, now: float) -> None:
+        """Whether another thread of this rank hangs, such as at a disk that does not answer."""
+        hands = dict(self._counters.hands)
+        self._hands = {
+            name: seen if (seen := self._hands.get(name, (0, now)))[0] == piece else (piece, now)
+            for name, piece in hands.items()
+        }
+        for name, (_, since) in self._hands.items():
+            if now - since > self._options.work_timeout:
+                self._fail(f"rank {self._rank} has been {name} for {now - since:.0f} s (engine.work_timeout)")
 
     def _hear(self, hear: Callable[[int, Any], None]) -> None:
         if self.control is None:

@@ -6,10 +6,13 @@ deadline.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
+import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NoReturn, Protocol
 
 from streamrecon.errors import ConfigError, RankError
@@ -81,14 +84,22 @@ class Alone:
 
 
 class Mpi:
-    """The ranks that `mpiexec` has started."""
+    """The ranks that `mpiexec` has started.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    late
+        Exit code of this process where some of them do not come.
+    """
+
+    def __init__(self, late: int) -> None:
         try:
             import mpi4py
 
-            mpi4py.rc.thread_level = "funneled"  # this thread is the only one that calls it
-            from mpi4py import MPI
+            # One thread at a time calls it, but for the end of the job, which does not wait for another one's call.
+            mpi4py.rc.thread_level = "multiple"
+            with _deadline(START_SECONDS, late):
+                from mpi4py import MPI
         except (ImportError, RuntimeError) as error:
             raise ConfigError(
                 f"this process was started by an MPI launcher, but there is no MPI to be had ({error}): "
@@ -136,8 +147,31 @@ class Mpi:
         os._exit(code)  # the launcher ends this process any moment
 
 
-def join() -> Alone | Mpi:
+@contextlib.contextmanager
+def _deadline(seconds: float, code: int) -> Iterator[None]:
+    """End this process, and by that the job, where MPI waits for a rank that does not come: it has no deadline of its own."""
+
+    def give_up() -> None:
+        sys.stderr.write(f"streamrecon: the ranks of this job did not all start within {seconds:g} s\n")
+        sys.stderr.flush()
+        os._exit(code)
+
+    timer = threading.Timer(seconds, give_up)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def join(late: int) -> Alone | Mpi:
     """The ranks that this process was started with.
+
+    Parameters
+    ----------
+    late
+        As of `Mpi`.
 
     Raises
     ------
@@ -146,7 +180,7 @@ def join() -> Alone | Mpi:
     """
     steps = int(os.environ.get("SLURM_STEP_NUM_TASKS", "1") or 1)
     if steps > 1 or any(name in os.environ for name in LAUNCHED):
-        world = Mpi()
+        world = Mpi(late)
         return world if world.size > 1 else Alone()
     return Alone()
 

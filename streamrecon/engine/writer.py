@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from streamrecon.engine.journal import AtWork
 from streamrecon.engine.orders import LAST, Part
 from streamrecon.engine.output import Output, Provenance
 from streamrecon.errors import OutputError
@@ -42,6 +44,8 @@ class Writer(threading.Thread):
         Called in this thread with each cut that could not be written, and why. The scan goes on: the next one may do better.
     shown
         Called in this thread with each job whose version can be read, with its number in the update, and all its slabs.
+    at_work
+        Entered while the disk is waited for; gives what is to be called as a long piece of work goes on.
     """
 
     def __init__(
@@ -50,8 +54,10 @@ class Writer(threading.Thread):
         written: Callable[[Job, float], None],
         failed: Callable[[int, Exception], None],
         shown: Callable[[Job, VolumeUpdate, Sequence[Part], float], None],
+        at_work: AtWork = lambda name: contextlib.nullcontext(lambda: None),
     ) -> None:
         super().__init__(name="streamrecon-write", daemon=True)
+        self._at_work = at_work
         self._output, self._written, self._failed, self._shown = output, written, failed, shown
         self._calls: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._idle = threading.Event()
@@ -97,7 +103,8 @@ class Writer(threading.Thread):
     def _write(self, job: Job) -> None:
         began = time.perf_counter()
         try:
-            self._output.write_slab(job.cut, job.update, job.provenance)
+            with self._at_work("writing a version") as go_on:
+                self._output.write_slab(job.cut, job.update, job.provenance, go_on)
             self._jobs[job.cut] = job
             self._written(job, time.perf_counter() - began)
         except BaseException as error:
@@ -110,7 +117,8 @@ class Writer(threading.Thread):
         try:
             job = self._jobs[cut]
             self._jobs = {} if cut == LAST else {c: j for c, j in self._jobs.items() if c > cut or c == LAST}
-            update = self._output.publish(cut, job.update, job.provenance, parts)
+            with self._at_work("writing a version"):
+                update = self._output.publish(cut, job.update, job.provenance, parts)
             self._shown(job, update, parts, time.perf_counter() - began)
         except BaseException as error:
             self._fail(cut, error)

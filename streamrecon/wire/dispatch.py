@@ -14,7 +14,7 @@ from typing import Generic
 from streamrecon.errors import PeerLostError, RemoteProtocolError
 from streamrecon.scan import Frame, FrameKind, ScanInfo
 from streamrecon.wire.codec import Buffer
-from streamrecon.wire.messages import Busy, FrameHeader, Message, Range
+from streamrecon.wire.messages import Busy, FrameHeader, Message, Range, Reset
 from streamrecon.wire.outbox import Identity, Kept, Outbox, spans
 from streamrecon.wire.sending import SendingEnd
 from streamrecon.wire.session import State
@@ -153,6 +153,8 @@ class Dispatch(Generic[Kept]):
             self._say(lane, reply, reply_payload)
         if isinstance(message, Busy):
             self.lanes[lane].hello_at = now + min(max(message.retry_after, HELLO_AGAIN), MOST_PATIENT)
+            if message.soon:
+                self._began = now
         self._supersede(end)
         if lane == 0 and len(end.lanes) > len(self.lanes):
             for other in end.lanes[1:]:
@@ -168,7 +170,8 @@ class Dispatch(Generic[Kept]):
                     f"the engine at {self.endpoint} did not know the session {ATTEMPTS} times without having taken a frame; "
                     "is it being restarted again and again, or does it forget the scan each time?"
                 )
-            self._lose("the engine does not know the session any more", now)
+            why = message.reason if isinstance(message, Reset) else "the engine does not know the session any more"
+            self._lose(why, now)
         elif end.session.state is State.OPENING:
             self._began = now  # it is there, and has to do something first
         elif (

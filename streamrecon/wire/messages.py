@@ -85,6 +85,8 @@ class Busy(Message):
     """Seconds."""
     epoch: int = 0
     """Of the sender that has this scan, where it is not 0: one that was never let in may take over with a higher one."""
+    soon: bool = False
+    """Whether it is only getting ready, such as by reading what an earlier engine has left: it is there, and waited for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -286,6 +286,11 @@ class ReceivingEnd:
         """Answer `Opened`, or end a running scan from this side."""
         return self._break(reason)
 
+    def dismiss(self, reason: str) -> list[Output]:
+        """This process cannot go on, and another one may: the sender is to look for that."""
+        live = self.peer is not None and not self.session.over
+        return [self._reply(Reset(session=self._id, reason=reason))] if live else []
+
     def _go_on(self, now: float) -> list[Output]:
         """Let frames come, once all that came in earlier sessions is durable: so HAVE says all that need not come again."""
         if self._durable_arrivals < self._arrivals or self.window is None:

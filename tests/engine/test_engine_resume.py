@@ -329,7 +329,7 @@ def test_a_scan_can_be_stopped_while_the_disk_is_full(scan: Scan, tmp_path: Path
 
 def test_a_disk_that_fails_ends_the_engine(scan: Scan, tmp_path: Path) -> None:
     failpoints.arm("journal.sync=error:1:99")
-    options = config(engine={"sync_seconds": 0.0})
+    options = config(engine={"sync_seconds": 0.0}, send={"return_timeout": 0.5})
 
     def slowly(rows: slice) -> Iterator[Frame]:
         for frame in scan.frames(rows):

@@ -97,7 +97,7 @@ def test_all_hear_what_all_have_told_in_the_order_of_ranks_time_after_time(size:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join()
+        thread.join(75)
     expected = [[(rank, turn) for rank in range(size)] for turn in range(3)]
     assert heard == dict.fromkeys(range(size), expected)
 
@@ -141,7 +141,7 @@ def test_at_the_end_all_wait_a_minute_for_each_other(clock: Clock) -> None:
 def test_one_process_is_rank_0_of_1(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in (*LAUNCHED, "SLURM_STEP_NUM_TASKS"):
         monkeypatch.delenv(name, raising=False)
-    each = join()
+    each = join(75)
     assert isinstance(each, Alone)
     assert (each.rank, each.size) == (0, 1)
     assert each.share("thing") == ["thing"]
@@ -172,7 +172,7 @@ def no_mpi(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_process_of_a_launcher_needs_mpi4py(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     monkeypatch.setenv(name, value)
     with pytest.raises(ConfigError, match=r"streamrecon\[mpi\].*without mpiexec"):
-        join()
+        join(75)
 
 
 @pytest.mark.usefixtures("no_mpi")
@@ -180,16 +180,16 @@ def test_a_process_of_a_launcher_needs_mpi4py(monkeypatch: pytest.MonkeyPatch, n
 def test_a_job_of_one_task_needs_none(monkeypatch: pytest.MonkeyPatch, tasks: str) -> None:
     """Slurm says so in each shell of a job, too."""
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", tasks)
-    assert isinstance(join(), Alone)
+    assert isinstance(join(75), Alone)
 
 
 @pytest.mark.parametrize(("size", "kind"), [(1, Alone), (3, Mpi)])
 def test_a_launcher_of_one_process_starts_one_alone(
     monkeypatch: pytest.MonkeyPatch, size: int, kind: type[Alone] | type[Mpi]
 ) -> None:
-    monkeypatch.setattr(Mpi, "__init__", lambda self: vars(self).update(rank=0, size=size))
+    monkeypatch.setattr(Mpi, "__init__", lambda self, late: vars(self).update(rank=0, size=size))
     monkeypatch.setenv("PMI_SIZE", str(size))
-    assert type(join()) is kind
+    assert type(join(75)) is kind
 
 
 def test_time_is_that_of_the_machine() -> None:
