@@ -296,6 +296,7 @@ class Journal:
         self._sync.join()
         os.close(self._file)
         if not keep:
+            fail("journal.delete")
             self.path.unlink(missing_ok=True)
             with contextlib.suppress(OSError):  # someone else's files may be in it
                 self.path.parent.rmdir()

@@ -25,6 +25,7 @@ from streamrecon.engine.orders import LAST, Part
 from streamrecon.engine.picture import assembled, draw, save
 from streamrecon.engine.sync import sync
 from streamrecon.errors import OutputError
+from streamrecon.failpoints import fail
 from streamrecon.scan import ScanInfo, VolumeUpdate
 from streamrecon.version import __version__
 from streamrecon.wire.messages import Range
@@ -127,6 +128,7 @@ class Output:
         place = folder / slab_name(self._rank)
         temporary = place.with_suffix(".tmp")
         try:
+            fail("output.slab")
             folder.mkdir(parents=True, exist_ok=True)
             with h5py.File(temporary, "w", locking=False) as file:
                 data = _write_entry(file, update, provenance)

@@ -19,6 +19,7 @@ from engine_scans import D, F, P, Scan, batch, config, difference, read, read_vo
 
 from streamrecon.engine import Engine
 from streamrecon.engine.output import Output
+from streamrecon.engine.story import Story
 from streamrecon.errors import (
     OutputError,
     PeerLostError,
@@ -418,3 +419,12 @@ def test_folders_that_are_not_ours_are_left_alone(scan: Scan, tmp_path: Path) ->
     assert streamed.result is not None
     assert streamed.result.final
     assert {p.name for p in (tmp_path / "partials").iterdir()} >= {"v0000-mine", "v0002-good", "vacation"}
+
+
+def test_a_story_whose_last_words_do_not_fit_the_disk(tmp_path: Path) -> None:
+    """What could not be written is tried once more as the file is closed; that is no reason to fail, either."""
+    story = Story(tmp_path / "log.jsonl")
+    story._file.close()
+    story._file = Path("/dev/full").open("a", buffering=1)
+    story.tell("done", "the disk is full")
+    story.close()

@@ -576,3 +576,19 @@ def test_the_machine_need_not_hold_the_state_of_a_gpu(plan: Planner, gpu: Callab
         plan(512, 64, 900, device="cpu", memory_bytes=limit, preview=1)
     with pytest.raises(PlanError, match=r"engine\.memory_bytes"):  # versions are still here
         plan(512, 64, 900, device="gpu", memory_bytes=need(with_it) - 1, preview=1)
+
+
+def test_a_scan_that_is_gone_on_with_has_its_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it has taken is free no more, and is needed; where the rest has no room now, it is told and not refused."""
+    info, config = imagined_scan(64, 8, 100), Config(recon=ReconConfig(center=31.5))
+    needed = sum(make_plan(info, (0, 8), config, tmp_path).disk.values())
+    free = [int(needed / planning.SHARE) + 2]
+    monkeypatch.setattr(planning, "free_disk", lambda path: free[0])
+    before = make_plan(info, (0, 8), config, tmp_path)
+    free[0] -= 2 * needed // 3
+    with pytest.raises(PlanError, match="disk"):
+        make_plan(info, (0, 8), config, tmp_path)
+    on = make_plan(info, (0, 8), config, tmp_path, begun=2 * needed // 3)
+    assert (on.binning, on.disk, on.warnings) == (before.binning, before.disk, before.warnings)
+    free[0] = 0
+    assert any("disk" in line for line in make_plan(info, (0, 8), config, tmp_path, begun=needed // 3).warnings)

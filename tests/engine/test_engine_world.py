@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import subprocess
 import sys
 import threading
 import time
@@ -195,3 +196,16 @@ def test_a_launcher_of_one_process_starts_one_alone(
 def test_time_is_that_of_the_machine() -> None:
     """The clock of these tests stands for it."""
     assert world.time is time
+
+
+def test_ranks_that_do_not_come_while_mpi_starts_end_the_process() -> None:
+    """MPI itself would wait for ever."""
+    code = (
+        "import time\nfrom streamrecon.engine import world\n"
+        "with world._deadline(0.2, 75):\n    pass\n"
+        "time.sleep(0.4)\n"
+        "with world._deadline(0.2, 75):\n    time.sleep(20)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
+    assert done.returncode == 75
+    assert done.stderr.count("did not all start") == 1

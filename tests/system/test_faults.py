@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 import pytest
 from system_network import Wire
-from system_processes import Process, Processes, finished, free_endpoint, processes, same, told, until
+from system_processes import Process, Processes, finished, free_endpoint, processes, same, told, until, volume
 
 from streamrecon.cli import FILES
 from streamrecon.failpoints import VARIABLE
@@ -262,6 +262,79 @@ def test_rank_frozen(
     assert replay.wait(60) == 0, replay.err
     assert recon.wait(30) == 0, recon.err
     same(out, undisturbed)
+
+
+@pytest.mark.parametrize(
+    ("point", "what"),
+    [
+        pytest.param("journal.sync=hang:8", "syncing the journal", id="in the journal"),
+        pytest.param("output.slab=hang:3", "writing a version", id="in a version"),
+    ],
+)
+def test_disk_that_does_not_answer(
+    started: Processes, tmp_path: Path, config: Path, where: str, undisturbed: dict[str, object], point: str, what: str
+) -> None:
+    """In another thread than the one that computes: the engine ends, and another one goes on with the scan."""
+    out, short = tmp_path / "out", tmp_path / "short.toml"
+    short.write_text(config.read_text().replace("[engine]", "[engine]\nwork_timeout = 3.0"))
+    arguments = ["recon", "--once", "--listen", where, "--out", out, "--config", short]
+    first = started.streamrecon(*arguments, **{VARIABLE: point})
+    replay = started.streamrecon("replay", "simulated", "--to", where, "--config", config, "--live", "--fps", "60")
+    assert first.wait(60) == 75, first.err
+    assert f"rank 0 has been {what}" in first.err
+    last = started.streamrecon(*arguments, "--resume")
+    assert replay.wait(60) == 0, replay.err
+    assert last.wait(30) == 0, last.err
+    same(out, undisturbed)
+
+
+def test_engine_that_takes_long_to_get_ready(
+    started: Processes, tmp_path: Path, config: Path, where: str, undisturbed: dict[str, object]
+) -> None:
+    """Longer than a sender waits for one that says nothing: a large journal takes minutes to be read."""
+    out, short = tmp_path / "out", tmp_path / "short.toml"
+    short.write_text(config.read_text().replace("return_timeout = 60.0", "return_timeout = 2.0"))
+    arguments = ["recon", "--once", "--listen", where, "--out", out, "--config", config]
+    first = started.streamrecon(*arguments, **{VARIABLE: "journal.written=kill:40"})
+    replay = started.streamrecon("replay", "simulated", "--to", where, "--config", short, "--live")
+    assert first.wait(60) == -signal.SIGKILL
+    last = started.streamrecon(*arguments, "--resume", **{VARIABLE: "journal.recover=slow:1:5"})
+    assert replay.wait(60) == 0, replay.err
+    assert "getting ready" in replay.err
+    assert last.wait(30) == 0, last.err
+    same(out, undisturbed)
+
+
+@pytest.mark.parametrize("left", ["nothing", "a journal"])
+def test_engine_killed_when_all_is_done(
+    started: Processes, tmp_path: Path, config: Path, where: str, left: str
+) -> None:
+    """Started again, it neither waits for another scan nor takes what is left of the journals for the scan."""
+    out = tmp_path / "out"
+    if left == "a journal":
+        first = started.streamrecon(
+            "recon",
+            "--once",
+            "--listen",
+            where,
+            "--out",
+            out,
+            "--config",
+            config,
+            **{VARIABLE: "journal.delete=kill:1"},
+        )
+    else:
+        first = started.streamrecon("recon", "--once", "--listen", where, "--out", out, "--config", config)
+    replay = started.streamrecon("replay", "simulated", "--to", where, "--config", config)
+    code = first.wait(60)
+    replay.kill()
+    before = volume(out)
+    assert code == (-signal.SIGKILL if left == "a journal" else 0)
+    again = started.streamrecon("recon", "--once", "--listen", where, "--out", out, "--config", config, "--resume")
+    assert again.wait(30) == 0, again.err
+    assert not (out / "journal").exists()
+    assert volume(out)["version"] == before["version"]
+    assert before["final"]
 
 
 def test_engine_that_hangs_in_its_journal(
