@@ -168,9 +168,8 @@ class Service:
         """The newest scan that was in work when an earlier process ended, if this one shall go on with it; others are named."""
         left: dict[str, float] = {}
         named: list[Path] = []
-        for folder in sorted(self._out.iterdir()):
-            if not (UID_PATTERN.fullmatch(folder.name) and folder.is_dir()):
-                continue
+        folders = [each for each in sorted(self._out.iterdir()) if UID_PATTERN.fullmatch(each.name) and each.is_dir()]
+        for folder in [self._out, *folders]:
             try:
                 layout = find(folder / "journal")
                 newest = max((file.path.stat().st_mtime for file in layout.files), default=0.0) if layout else 0.0
@@ -180,7 +179,8 @@ class Service:
             if layout is None:
                 continue
             # One that broke off has had its time to go on: it does not hold up others whenever the process is started.
-            if self._resume and layout.info.uid == folder.name and not broke_off(folder):
+            own = folder != self._out and layout.info.uid == folder.name
+            if self._resume and own and not broke_off(folder):
                 left[folder.name] = newest
             else:
                 named.append(folder)
@@ -213,6 +213,8 @@ class Service:
                 self._let_stop(engine)
                 with contextlib.closing(engine):
                     result = self._wait(engine, watch)
+                if engine.failure is not None:
+                    raise engine.failure
                 self._told(engine, result)
         except (JournalError, RankError) as error:
             self._hangs = isinstance(error, RankError)
