@@ -195,16 +195,23 @@ class Service:
         """One scan, from the wait for its sender to its last version."""
         listener = None if self._world.rank else self._listener
         out = self._out if left is None else self._out / left
-        self.engine = engine = Engine(
-            self._config,
-            out,
-            listener,
-            self._overwrite,
-            left is not None,
-            self._world,
-            self._series,
-            apart=left is None,
-        )
+        try:
+            self.engine = engine = Engine(
+                self._config,
+                out,
+                listener,
+                self._overwrite,
+                left is not None,
+                self._world,
+                self._series,
+                apart=left is None,
+            )
+        except OutputError as error:
+            if left is None or self._world.size > 1:
+                raise
+            # Such as a folder in which another engine goes on with the scan.
+            self._story.tell("unfinished", f"scan {left} cannot be gone on with: {error}", folder=out)
+            return
         gc.collect()  # what the scan before took is free before this one is planned
         if self._world.size == 1:
             self._let_stop(engine)

@@ -22,6 +22,7 @@ from streamrecon.config import Config, ReconConfig
 from streamrecon.engine import Service
 from streamrecon.engine.alignment import Alignment
 from streamrecon.engine.journal import Journal
+from streamrecon.engine.lock import FolderLock
 from streamrecon.engine.orders import Studied
 from streamrecon.engine.ring import Ring
 from streamrecon.errors import JournalError, OutputError, PeerLostError, ScanAbortedError, StreamreconError
@@ -455,6 +456,19 @@ def test_a_scan_that_cannot_be_gone_on_with_keeps_none_from_being_served(
     until(lambda: len(job.told("listen")) == 2, "an engine for new scans")
     assert "left" in job.told("served")[0]["text"]
     assert isinstance(job.send(named("new")).error, ScanAbortedError), "it does not fit, either, and is told"
+
+
+def test_a_scan_that_another_engine_goes_on_with_is_left_to_it(serving: Callable[..., Serving], tmp_path: Path) -> None:
+    unfinished(config(), tmp_path / "out", "left")
+    forget_the_end(tmp_path / "out" / "left")
+    lock = FolderLock(tmp_path / "out" / "left")
+    try:
+        job = serving(resume=True)
+        assert job.send(named("new")).error is None
+        assert job.served(1)["final"]
+        assert "another engine" in job.told("unfinished")[0]["text"]
+    finally:
+        lock.release()
 
 
 # What a scan teaches the next one.
