@@ -21,7 +21,7 @@ from streamrecon.scan import Frame, FrameKind, Geometry, ScanInfo, VolumeUpdate
 from streamrecon.version import __version__
 
 if TYPE_CHECKING:
-    from streamrecon.engine import Engine, Result
+    from streamrecon.engine import Engine, Result, Service
     from streamrecon.replayer import replay
     from streamrecon.run import reconstruct, run_scan
     from streamrecon.sources import open_source
@@ -35,6 +35,7 @@ __all__ = [
     "Geometry",
     "Result",
     "ScanInfo",
+    "Service",
     "StreamreconError",
     "VolumeUpdate",
     "__version__",
@@ -49,6 +50,7 @@ __all__ = [
 _LAZY = {
     "Engine": "streamrecon.engine",
     "Result": "streamrecon.engine",
+    "Service": "streamrecon.engine",
     "open_source": "streamrecon.sources",
     "reconstruct": "streamrecon.run",
     "replay": "streamrecon.replayer",

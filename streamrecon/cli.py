@@ -565,7 +565,9 @@ def _parser() -> argparse.ArgumentParser:
     sub = command("replay", _replay, "send a scan to an engine", source, order)
     sub.add_argument("scan", metavar="SCAN", help="an HDF5 file, file+swmr://PATH or 'simulated'")
     sub.add_argument("--to", required=True, metavar="ENDPOINT", help="of the engine")
-    sub.add_argument("--timeout", type=float, metavar="S", help="seconds to wait for an engine; default: for ever")
+    sub.add_argument(
+        "--timeout", type=float, metavar="S", help="seconds to wait for an engine that has time; default: for ever"
+    )
     sub.add_argument(
         "--live", action="store_true",
         help="keep what an engine does not have for good, as a detector must, rather than read it from the scan again",

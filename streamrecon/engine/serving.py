@@ -168,9 +168,8 @@ class Service:
         """The newest scan that was in work when an earlier process ended, if this one shall go on with it; others are named."""
         left: dict[str, float] = {}
         named: list[Path] = []
-        for folder in sorted(self._out.iterdir()):
-            if not (UID_PATTERN.fullmatch(folder.name) and folder.is_dir()):
-                continue
+        folders = [each for each in sorted(self._out.iterdir()) if UID_PATTERN.fullmatch(each.name) and each.is_dir()]
+        for folder in [self._out, *folders]:
             try:
                 layout = find(folder / "journal")
                 newest = max((file.path.stat().st_mtime for file in layout.files), default=0.0) if layout else 0.0
@@ -183,7 +182,8 @@ class Service:
                 clear(folder / "journal")  # it was ended when only this was left to be done
                 continue
             # One that broke off has had its time to go on: it does not hold up others whenever the process is started.
-            if self._resume and layout.info.uid == folder.name and not broke_off(folder):
+            own = folder != self._out and layout.info.uid == folder.name
+            if self._resume and own and not broke_off(folder):
                 left[folder.name] = newest
             else:
                 named.append(folder)
@@ -198,16 +198,23 @@ class Service:
         """One scan, from the wait for its sender to its last version."""
         listener = None if self._world.rank else self._listener
         out = self._out if left is None else self._out / left
-        self.engine = engine = Engine(
-            self._config,
-            out,
-            listener,
-            self._overwrite,
-            left is not None,
-            self._world,
-            self._series,
-            apart=left is None,
-        )
+        try:
+            self.engine = engine = Engine(
+                self._config,
+                out,
+                listener,
+                self._overwrite,
+                left is not None,
+                self._world,
+                self._series,
+                apart=left is None,
+            )
+        except OutputError as error:
+            if left is None or self._world.size > 1:
+                raise
+            # Such as a folder in which another engine goes on with the scan.
+            self._story.tell("unfinished", f"scan {left} cannot be gone on with: {error}", folder=out)
+            return
         gc.collect()  # what the scan before took is free before this one is planned
         if self._world.size == 1:
             self._let_stop(engine)
@@ -216,6 +223,8 @@ class Service:
                 self._let_stop(engine)
                 with contextlib.closing(engine):
                     result = self._wait(engine, watch)
+                if engine.failure is not None:
+                    raise engine.failure
                 self._told(engine, result)
         except (JournalError, RankError) as error:
             self._hangs = isinstance(error, RankError)

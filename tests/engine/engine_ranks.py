@@ -108,6 +108,11 @@ class Ranks:
         for rank, thread in enumerate(self._threads):
             thread.join(seconds)
             assert not thread.is_alive(), f"rank {rank} hangs: {self.engines[rank] and self.engines[rank].status()}"
+        for engine in self.engines:
+            if engine is not None and engine._hangs:  # it gave nothing back, as its process would have ended
+                engine._story.close()
+                if engine._lock is not None:
+                    engine._lock.release()
 
 
 def stream_ranks(

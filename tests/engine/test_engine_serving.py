@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import gc
 import json
+import shutil
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from streamrecon.config import Config, ReconConfig
 from streamrecon.engine import Service
 from streamrecon.engine.alignment import Alignment
 from streamrecon.engine.journal import Journal
+from streamrecon.engine.lock import FolderLock
 from streamrecon.engine.orders import Studied
 from streamrecon.engine.ring import Ring
 from streamrecon.errors import JournalError, OutputError, PeerLostError, ScanAbortedError, StreamreconError
@@ -27,6 +30,7 @@ from streamrecon.recon.center import Bands
 from streamrecon.scan import Frame, FrameKind
 from streamrecon.transport import subscribe
 from streamrecon.wire.ranges import Ranges
+from streamrecon.wire.receiving import ReceivingEnd
 
 
 def until(condition: Callable[[], Any], what: str, seconds: float = 20) -> Any:
@@ -169,13 +173,15 @@ def test_scans_of_different_sizes_through_one_endpoint(serving: Callable[..., Se
 
 
 def test_what_a_scan_took_is_given_back(serving: Callable[..., Serving]) -> None:
+    before = [weakref.ref(each) for each in gc.get_objects() if isinstance(each, Ring)]
     job = serving()
     for count in (1, 2, 3):
         job.send(named(f"s{count}"))
         job.served(count)
     until(lambda: len(job.told("listen")) == 4, "an engine for the fourth")
     gc.collect()
-    assert not [each for each in gc.get_objects() if isinstance(each, Ring)]
+    others = {id(each()) for each in before}
+    assert not [each for each in gc.get_objects() if isinstance(each, Ring) and id(each) not in others]
 
 
 def test_two_ranks_serve_together(serving: Callable[..., Serving]) -> None:
@@ -247,6 +253,21 @@ def test_an_error_of_the_disk_ends_the_service(
     job.send(named("s"), wait=False, connect_timeout=1.0)
     until(lambda: job.errors, "the end")
     assert isinstance(job.errors[0], JournalError)
+
+
+def test_a_bug_in_the_thread_of_the_sockets_ends_the_service(
+    serving: Callable[..., Serving], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also in a scan, which ends as one that broke off."""
+    job = serving(config(emit={"every": 5}, engine={"peer_timeout": 0.5}, send={"return_timeout": 0.5}))
+    scan = named("s")
+    sender = job.send(scan, wait=False, frames=slowly(scan, 0.02))
+    until(lambda: job.told("version"), "a version")
+
+    monkeypatch.setattr(ReceivingEnd, "tick", lambda self, now: 1 / 0)
+    until(lambda: job.errors, "the end")
+    assert isinstance(job.errors[0], ZeroDivisionError)
+    sender.join(10)
 
 
 def test_the_same_scan_sent_again_replaces_its_volume(serving: Callable[..., Serving]) -> None:
@@ -414,10 +435,12 @@ def test_a_scan_that_was_in_work_is_gone_on_with_first(serving: Callable[..., Se
 
 def test_without_resume_what_is_unfinished_is_left_alone(serving: Callable[..., Serving], tmp_path: Path) -> None:
     scan = unfinished(config(), tmp_path / "out", "left")
+    shutil.copytree(tmp_path / "out" / "left" / "journal", tmp_path / "out" / "journal")  # as --once leaves it
     (journal,) = (tmp_path / "out" / "left" / "journal").glob("*/*.frames")
     before = journal.read_bytes()
     job = serving()
-    until(lambda: job.told("unfinished"), "a warning")
+    until(lambda: len(job.told("unfinished")) == 2, "warnings")
+    assert {Path(each["folder"]).name for each in job.told("unfinished")} == {"out", "left"}
     assert isinstance(job.send(scan).error, ScanAbortedError)
     assert job.send(named("other")).error is None
     job.served(2)
@@ -433,6 +456,19 @@ def test_a_scan_that_cannot_be_gone_on_with_keeps_none_from_being_served(
     until(lambda: len(job.told("listen")) == 2, "an engine for new scans")
     assert "left" in job.told("served")[0]["text"]
     assert isinstance(job.send(named("new")).error, ScanAbortedError), "it does not fit, either, and is told"
+
+
+def test_a_scan_that_another_engine_goes_on_with_is_left_to_it(serving: Callable[..., Serving], tmp_path: Path) -> None:
+    unfinished(config(), tmp_path / "out", "left")
+    forget_the_end(tmp_path / "out" / "left")
+    lock = FolderLock(tmp_path / "out" / "left")
+    try:
+        job = serving(resume=True)
+        assert job.send(named("new")).error is None
+        assert job.served(1)["final"]
+        assert "another engine" in job.told("unfinished")[0]["text"]
+    finally:
+        lock.release()
 
 
 # What a scan teaches the next one.
