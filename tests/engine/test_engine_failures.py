@@ -425,6 +425,6 @@ def test_a_story_whose_last_words_do_not_fit_the_disk(tmp_path: Path) -> None:
     """What could not be written is tried once more as the file is closed; that is no reason to fail, either."""
     story = Story(tmp_path / "log.jsonl")
     story._file.close()
-    story._file = Path("/dev/full").open("a", buffering=1)
+    story._file = Path("/dev/full").open("a", buffering=1)  # noqa: SIM115, closed by the story
     story.tell("done", "the disk is full")
     story.close()

@@ -580,7 +580,7 @@ def test_the_machine_need_not_hold_the_state_of_a_gpu(plan: Planner, gpu: Callab
 
 def test_a_scan_that_is_gone_on_with_has_its_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What it has taken is free no more, and is needed; where the rest has no room now, it is told and not refused."""
-    info, config = imagined_scan(64, 8, 100), Config(recon=ReconConfig(center=31.5))
+    info, config = imagined_scan(64, 8, 100), Config(recon=ReconConfig(center=31.5), emit=EmitConfig(preview=1))
     needed = sum(make_plan(info, (0, 8), config, tmp_path).disk.values())
     free = [int(needed / planning.SHARE) + 2]
     monkeypatch.setattr(planning, "free_disk", lambda path: free[0])
