@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 from bluesky_documents import ARRAYS, LEAVES, PICKLED_SCALARS, PLAIN_ARRAYS, SCALARS, TIMES, documents, same
-from bluesky_hostile import END, F8, HOSTILE, P, call, glob, number, raw, text
+from bluesky_hostile import END, F8, HOSTILE, REASONS, P, call, glob, number, raw, text
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from ophyd_async.core import StrictEnum
@@ -161,7 +161,7 @@ def test_hostile_pickles_are_refused_within_bounds(name: str) -> None:
     data = HOSTILE[name]
     tracemalloc.start()
     try:
-        with pytest.raises(MessageError) as raised:
+        with pytest.raises(MessageError, match=REASONS.get(name)) as raised:
             load(data)
         _, peak = tracemalloc.get_traced_memory()
     finally:

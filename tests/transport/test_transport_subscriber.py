@@ -90,6 +90,12 @@ def test_a_flood_does_not_fill_the_log(published: Published, caplog: pytest.LogC
     assert len(caplog.records) == 9
 
 
+def test_a_flood_of_what_is_malformed_comes_to_an_end(published: Published, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(zmq.Socket, "recv_multipart", lambda *_: [b"nonsense"])
+    assert list(published.subscriber.messages()) == []
+    assert published.subscriber.malformed > 0
+
+
 def test_only_the_prefix_that_is_wanted_is_sent() -> None:
     published = Published(prefix=b"raw")
     try:
