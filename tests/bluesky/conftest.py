@@ -12,6 +12,7 @@ import bluesky.plans
 import numpy as np
 import pytest
 from bluesky import RunEngine
+from bluesky_documents import Run
 from ophyd.sim import SynAxis, SynGauss
 from ophyd_async.core import (
     Array1D,
@@ -22,8 +23,6 @@ from ophyd_async.core import (
     soft_signal_r_and_setter,
 )
 from ophyd_async.sim import PatternGenerator, SimBlobDetector
-
-Run = Callable[..., list[tuple[str, dict[str, Any]]]]
 
 
 class Mode(StrictEnum):

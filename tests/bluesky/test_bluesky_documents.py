@@ -25,10 +25,9 @@ import zmq
 import zmq.auth
 from bluesky.callbacks.json_writer import JSONLinesWriter
 from bluesky.callbacks.zmq import ClientCurve, Publisher
-from bluesky_documents import same
+from bluesky_documents import Run, same
 from bluesky_hostile import HOSTILE
 from bluesky_proxy import running_proxy
-from conftest import Run
 from event_model import DocumentNames
 from hypothesis import given, settings
 from hypothesis import strategies as st
