@@ -166,13 +166,11 @@ def test_keys_that_are_refused_are_told(which: str, caplog: pytest.LogCaptureFix
     """And tried again, as they may be allowed later."""
     public, secret = zmq.curve_keypair()
     server, server_secret = zmq.curve_keypair()
-    socket = zmq.Context.instance().socket(zmq.XPUB)
-    authenticator = ThreadAuthenticator(zmq.Context.instance())
-    authenticator.start()
-    subscriber = None
+    context = zmq.Context()  # of its own: the address at which keys are asked about is one in each
+    socket, authenticator, subscriber = context.socket(zmq.XPUB), ThreadAuthenticator(context), None
     try:
+        authenticator.start()
         authenticator.configure_curve_callback(credentials_provider=Allowed(which != "client"))
-        socket.setsockopt(zmq.LINGER, 0)
         socket.setsockopt(zmq.CURVE_SERVER, 1)
         socket.setsockopt(zmq.CURVE_SECRETKEY, server_secret)
         socket.setsockopt(zmq.CURVE_PUBLICKEY, server)
@@ -198,8 +196,8 @@ def test_keys_that_are_refused_are_told(which: str, caplog: pytest.LogCaptureFix
     finally:
         if subscriber is not None:
             subscriber.close()
-        socket.close()
         authenticator.stop()
+        context.destroy(linger=0)
 
 
 class Allowed:
