@@ -141,7 +141,6 @@ HOSTILE: dict[str, bytes] = {
     "a dict that holds itself": P + b"}q\x00Nh\x00s.",
     "an unknown thing that holds itself": P + glob("a.b") + b")Rq\x00(h\x00e.",
     "one list 2^60 times": P + BOMB + END,
-    "one list 2^60 times in a large message": P + raw(bytes(4_000_000)) + b"0" + BOMB + END,
     "one text a million times": P + text("x" * 1000) + b"q\x00](" + b"h\x00" * 1_000_000 + b"e.",
     "one set made over and over": P + b"](" + b"".join(map(number, range(2000))) + b"eq\x00"
     + b"(" + (glob("builtins.set") + b"h\x00\x85R") * 2000 + b"t.",
@@ -263,7 +262,6 @@ REASONS = {
     "a deep tuple": "nested deeper",
     "a list that holds itself": "nested deeper",
     "one list 2^60 times": "much larger than its message",
-    "one list 2^60 times in a large message": "more than 2000000 values",
     "one text a million times": "much larger than its message",
     "one set made over and over": "2000000 steps",
     "one text encoded over and over": "2000000 steps",
