@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import contextlib
 import math
+import struct
 import time
 import uuid
 
 import zmq
-from zmq.utils.monitor import recv_monitor_message
 
 from streamrecon.errors import EndpointError
 from streamrecon.transport.endpoint import connect, open_socket
 
+EVENT = struct.Struct("=H")
+"""Its number, at the start of what libzmq says of it. (pyzmq's reader of it takes longer to load than all of this package.)"""
 PAUSE = 1.0
 """Seconds between attempts."""
 
@@ -64,7 +66,8 @@ class Connection:
         """
         refusal = None
         while self.events.poll(0):
-            event = zmq.Event(recv_monitor_message(self.events, zmq.NOBLOCK)["event"])
+            (code,) = EVENT.unpack_from(self.events.recv_multipart(zmq.NOBLOCK)[0])
+            event = zmq.Event(code)
             self._broken = event != zmq.EVENT_HANDSHAKE_SUCCEEDED
             if event in REFUSALS:
                 refusal = f"{self._address} cannot be listened to: {REFUSALS[event]}"

@@ -97,7 +97,7 @@ class Subscriber:
 
         A message that is yielded, or left out, is gone: one that is not asked for stays in the queue.
         """
-        while True:
+        for _ in range(QUEUE_LIMIT):  # whoever floods it with what is left out does not keep the caller
             try:
                 parts = self._socket.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:

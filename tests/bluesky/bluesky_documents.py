@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from ophyd_async.core import StrictEnum
+
+Run = Callable[..., list[tuple[str, dict[str, Any]]]]
+"""Makes a run with these callbacks, and gives what they were called with."""
+
+
+class Mode(StrictEnum):
+    """Of a detector."""
+
+    SINGLE = "single"
+    FLY = "fly"
+
 
 ARRAYS: dict[str, Any] = {
     "bool": np.array([True, False]),

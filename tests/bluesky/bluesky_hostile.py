@@ -150,6 +150,10 @@ HOSTILE: dict[str, bytes] = {
     + number(1_000_000) + b"\x85q\x02" + text("C") + b"q\x03000"
     + glob("numpy._core.numeric._frombuffer") + b"q\x04(h\x00h\x01h\x02h\x03tq\x0500("
     + b"h\x04h\x05R" * 5_000 + b"t.",
+    "one text in many scalars": P + dtype_of("S1000000", b"") + raw(bytes(1_000_000)) + b"\x86q\x000("
+    + (glob("numpy.core.multiarray.scalar") + b"h\x00R") * 5_000 + b"t.",
+    "one bytearray over and over": P + raw(bytes(1_000_000)) + b"\x85q\x000("
+    + (glob("builtins.bytearray") + b"h\x00R") * 5_000 + b"t.",
     "too many steps": P + b"N0" * (pickles.STEPS_LIMIT // 2 + 1) + b"N.",
     "sets by the million": P + b"\x8f" * (pickles.STEPS_LIMIT // 2) + END,
     "dicts by the million": P + b"}" * (pickles.STEPS_LIMIT + 1) + END,
@@ -245,3 +249,34 @@ HOSTILE: dict[str, bytes] = {
 _endless: dict[str, Any] = {}
 _endless["self"] = _endless
 HOSTILE["a document that holds itself"] = pickle.dumps(_endless)
+
+REASONS = {
+    "something after the end": "ends at byte",
+    "a frame of 2 GB": "a frame of 2147483648 bytes",
+    "bytes of 2 GB": "ends within",
+    "a bytearray of 2 GB": "ends within",
+    "a text of 2^62": "ends within",
+    "a number of 2 GB": "ends within",
+    "a number of 100 kB": "at most 255",
+    "a deep tuple for a key": "a key is a tuple",
+    "a deep tuple": "nested deeper",
+    "a list that holds itself": "nested deeper",
+    "one list 2^60 times": "much larger than its message",
+    "one text a million times": "much larger than its message",
+    "one set made over and over": "2000000 steps",
+    "one text encoded over and over": "2000000 steps",
+    "one buffer in many arrays": "2000000 steps",
+    "one text in many scalars": "2000000 steps",
+    "one bytearray over and over": "2000000 steps",
+    "too many steps": "2000000 steps",
+    "an array of too few bytes": "and float64 has 8 bytes",
+    "an array of too many bytes": "and float64 has 16 bytes",
+    "an array of a huge shape": "and float64 has 8 bytes",
+    "an array of a shape that overflows to 0": "and float64 has 0 bytes",
+    "an array of texts of no length": "and <U0 has 0 bytes",
+    "an empty array of 2^40 rows": "an empty array spans",
+    "a scalar of too few bytes": "a scalar of float64 has 3 bytes",
+    "a dtype of a bomb": "dtype a list",
+    "a blank array in a list": "no contents",
+}
+"""What some are refused for, where several guards stand one behind the other."""

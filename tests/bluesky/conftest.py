@@ -12,25 +12,16 @@ import bluesky.plans
 import numpy as np
 import pytest
 from bluesky import RunEngine
+from bluesky_documents import Mode, Run
 from ophyd.sim import SynAxis, SynGauss
 from ophyd_async.core import (
     Array1D,
     StaticFilenameProvider,
     StaticPathProvider,
-    StrictEnum,
     init_devices,
     soft_signal_r_and_setter,
 )
 from ophyd_async.sim import PatternGenerator, SimBlobDetector
-
-Run = Callable[..., list[tuple[str, dict[str, Any]]]]
-
-
-class Mode(StrictEnum):
-    """Of a detector."""
-
-    SINGLE = "single"
-    FLY = "fly"
 
 
 @pytest.fixture(scope="session")

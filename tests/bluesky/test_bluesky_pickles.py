@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 from bluesky_documents import ARRAYS, LEAVES, PICKLED_SCALARS, PLAIN_ARRAYS, SCALARS, TIMES, documents, same
-from bluesky_hostile import END, F8, HOSTILE, P, call, glob, number, raw, text
+from bluesky_hostile import BOMB, END, F8, HOSTILE, REASONS, P, call, glob, number, raw, text
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from ophyd_async.core import StrictEnum
@@ -161,7 +161,7 @@ def test_hostile_pickles_are_refused_within_bounds(name: str) -> None:
     data = HOSTILE[name]
     tracemalloc.start()
     try:
-        with pytest.raises(MessageError) as raised:
+        with pytest.raises(MessageError, match=REASONS.get(name)) as raised:
             load(data)
         _, peak = tracemalloc.get_traced_memory()
     finally:
@@ -169,6 +169,13 @@ def test_hostile_pickles_are_refused_within_bounds(name: str) -> None:
     str(raised.value).encode()
     assert len(str(raised.value)) < 1000
     assert peak < 350e6 + 20 * len(data), "what a step takes is bounded, and so are the steps"
+
+
+def test_values_are_counted_also_in_a_large_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whose length would let it hold many more."""
+    monkeypatch.setattr(plain, "VALUES_LIMIT", 10_000)
+    with pytest.raises(MessageError, match="more than 10000 values"):
+        load(P + raw(bytes(1_000_000)) + b"0" + BOMB + END)
 
 
 NOT_RUN = [

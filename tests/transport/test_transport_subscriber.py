@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Iterator
@@ -90,6 +91,12 @@ def test_a_flood_does_not_fill_the_log(published: Published, caplog: pytest.LogC
     assert len(caplog.records) == 9
 
 
+def test_a_flood_of_what_is_malformed_comes_to_an_end(published: Published, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(zmq.Socket, "recv_multipart", lambda *_: [b"nonsense"])
+    assert list(published.subscriber.messages()) == []
+    assert published.subscriber.malformed > 0
+
+
 def test_only_the_prefix_that_is_wanted_is_sent() -> None:
     published = Published(prefix=b"raw")
     try:
@@ -148,7 +155,11 @@ def test_a_publisher_that_comes_back_is_heard() -> None:
         endpoint = published.socket.getsockopt_string(zmq.LAST_ENDPOINT)
         published.socket.close()
         published.socket = zmq.Context.instance().socket(zmq.XPUB)
-        published.socket.bind(endpoint)
+        for _ in range(1000):
+            with contextlib.suppress(zmq.ZMQError):  # the port is free a moment after its socket is closed
+                published.socket.bind(endpoint)
+                break
+            time.sleep(0.01)
         subscribed(published)
         assert published.heard([b" event 1"]) == [("event", b"1")]
     finally:
@@ -160,13 +171,11 @@ def test_keys_that_are_refused_are_told(which: str, caplog: pytest.LogCaptureFix
     """And tried again, as they may be allowed later."""
     public, secret = zmq.curve_keypair()
     server, server_secret = zmq.curve_keypair()
-    socket = zmq.Context.instance().socket(zmq.XPUB)
-    authenticator = ThreadAuthenticator(zmq.Context.instance())
-    authenticator.start()
-    subscriber = None
+    context = zmq.Context()  # of its own: the address at which keys are asked about is one in each
+    socket, authenticator, subscriber = context.socket(zmq.XPUB), ThreadAuthenticator(context), None
     try:
+        authenticator.start()
         authenticator.configure_curve_callback(credentials_provider=Allowed(which != "client"))
-        socket.setsockopt(zmq.LINGER, 0)
         socket.setsockopt(zmq.CURVE_SERVER, 1)
         socket.setsockopt(zmq.CURVE_SECRETKEY, server_secret)
         socket.setsockopt(zmq.CURVE_PUBLICKEY, server)
@@ -192,8 +201,8 @@ def test_keys_that_are_refused_are_told(which: str, caplog: pytest.LogCaptureFix
     finally:
         if subscriber is not None:
             subscriber.close()
-        socket.close()
         authenticator.stop()
+        context.destroy(linger=0)
 
 
 class Allowed:
