@@ -14,10 +14,10 @@ import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any, get_args
+from typing import Any
 
-from streamrecon.cli_attach import ATTACH, add_attach_options
-from streamrecon.config import Config, FilterName, Layout, Method, WhenFull, load
+from streamrecon.cli_options import config_of, parser_of
+from streamrecon.config import Config
 from streamrecon.errors import (
     ConfigError,
     JournalError,
@@ -28,7 +28,6 @@ from streamrecon.errors import (
     ScanAbortedError,
     StreamreconError,
 )
-from streamrecon.version import __version__
 
 EXIT_PARTIAL = 1
 """The scan was not completed; what arrived, if anything did, is in a partial volume."""
@@ -62,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments
         Without the program's name; None takes the process's.
     """
-    parser = _parser()
+    parser = parser_of(COMMANDS)
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     signal.signal(signal.SIGTERM, _terminate)
@@ -128,7 +127,7 @@ def _terminate(signum: int, frame: FrameType | None) -> None:
 
 
 def _demo(options: argparse.Namespace) -> int:
-    config = _config(options)
+    config = config_of(options)
     simulated = dataclasses.replace(config.simulated, order=options.order or config.simulated.order)
     if not simulated.flats_after:
         simulated = dataclasses.replace(simulated, flats_after=simulated.flats)
@@ -143,7 +142,7 @@ def _demo(options: argparse.Namespace) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     name = "simulated" if options.scan in ("simulated", "simulated:") else Path(options.scan).stem
-    return _stream(options, options.scan, _config(options), Path(options.out or f"streamrecon-out/{name}"))
+    return _stream(options, options.scan, config_of(options), Path(options.out or f"streamrecon-out/{name}"))
 
 
 def _stream(options: argparse.Namespace, scan: str, config: Config, out: Path) -> int:
@@ -169,7 +168,7 @@ def _recon(options: argparse.Namespace) -> int:
     world = join(EXIT_RANK)
     try:
         code = _once(options, world) if options.once else _serve(options, world)
-        engine = _config(options).engine
+        engine = config_of(options).engine
         world.leave(engine.peer_timeout + engine.return_timeout + GRACE_AT_END)
     except BaseException as error:
         if world.size == 1:
@@ -192,7 +191,7 @@ def _follow(options: argparse.Namespace, world: Any) -> int:
 
     _leave_signals_to_rank_0()
     out = Path(options.out or RECON_OUT)
-    with Engine(_config(options), out, None, options.overwrite, options.resume, world) as engine:
+    with Engine(config_of(options), out, None, options.overwrite, options.resume, world) as engine:
         while engine.wait(1.0) is None:
             pass
     return 0
@@ -208,7 +207,7 @@ def _serve(options: argparse.Namespace, world: Any) -> int:
     from streamrecon.engine import Service
     from streamrecon.progress import Progress
 
-    config, out = _config(options), Path(options.out or RECON_OUT)
+    config, out = config_of(options), Path(options.out or RECON_OUT)
     if world.rank:
         _leave_signals_to_rank_0()
         with Service(config, out, None, options.overwrite, options.resume, world) as service:
@@ -243,7 +242,7 @@ def _reconstruct(options: argparse.Namespace, world: Any) -> int:
     from streamrecon.engine import Engine
     from streamrecon.progress import Progress
 
-    config, out = _config(options), Path(options.out or RECON_OUT)
+    config, out = config_of(options), Path(options.out or RECON_OUT)
     with (
         Progress(options.log_json, options.quiet) as progress,
         _Page(options.serve, out, progress) as page,
@@ -285,7 +284,7 @@ def _report(result: Any, json_lines: bool) -> int:
 def _replay(options: argparse.Namespace) -> int:
     from streamrecon.replayer import replay
 
-    config = _config(options)
+    config = config_of(options)
     report = replay(
         options.scan,
         options.to,
@@ -308,10 +307,7 @@ def _replay(options: argparse.Namespace) -> int:
 def _attach(options: argparse.Namespace) -> int:
     from streamrecon.cli_attach import attach
 
-    return attach(options, _config(options))
-
-
-SUPERVISE = "run an engine, and start it again when it dies; it goes on with its scan"
+    return attach(options, config_of(options))
 
 
 def _supervise(options: argparse.Namespace) -> int:
@@ -344,7 +340,7 @@ def _inspect(options: argparse.Namespace) -> int:
     from streamrecon.engine import make_plan
     from streamrecon.sources import open_source
 
-    config = _config(options)
+    config = config_of(options)
     source = open_source(options.scan, config)
     info = source.info()
     geometry = info.geometry
@@ -375,7 +371,7 @@ def _plan(options: argparse.Namespace) -> int:
     from streamrecon.engine import imagined_scan, outlook
     from streamrecon.sources import open_source
 
-    config = _config(options)
+    config = config_of(options)
     imagined = options.columns, options.angles
     if options.scan is not None:
         if imagined != (None, None) or isinstance(options.rows, int):
@@ -423,193 +419,16 @@ class _Page:
         self._stop()
 
 
-def _config(options: argparse.Namespace) -> Config:
-    """The file's options, then those of the command line."""
-    config = load(options.config) if options.config else Config()
-    changes: dict[str, dict[str, Any]] = {}
-    for place, value in vars(options).items():
-        if "." in place and value is not None:
-            table, name = place.split(".")
-            changes.setdefault(table, {})[name] = value
-    return dataclasses.replace(
-        config, **{table: dataclasses.replace(getattr(config, table), **values) for table, values in changes.items()}
-    )
-
-
-def _rows(text: str) -> tuple[int, int]:
-    try:
-        first, end = (int(part) for part in text.split(":"))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not FIRST:END, such as 100:130") from None
-    return first, end
-
-
-def _rows_or_count(text: str) -> tuple[int, int] | int:
-    if ":" in text:
-        return _rows(text)
-    try:
-        return int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is neither a number of rows nor FIRST:END, such as 100:130"
-        ) from None
-
-
-def _air(text: str) -> tuple[int, int]:
-    try:
-        left, right = (int(part) for part in text.split(","))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not LEFT,RIGHT, such as 20,20 or 0,30") from None
-    return left, right
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="streamrecon",
-        description="Streaming tomographic reconstruction: the volume grows while the scan is measured.",
-    )
-    parser.add_argument("--version", action="version", version=f"streamrecon {__version__}")
-    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-
-    common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--config", metavar="FILE.toml", help="options from a file; those given here win")
-    common.add_argument("--quiet", action="store_true", help="no counters")
-
-    source = argparse.ArgumentParser(add_help=False)
-    group = source.add_argument_group("source")
-    group.add_argument(
-        "--fps", type=float, dest="source.fps", metavar="F", help="frames per second; default: as they can be had"
-    )
-    group.add_argument(
-        "--layout", choices=get_args(Layout), dest="source.layout", help="of the file; default: recognised"
-    )
-    group.add_argument("--entry", dest="source.entry", metavar="PATH", help="group of the file that holds the scan")
-    group.add_argument(
-        "--pixel-size", type=float, dest="source.pixel_size", metavar="M", help="metres; overrides the file's"
-    )
-
-    order = argparse.ArgumentParser(add_help=False)
-    order.add_argument(
-        "--order", dest="source.order", metavar="O",
-        help="of the projections: recorded, reversed, interlaced:N, golden, random:SEED",
-    )  # fmt: skip
-
-    rows = argparse.ArgumentParser(add_help=False)
-    rows.add_argument(
-        "--rows", type=_rows, dest="recon.rows", metavar="A:B", help="detector rows A to B - 1; default: all"
-    )
-
-    recon = argparse.ArgumentParser(add_help=False)
-    group = recon.add_argument_group("reconstruction")
-    group.add_argument("--method", choices=get_args(Method), dest="recon.method")
-    group.add_argument("--filter", choices=get_args(FilterName), dest="recon.filter")
-    group.add_argument(
-        "--center", type=float, dest="recon.center", metavar="COLUMN", help="default: found during the scan"
-    )
-    group.add_argument(
-        "--circle",
-        action="store_true",
-        default=None,
-        dest="recon.circle",
-        help="0 outside the circle that every angle sees",
-    )
-    group = recon.add_argument_group("corrections")
-    group.add_argument(
-        "--rings", type=int, dest="normalize.rings", metavar="WIDTH",
-        help="remove rings: width in columns of the running median that tells them from the object; default: no",
-    )  # fmt: skip
-    group.add_argument(
-        "--air", type=_air, dest="normalize.air", metavar="LEFT,RIGHT",
-        help="columns at the borders that always show air, by which each frame's beam is normalized; default: none",
-    )  # fmt: skip
-    group.add_argument(
-        "--bad-pixels", dest="normalize.bad_pixels", metavar="PATH",
-        help="mask of the detector: .npy, .tif, .png or FILE.h5:/DATASET; default: the flats tell",
-    )  # fmt: skip
-    group = recon.add_argument_group("versions")
-    group.add_argument("--every", type=int, dest="emit.every", metavar="N", help="projections between versions")
-    group.add_argument("--interval", type=float, dest="emit.interval", metavar="S", help="seconds between versions")
-    group.add_argument("--keep", type=int, dest="emit.keep", metavar="K", help="versions kept")
-    group.add_argument("--publish", dest="emit.publish", metavar="ENDPOINT", help="offer updates to viewers")
-    group = recon.add_argument_group("output")
-    group.add_argument("--out", metavar="DIR", help="default: a folder in streamrecon-out")
-    group.add_argument("--overwrite", action="store_true", help="replace another scan's volume in DIR")
-    group.add_argument(
-        "--serve", type=int, metavar="PORT", help="show picture and counters on a local page; 0: any port"
-    )
-    group.add_argument("--log-json", action="store_true", help="events and counters as JSON lines")
-    group.add_argument(
-        "--insecure",
-        action="store_true",
-        default=None,
-        dest="engine.insecure",
-        help="allow endpoints that other machines can reach, without authentication",
-    )
-    group.add_argument(
-        "--delay",
-        type=float,
-        dest="engine.delay",
-        metavar="S",
-        help="extra seconds per projection, to see back pressure",
-    )
-
-    def command(name: str, function: Any, text: str, *parents: argparse.ArgumentParser) -> argparse.ArgumentParser:
-        sub = commands.add_parser(name, help=text, description=text, parents=[common, *parents])
-        sub.set_defaults(command=function)
-        return sub
-
-    sub = command("demo", _demo, "reconstruct a simulated scan, everything on", source, rows, recon)
-    sub.add_argument("--order", metavar="O", help="of the angles: sequential, interlaced:N, golden")
-    sub = command("run", _run, "replay a scan into an engine on this machine", source, order, rows, recon)
-    sub.add_argument("scan", metavar="SCAN", help="an HDF5 file, file+swmr://PATH or 'simulated'")
-    sub = command("replay", _replay, "send a scan to an engine", source, order)
-    sub.add_argument("scan", metavar="SCAN", help="an HDF5 file, file+swmr://PATH or 'simulated'")
-    sub.add_argument("--to", required=True, metavar="ENDPOINT", help="of the engine")
-    sub.add_argument(
-        "--timeout", type=float, metavar="S", help="seconds to wait for an engine that has time; default: for ever"
-    )
-    sub.add_argument(
-        "--live", action="store_true",
-        help="keep what an engine does not have for good, as a detector must, rather than read it from the scan again",
-    )  # fmt: skip
-    sub.add_argument(
-        "--when-full", choices=get_args(WhenFull), dest="send.when_full",
-        help="of --live: what to do when send.retain_bytes of memory are full; default: wait",
-    )  # fmt: skip
-    sub.add_argument("--spool", dest="send.spool", metavar="DIR", help="of --when-full spool: where; default: /tmp")
-    sub = command("recon", _recon, "reconstruct scans as they come, one after the other", rows, recon)
-    sub.add_argument(
-        "--listen", required=True, dest="engine.listen", metavar="ENDPOINT", help="tcp://127.0.0.1:PORT or ipc://PATH"
-    )
-    sub.add_argument(
-        "--resume",
-        action="store_true",
-        help="go on with the scan that an engine which died left in DIR, if it left one, before any other",
-    )
-    sub.add_argument(
-        "--once", action="store_true",
-        help="end after one scan, with its exit code; what comes of it is in DIR itself, and not in DIR/UID",
-    )  # fmt: skip
-    add_attach_options(command("attach", _attach, ATTACH))
-    sub = commands.add_parser("supervise", help=SUPERVISE, description=SUPERVISE)
-    sub.set_defaults(command=_supervise)
-    sub.add_argument("--restarts", type=int, default=5, metavar="N", help="at most, in a row; default: 5")
-    sub.add_argument("--backoff", type=float, default=1.0, metavar="S", help="before the first; it doubles; default: 1")
-    sub.add_argument("job", nargs="*", metavar="-- COMMAND", help="such as: streamrecon recon --listen ENDPOINT")
-    sub = command("inspect", _inspect, "what is in a scan, and what would happen", source, order, rows, recon)
-    sub.add_argument("scan", metavar="FILE", help="an HDF5 file, file+swmr://PATH or 'simulated'")
-    sub = command(
-        "plan", _plan, "bytes and seconds of a scan, measured or not, and what would be chosen", source, recon
-    )
-    sub.add_argument("scan", nargs="?", metavar="SCAN", help="an HDF5 file, or 'simulated'; or else:")
-    sub.add_argument("--columns", type=int, metavar="N", help="of the detector")
-    sub.add_argument(
-        "--rows", type=_rows_or_count, dest="rows", metavar="N|A:B", help="of the detector, or of the scan"
-    )
-    sub.add_argument("--angles", type=int, metavar="N", help="projections")
-    sub.add_argument("--dtype", default="uint16", help="of the detector's pixels; default: uint16")
-    sub.add_argument("--ranks", type=int, default=1, metavar="N", help="machines like this one that share the rows")
-    return parser
+COMMANDS = {
+    "demo": _demo,
+    "run": _run,
+    "replay": _replay,
+    "recon": _recon,
+    "attach": _attach,
+    "inspect": _inspect,
+    "plan": _plan,
+    "supervise": _supervise,
+}
 
 
 if __name__ == "__main__":
