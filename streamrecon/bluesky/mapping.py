@@ -182,7 +182,9 @@ def at_path(document: Any, path: str) -> Any:
     for count in range(len(parts), 0, -1):
         head = ".".join(parts[:count])
         if isinstance(document, Table) and head in document:
-            return document[head] if count == len(parts) else at_path(document[head], ".".join(parts[count:]))
+            found = document[head] if count == len(parts) else at_path(document[head], ".".join(parts[count:]))
+            if found is not None:
+                return found
     return None
 
 

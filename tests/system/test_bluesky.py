@@ -16,6 +16,9 @@ import zmq
 from bluesky_proxy import running_proxy
 from system_processes import Process, Processes, free_endpoint, processes, told, until, volume
 
+from streamrecon import Config, reconstruct
+from streamrecon.config import ReconConfig, SimulatedConfig
+
 EXAMPLES = Path(__file__).parents[2] / "docs/examples"
 CONFIG = """
 [engine]
@@ -24,6 +27,18 @@ return_timeout = 30.0
 sync_seconds = 0.1
 [emit]
 every = 30
+"""
+
+
+MAPPING = """
+[run]
+match = { plan_name = "scan" }
+[theta]
+from = "event"
+key = "rot"
+units = "deg"
+[scan]
+pixel_size = 1e-6
 """
 
 
@@ -154,6 +169,41 @@ def test_run_after_run_and_hostile_documents_between(beamline: Beamline) -> None
     assert len(volumes) == 2
     for path in volumes:
         assert volume(path.parent)["final"]
+
+
+@pytest.mark.slow
+def test_schedules_of_slow_writers_and_interleaved_runs(beamline: Beamline) -> None:
+    """Five, each of two runs: every frame is in the volume once, with its angle."""
+    beamline.config.write_text(CONFIG + '[attach]\nwaiting = 20\n[recon]\ncenter = 31.5\nmethod = "direct"\n')
+    mapping = beamline.folder / "map.toml"
+    mapping.write_text(MAPPING)
+    recon, attach = beamline.recon(), beamline.attach(mapping)
+    schedules = [
+        beamline.started.start(
+            beamline.started.python,
+            Path(__file__).parent / "bluesky_schedule.py",
+            seed,
+            beamline.publish,
+            beamline.images,
+        )
+        for seed in range(5)
+    ]
+    for schedule in schedules:
+        assert schedule.wait(60) == 0, schedule.err
+    until(lambda: attach.err.count("is reconstructed") == 10, 90, what="all runs")
+    uids = [uid for schedule in schedules for uid in schedule.out.split()]
+    expected = [reference(number) for number in range(2)]
+    for place, uid in enumerate(uids):
+        found = volume(beamline.out / uid)
+        assert found["final"]
+        assert list(found["indices"]) == list(range(40))
+        assert np.abs(found["data"] - expected[place % 2]).max() < 1e-4 * np.abs(expected[place % 2]).max()
+    assert recon.popen.poll() is None
+
+
+def reference(number: int) -> Any:
+    simulated = SimulatedConfig(phantom="disc", rows=4, columns=64, projections=40, flats=0, darks=0, seed=number)
+    return reconstruct("simulated", config=Config(simulated=simulated, recon=ReconConfig(center=31.5, method="direct")))
 
 
 def test_dry_run(beamline: Beamline) -> None:
