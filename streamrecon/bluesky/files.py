@@ -56,8 +56,15 @@ class Files:
         self._values: dict[tuple[Path, str], _Values] = {}
         self._units: dict[str, str] = {}
         """Of data keys and datasets that have some."""
+        self._over = False
         self.why = "no image has come"
         """Why nothing could be read when last that was so."""
+
+    def finish(self) -> None:
+        """The run is over: a file that is closed now will not be opened again to go on with it."""
+        self._over = True
+        for stack in (*self._stacks.values(), *(each.stack for each in self._values.values())):
+            stack.finish()
 
     def ready(self, place: Place) -> bool:
         """Whether an image can be read now.
@@ -153,4 +160,7 @@ class Files:
         return self._assets[resource]
 
     def _grow(self, asset: Asset, values: bool) -> GrowingStack:
-        return GrowingStack(asset.path, asset.dataset, self._roots, values=values, clock=self._clock)
+        stack = GrowingStack(asset.path, asset.dataset, self._roots, values=values, clock=self._clock)
+        if self._over:
+            stack.finish()
+        return stack

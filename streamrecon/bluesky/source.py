@@ -198,6 +198,7 @@ class _Pass:
             done = over and not documents
             if done:
                 shots.complete((run.stop or {}).get("num_events") or {})
+                files.finish()
             for item in shots.decide(done, lambda key, moment: self._key(shots, files, key, moment)):
                 if isinstance(item, Shot):
                     wanted.append(_Wanted(item, source.clock()))
@@ -254,12 +255,12 @@ class _Pass:
         for each in list(itertools.islice(wanted, WINDOW)):
             shot, theta = each.shot, None
             try:
+                # Of the image first: files that have just been closed are waited for together, and not one after the other.
+                ready = not isinstance(shot.pixels, Place) or files.ready(shot.pixels)
                 if shot.kind is FrameKind.PROJECTION and (theta := angles.theta(shot, over)) is None:
                     if source.mapping.theta.on_missing == "gap":
                         raise SourceError("its angle has not come")
                     ready, files.why = False, f"the angle of projection {shot.index} has not come"
-                else:
-                    ready = not isinstance(shot.pixels, Place) or files.ready(shot.pixels)
                 if not ready and source.clock() - max(each.since, better) > source.patience:
                     raise SourceError(f"nothing came for {source.patience:g} s: {files.why}")
             except SourceBusyError:
