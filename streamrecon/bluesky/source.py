@@ -221,7 +221,6 @@ class _Pass:
             moved = False
             settled = done and source.missed.settled(angles, [each.shot for each in wanted], counts)
             angles.why_missing = source.missed.why
-            better = better if settled or not done else source.clock()  # looking elsewhere has an end of its own
             for frame in self._ready(run, wanted, files, angles, settled, better):
                 moved = True
                 if frame.kind is FrameKind.PROJECTION:
@@ -270,6 +269,8 @@ class _Pass:
                     if source.mapping.theta.on_missing == "gap":
                         raise SourceError("its angle has not come")
                     ready, files.why = False, f"the angle of projection {shot.index} has not come"
+                    if source.elsewhere is not None and not over:
+                        continue  # it is looked for there when the run is over, and that has an end of its own
                 else:
                     ready = not isinstance(shot.pixels, Place) or files.ready(shot.pixels)
                 if not ready and source.clock() - max(each.since, better) > source.patience:
