@@ -178,7 +178,6 @@ class Angles:
             for reading in readings:
                 if reading.number not in heard and math.isfinite(reading.time):
                     self._watch(reading.number, reading.time, reading.values[-1])
-            self._begun = None
             return
         kept = {reading.number: list(reading.values) for reading in readings}  # of a rewound event the newest
         for number, values in kept.items():
