@@ -49,6 +49,13 @@ def add_attach_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--patience", type=float, metavar="S", dest="source.patience", help="seconds to wait for a file"
     )
+    parser.add_argument(
+        "--tiled", metavar="URL", dest="attach.tiled",
+        help="tiled server to ask for angles in documents that were missed; its API key: TILED_API_KEY in the environment",
+    )  # fmt: skip
+    parser.add_argument(
+        "--tiled-key-file", metavar="FILE", dest="attach.tiled_key_file", help="file with the API key instead"
+    )
     parser.add_argument("--prefix", default="", help="of the publisher, where several share a proxy")
     parser.add_argument(
         "--trust-pickle", action="store_true", help="run pickles as Python does; only from this machine or over CURVE"

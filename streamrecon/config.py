@@ -230,6 +230,10 @@ class AttachConfig:
     """Runs that may wait while one is in work; a further one is told and left out."""
     document_bytes: int = 1 << 30
     """Most memory for the images that a run has in its documents."""
+    tiled: str | None = None
+    """URL of a tiled server, which is asked for angles in documents that were missed; None asks no one."""
+    tiled_key_file: str | None = None
+    """File with the API key for it; None: the key is in the environment variable TILED_API_KEY, if there is one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import bisect
+import contextlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 
 from streamrecon.bluesky.mapping import ThetaRule, Value, at_path
+from streamrecon.bluesky.missed import Reading
 from streamrecon.bluesky.run import Document
 from streamrecon.bluesky.shots import Shot
-from streamrecon.errors import MessageError, SourceError
+from streamrecon.errors import MessageError, SourceError, SourceFileError
+from streamrecon.scan import FrameKind
 from streamrecon.sources.recording import radians_per
 
 EPICS = 631152000.0
 """Seconds from 1970 to 1990."""
+MOST_NOTES = 10
 MOTION = math.radians(0.02)
 """By which a motor has moved from where it stood, for it to have begun to."""
 
@@ -66,16 +70,22 @@ class Angles:
         Gives the number that an option of the mapping stands for.
     numbers
         Reads those in files.
+    more
+        Whether events that were missed may be had when the run is over.
     """
 
-    def __init__(self, rule: ThetaRule, number: Callable[[Value, str], float], numbers: Numbers) -> None:
-        self._rule, self._number, self._numbers = rule, number, numbers
+    def __init__(
+        self, rule: ThetaRule, number: Callable[[Value, str], float], numbers: Numbers, more: bool = False
+    ) -> None:
+        self._rule, self._number, self._numbers, self._more = rule, number, numbers, more
         self._names: dict[str, str] = {}
         self._values: dict[tuple[str, int], list[float]] = {}
         """In the units of the key, of the frames of an event; one for all of them counts as well. By stream and event."""
         self._times: list[float] = []
         """Seconds at which a motor was watched, ascending."""
         self._positions: list[float] = []
+        self._events: list[int] = []
+        """Numbers of the events that they were in."""
         self._units: str | None = None
         self._shots: dict[int, Shot] = {}
         """Projections by index, for the neighbours of one."""
@@ -83,6 +93,8 @@ class Angles:
         """What was read for a projection, by its index."""
         self._begun: float | None = None
         """When the motor began to move."""
+        self.why_missing = ""
+        """What became of looking elsewhere for events that were missed."""
         self.notes: list[str] = []
 
     def hear(self, document: Document) -> None:
@@ -118,15 +130,61 @@ class Angles:
                 f"{key} is {str(value)[:60]} in event {doc.get('seq_num')} of {stream}; expected finite angles"
             )
         if self._rule.from_ == "monitor":
-            if stream == (self._rule.stream or f"{key}_monitor"):
+            if stream == self._monitor:
                 times = doc.get("timestamps")
                 at = times.get(key) if isinstance(times, Mapping) else None
-                time = float(doc["time"] if at is None else at)
-                place = bisect.bisect(self._times, time)
-                self._times.insert(place, time)
-                self._positions.insert(place, float(values[-1]))
+                self._watch(int(doc["seq_num"]), float(doc["time"] if at is None else at), float(values[-1]))
         else:
             self._values[stream, int(doc["seq_num"]) - 1] = values.tolist()
+
+    @property
+    def _monitor(self) -> str:
+        return self._rule.stream or f"{self._rule.key}_monitor"
+
+    def _watch(self, number: int, time: float, position: float) -> None:
+        place = bisect.bisect(self._times, time)
+        self._times.insert(place, time)
+        self._positions.insert(place, position)
+        self._events.insert(place, number)
+
+    def missing(self, shots: Iterable[Shot], counts: Mapping[str, Any]) -> tuple[str, str] | None:
+        """See `Gaps`."""
+        rule = self._rule
+        if rule.from_ not in ("event", "monitor"):
+            return None
+        lacks = self._lacks_position if rule.from_ == "monitor" else lambda shot: self._raw(shot) is None
+        shot = next((each for each in shots if each.kind is FrameKind.PROJECTION and lacks(each)), None)
+        if shot is None:
+            return None
+        if rule.from_ == "event":
+            return rule.stream or shot.moment[0], str(rule.key)
+        count = counts.get(self._monitor)
+        # Where nobody has told how many there were, the last one that came need not have been the last.
+        expected = count if isinstance(count, int) else 1 + max(self._events, default=0)
+        return (self._monitor, str(rule.key)) if len(set(self._events)) < expected else None
+
+    def _lacks_position(self, shot: Shot) -> bool:
+        if not self._times:
+            return True
+        with contextlib.suppress(SourceError, SourceFileError):  # of its file, which is told of when it is given up
+            at = self._at(shot, True)
+            return at is not None and self._interpolated(at, False) is None
+        return False
+
+    def fill(self, stream: str, readings: Sequence[Reading]) -> None:
+        """See `Gaps`."""
+        if self._rule.from_ == "monitor":
+            heard = set(self._events)
+            for reading in readings:
+                if reading.number not in heard and math.isfinite(reading.time):
+                    self._watch(reading.number, reading.time, reading.values[-1])
+            return
+        kept = {reading.number: list(reading.values) for reading in readings}  # of a rewound event the newest
+        for number, values in kept.items():
+            told = self._values.setdefault((stream, number - 1), values)
+            if told != values:
+                note = f"event {number} of {stream} is kept with {self._rule.key} {values}, and came with {told}, which counts"
+                self.notes += [note[:300]] if len(self.notes) < MOST_NOTES else []
 
     def add(self, shot: Shot) -> None:
         """A projection, whose neighbours may need it."""
@@ -149,9 +207,9 @@ class Angles:
             If there is a number that is no angle, or none where the mapping says that there is, and there will be none.
         """
         if over and self._rule.from_ == "event" and self._raw(shot) is None:
-            raise SourceError(f"the run has ended, and event {shot.event + 1} with its angle has not come")
+            raise SourceError(f"the run has ended, and event {shot.event + 1} with its angle has not come{self._why()}")
         if over and self._rule.from_ == "monitor" and not self._times:
-            raise SourceError(f"the run has ended, and no position of {self._rule.key} has come")
+            raise SourceError(f"the run has ended, and no position of {self._rule.key} has come{self._why()}")
         if self._rule.from_ == "monitor":
             at = self._at(shot, over)
             value = None if at is None else self._interpolated(at, over)
@@ -160,6 +218,9 @@ class Angles:
         if value is None:
             return None
         return (value * self._scale() + self._number(self._rule.offset, "theta.offset")) * self._per_unit()
+
+    def _why(self) -> str:
+        return f": {self.why_missing}" if self.why_missing else ""
 
     def _scale(self) -> float:
         return self._number(self._rule.scale, "theta.scale")
@@ -226,21 +287,30 @@ class Angles:
     def _interpolated(self, at: float, over: bool) -> float | None:
         """Position of the motor at a time; None until it is known on both sides."""
         if self._rule.align == "first_motion":
-            first, begun = self._neighbour(0), self._motion()
+            first, begun = self._neighbour(0), self._motion(over)
             if first is None or begun is None:
                 return None
             at += begun - first
         times, positions = self._times, self._positions
         if not times or (at > times[-1] and not over):
             return None
+        if not over and self._missed(bisect.bisect(times, at)):
+            return None
         place = min(max(bisect.bisect(times, at), 1), len(times) - 1) if len(times) > 1 else 0
         near = slice(max(0, place - 1), place + 1)
         return float(np.interp(at, times[near], positions[near]))
 
-    def _motion(self) -> float | None:
+    def _missed(self, place: int) -> bool:
+        """Whether positions are missing right before one, which may still be had."""
+        before = self._events[place - 1] if place else 0
+        return self._more and self._events[place : place + 1] not in ([], [before + 1])
+
+    def _motion(self, over: bool) -> float | None:
         """When the motor began to move."""
         if self._begun is None and self._times:
             still, first = abs(MOTION / (self._per_unit() * self._scale())), self._positions[0]
             moved = next((i for i, each in enumerate(self._positions) if abs(each - first) > still), None)
-            self._begun = None if moved is None else self._times[max(0, moved - 1)]
+            if moved is None or (not over and any(map(self._missed, range(moved + 1)))):
+                return None
+            self._begun = self._times[max(0, moved - 1)]
         return self._begun

@@ -19,6 +19,7 @@ from streamrecon.bluesky.mapping import Mapping as Rules
 from streamrecon.bluesky.mapping import fits
 from streamrecon.bluesky.run import Run
 from streamrecon.bluesky.source import RunSource
+from streamrecon.bluesky.tiled import tiled_of
 from streamrecon.config import Config
 from streamrecon.errors import ScanAbortedError, StreamreconError
 from streamrecon.scan import FrameKind
@@ -86,6 +87,8 @@ class Attachment:
     ------
     OutputError
         If the folder cannot be used.
+    ConfigError
+        If the tiled server or its key is given in a way that cannot be used.
     """
 
     def __init__(
@@ -101,7 +104,7 @@ class Attachment:
     ) -> None:
         self._documents, self._endpoint, self._rules, self._config = documents, endpoint, list(rules), config
         self._once, self._listener = once, listener
-        self._roots = roots_of(config.source)
+        self._roots, self._tiled = roots_of(config.source), tiled_of(config.attach)
         self._keeping = None if keep is None else Keeping(keep)
         self._collector = Collector(self._opened, self._added)
         self._scans: dict[str, _Scan] = {}
@@ -270,7 +273,7 @@ class Attachment:
     def _reconstruct(self, scan: _Scan) -> None:
         run, config = scan.run, self._config
         source = self._current = RunSource(
-            run, scan.rules, self._roots, config.source.patience, scan.others, self._stopped
+            run, scan.rules, self._roots, config.source.patience, scan.others, self._stopped, elsewhere=self._tiled
         )
         try:
             info = source.info()

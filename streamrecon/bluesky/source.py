@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from streamrecon.bluesky.angles import Angles, value_of
 from streamrecon.bluesky.files import Files
 from streamrecon.bluesky.mapping import FramesRule, Mapping, Value
+from streamrecon.bluesky.missed import Elsewhere, Missed
 from streamrecon.bluesky.run import Run
 from streamrecon.bluesky.shots import Moment, Place, Shot, Shots, Withdrawn
 from streamrecon.errors import MessageError, ScanAbortedError, SourceBusyError, SourceError, SourceFileError
@@ -58,8 +59,14 @@ class RunSource:
     """Set to give up waiting."""
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
+    elsewhere: Elsewhere | None = None
+    """Where events are kept that did not come."""
+    missed: Missed = field(init=False)
     why: str = field(init=False, default="no document of an image has come")
     """Why nothing comes, when nothing does."""
+
+    def __post_init__(self) -> None:
+        self.missed = Missed(self.elsewhere, self.run.uid, self.patience, self.clock)
 
     def info(self) -> ScanInfo:
         """The scan, as soon as its first image can be read: what a document says of shape and type is a hint.
@@ -180,7 +187,7 @@ class _Pass:
         source = self._source
         shots = self._shots = Shots(rules)
         files = Files(shots, source.roots, source.clock)
-        angles = Angles(source.mapping.theta, self.number, files)
+        angles = Angles(source.mapping.theta, self.number, files, source.elsewhere is not None)
         wanted: list[_Wanted] = []
         given = set[int]()
         """Projections that were given, or given up."""
@@ -196,8 +203,9 @@ class _Pass:
                 except MessageError as error:
                     log.warning("run %s: %s", run.uid, error)
             done = over and not documents
+            counts = (run.stop or {}).get("num_events") or {}
             if done:
-                shots.complete((run.stop or {}).get("num_events") or {})
+                shots.complete(counts)
                 files.finish()
             for item in shots.decide(done, lambda key, moment: self._key(shots, files, key, moment)):
                 if isinstance(item, Shot):
@@ -212,7 +220,9 @@ class _Pass:
             if documents:
                 better = source.clock()
             moved = False
-            for frame in self._ready(run, wanted, files, angles, done, better):
+            settled = done and source.missed.settled(angles, [each.shot for each in wanted], counts)
+            angles.why_missing = source.missed.why
+            for frame in self._ready(run, wanted, files, angles, settled, better):
                 moved = True
                 if frame.kind is FrameKind.PROJECTION:
                     given.add(frame.first if isinstance(frame, Gap) else frame.index)
@@ -226,6 +236,7 @@ class _Pass:
                 raise ScanAbortedError("the attachment to the run was ended")
             if not moved and not documents:
                 source.why = files.why if wanted else "the run goes on, and has no new images"
+                source.why += f", and {source.missed.why}" if done and not settled and source.missed.why else ""
                 source.sleep(PAUSE)
         if FrameKind.PROJECTION in rules:
             have = Ranges.of(given).ranges
@@ -261,6 +272,8 @@ class _Pass:
                     if source.mapping.theta.on_missing == "gap":
                         raise SourceError("its angle has not come")
                     ready, files.why = False, f"the angle of projection {shot.index} has not come"
+                    if source.elsewhere is not None and not over:
+                        continue  # it is looked for there when the run is over, and that has an end of its own
                 if not ready and source.clock() - max(each.since, better) > source.patience:
                     raise SourceError(f"nothing came for {source.patience:g} s: {files.why}")
             except SourceBusyError:
