@@ -195,7 +195,7 @@ class Journal:
     def forgone(self, kind: FrameKind) -> int:
         """Flats or darks that will not come."""
         never = self._forgone[kind]
-        return len(never) - sum(record.index in never for record in self._list(kind))
+        return 0 if not never.ranges else len(never) - sum(record.index in never for record in self._list(kind))
 
     def sender(self, epoch: int) -> None:
         """Note that a sender has the scan."""
