@@ -24,6 +24,7 @@ import numpy as np
 
 from streamrecon.engine.assembly import Assembly
 from streamrecon.engine.emit import EmitPolicy, LeadingMarks, Marks
+from streamrecon.engine.journal_entries import ENDED, NONE, SENDER, WITHDRAWN, Entry, History
 from streamrecon.engine.orders import Part
 from streamrecon.errors import PeerLostError, RemoteProtocolError, ScanAbortedError
 from streamrecon.scan import Frame, FrameKind, Gap, Geometry, ScanInfo
@@ -31,9 +32,9 @@ from streamrecon.wire.codec import decode, encode
 from streamrecon.wire.credit import CreditWindow
 from streamrecon.wire.digest import Digest
 from streamrecon.wire.dispatch import Dispatch
-from streamrecon.wire.inventory import Inventory
 from streamrecon.wire.messages import Ack, Credit, End, EndOk, FrameHeader, Hello, Lane, Message, Range
 from streamrecon.wire.outputs import Arrived, Broken, Cut, Ended, Opened, Reply, SenderBack, SenderLost, Withdrawn
+from streamrecon.wire.positions import Positions
 from streamrecon.wire.receiving import ReceivingEnd, lanes_of
 
 ROWS, COLUMNS = 6, 2
@@ -65,6 +66,8 @@ class Scenario:
     slots: int
     faults: list[tuple[float, str]]
     latency: float
+    shuffled: bool
+    """The source gives its frames in no order, so that a sender that goes on with it does not know where it is."""
 
     def left(self) -> dict[Identity, Frame]:
         """What the source has given in the end."""
@@ -76,6 +79,12 @@ class Scenario:
                 for index in range(item.first, item.end):
                     frames.pop((item.kind, index), None)
         return frames
+
+    def positions(self) -> dict[Identity, int | None]:
+        """Where the flats and darks lie among the projections."""
+        order = Positions()
+        frames = (order.place(item) for item in self.items if isinstance(item, Frame))
+        return {(frame.kind, frame.index): frame.position for frame in frames}
 
 
 def draw(seed: int) -> Scenario:
@@ -106,8 +115,17 @@ def draw(seed: int) -> Scenario:
         for kind in (FrameKind.DARK, FrameKind.FLAT, FrameKind.PROJECTION)
         for index in range(counts[kind])
     ]
-    if rng.random() < 0.3:
+    shuffled = rng.random() < 0.3
+    if shuffled:
         rng.shuffle(frames)
+    elif counts[FrameKind.FLAT] and rng.random() < 0.5:
+        last = next(
+            place
+            for place, frame in enumerate(frames)
+            if frame.kind is FrameKind.PROJECTION or place + 1 == len(frames)
+        )
+        flat = frames.pop(last - 1)
+        frames.insert(rng.randint(last - 1, len(frames)), flat)
     live = rng.random() < 0.5
     faults = [
         (
@@ -135,6 +153,8 @@ def draw(seed: int) -> Scenario:
                 if rng.random() < 0.5:
                     again = replace(by_index[index], data=by_index[index].data + 1)
                     items.insert(rng.randint(back + 1, len(items)), again)
+            if rng.random() < 0.5:  # what a journal says of it is read only after a crash
+                faults += [(rng.uniform(2.0, 15.0), "kill engine") for _ in range(2)]
     return Scenario(
         ranks=rng.choice([1, 1, 2, 3]),
         items=items,
@@ -146,6 +166,7 @@ def draw(seed: int) -> Scenario:
         slots=rng.randint(2, 6),
         faults=sorted(faults),
         latency=rng.choice([0.001, 0.01, 0.1]),
+        shuffled=shuffled,
     )
 
 
@@ -199,6 +220,9 @@ class Disk:
 
     def __init__(self) -> None:
         self.entries: list[tuple[str, Identity, int, Any]] = []
+        """Of a frame its hash, and its bytes and position; of what takes it back the GAP; of a sender its epoch."""
+        self.bad: dict[int, str] = {}
+        """By place: of a frame the head or the pixels cannot be read, of what is none the head."""
         self.synced = 0
         self.full_until = 0.0
 
@@ -207,28 +231,48 @@ class Disk:
         del self.entries[rng.randint(self.synced, len(self.entries)) :]
         self.synced = len(self.entries)
 
-    def damage(self, rng: random.Random) -> None:
-        """A frame cannot be read any more when the journal is read again."""
-        frames = [place for place, entry in enumerate(self.entries) if entry[0] == "frame"]
-        if frames:
-            del self.entries[rng.choice(frames)]
-            self.synced = len(self.entries)
+    def damage(self, rng: random.Random, live: bool) -> Identity | None:
+        """An entry cannot be read any more; the frame that is lost with it, if it is one that nobody can send again."""
+        places = [place for place in range(1, len(self.entries)) if place not in self.bad]
+        withdrawals = [
+            place for place in places if self.entries[place][0] == "withdrawn" and self.entries[place][1][1] >= 0
+        ]
+        if withdrawals and rng.random() < 0.7:
+            places = withdrawals
+        elif live and rng.random() < 0.7:
+            places = [place for place in places if self.entries[place][0] != "frame"]
+        if not places:
+            return None
+        place = rng.choice(places)
+        what, identity, _, _ = self.entries[place]
+        self.bad[place] = rng.choice(["head", "pixels"]) if what == "frame" else "head"
+        return identity if what == "frame" else None
 
-    def inventory(self) -> tuple[Inventory, bool]:
-        """What `engine.journal` would find."""
-        found, ended = Inventory(), False
-        for what, (kind, index), xxh3, _ in self.entries:
-            if what == "end":
-                ended = (index, xxh3) == (len(found), found.digest.value)
-            elif what == "sender":
-                found.sender(xxh3)
+    def history(self) -> History:
+        """What `engine.journal` finds; what it cannot read at the end it cuts off."""
+        first = self.entries[:1]
+        found, sound = History(first[0][2] if first else 0), len(first)  # the first sender is in the file's beginning
+        for place, (what, (kind, index), number, frame) in list(enumerate(self.entries))[sound:]:
+            if self.bad.get(place) == "head":
+                found.lose()
+                continue
+            if what == "frame":
+                entry = Entry(place, kind, index, float(frame[1] or 0), number)
             elif what == "withdrawn":
-                found.followed = xxh3
-                if found.hash_of(kind, index) is not None:
-                    found.remove(kind, index)
-            elif found.hash_of(kind, index) is None:
-                found.add(kind, index, xxh3)
-        return found, ended
+                entry = Entry(place, WITHDRAWN, NONE if index < 0 else index, 0.0, number)
+            elif what == "sender":
+                entry = Entry(place, SENDER, number, 0.0, 0)
+            else:
+                entry = Entry(place, ENDED, index, 0.0, number)
+            if place in self.bad:
+                found.damaged(entry)
+            else:
+                found.take(entry)
+                sound = place + 1
+        del self.entries[sound:]
+        self.bad = {place: how for place, how in self.bad.items() if place < sound}
+        self.synced = len(self.entries)
+        return found
 
 
 class Rank:
@@ -243,8 +287,12 @@ class Rank:
         )
         self.inbox: deque[tuple[bytes, list[Any]]] = deque()
         self.ring: deque[tuple[str, Any]] = deque()
+        history = disk.history()
         self.base = len(disk.entries)
         self.sums: dict[Identity, Any] = {}
+        self.positions: dict[Identity, int | None] = {}
+        self.gaps: Counter[FrameKind] | None = None
+        """Frames that were given up and never came, once the sender has ended."""
         self.order: list[int] = []
         """Projections in the accumulator, as they came."""
         self.followed = 0, 0
@@ -253,12 +301,12 @@ class Rank:
         self.broken: str | None = None
         self.working = False
         if info is not None:
-            inventory, self.ended = disk.inventory()
+            inventory, self.ended = history.inventory, history.ended
             window = CreditWindow(job.scenario.slots * self.nbytes, job.scenario.slots)
             self.end.resume(info, rows, inventory, self.ended, window, self.world.now)
             self.followed = inventory.epoch, inventory.followed
-            for entry in disk.entries:
-                self.accumulate(entry)
+            for first, *_ in history.frames.values():
+                self.accumulate(disk.entries[first.place])
         self.world.after(0.1, self.tick)
         self.world.after(self.world.rng.uniform(0.1, 1.0), self.sync)
 
@@ -306,6 +354,7 @@ class Rank:
             elif isinstance(output, SenderLost):
                 self.ring.append(("lost", None))
             elif isinstance(output, Ended):
+                self.job.ended_by[self.number] = self.end.inventory.epoch
                 self.ring.append(("end", output))
             elif isinstance(output, Broken):
                 self.broken = output.reason
@@ -336,7 +385,7 @@ class Rank:
         entry: tuple[str, Identity, int, Any]
         if what == "frame":
             header, payload = item
-            entry = (what, (FrameKind(header.kind), header.index), header.xxh3, payload)
+            entry = (what, (FrameKind(header.kind), header.index), header.xxh3, (payload, header.position))
             self.end.free(self.nbytes)
         elif what == "withdrawn":
             entry = (what, (FrameKind.PROJECTION, -1 if item.index is None else item.index), item.number, None)
@@ -345,7 +394,9 @@ class Rank:
             self.marks.session_lost()
         else:
             entry = (what, (FrameKind.PROJECTION, item.frames), item.digest, None)
-            self.ended = True
+            self.ended, self.gaps = True, Counter()
+            for kind, _, count in item.gaps:
+                self.gaps[kind] += count
         self.disk.entries.append(entry)
         self.accumulate(entry)
         self.emit()
@@ -376,7 +427,8 @@ class Rank:
             before = self.sums.get(identity)
             if before is not None and before[0] > 0:
                 raise LostFramesError(f"rank {self.number} counts {identity} twice")
-            self.sums[identity] = (1, np.frombuffer(payload, "<u4").astype(np.int64).sum())
+            pixels, self.positions[identity] = payload
+            self.sums[identity] = (1, np.frombuffer(pixels, "<u4").astype(np.int64).sum())
             if identity[0] is FrameKind.PROJECTION:
                 self.order.append(identity[1])
         elif what == "withdrawn" and identity[1] >= 0:
@@ -415,8 +467,12 @@ class Job:
         self.versions = 0
         self.ended_in_part = False
         """Whether a sender died when it had ended on some lanes: what it had not sent on others is in some slabs only."""
+        self.ended_by: dict[int, int] = {}
+        """Epoch of the sender with which each rank ended."""
         self.unsure: set[int] = set()
         """Projections that one sender took back: until its successor does so again, slabs may have either of those of a name."""
+        self.damaged: set[Identity] = set()
+        """Frames that a journal lost, and that perhaps nobody can send again."""
         self.info: ScanInfo | None = None
         self.incarnation = 0
         self.members: list[Rank] = []
@@ -492,9 +548,11 @@ class Job:
             pipe.open = False
         for disk in self.disks:
             disk.crash(self.world.rng)
-        if not self.scenario.live and self.world.rng.random() < 0.3:
-            self.world.tell("a journal is damaged")
-            self.world.rng.choice(self.disks).damage(self.world.rng)
+        if self.world.rng.random() < 0.5:
+            lost = self.world.rng.choice(self.disks).damage(self.world.rng, self.scenario.live)
+            self.world.tell(f"a journal is damaged: {lost or 'no frame'}")
+            if lost is not None and self.scenario.live:
+                self.damaged.add(lost)
         self.world.after(self.world.rng.uniform(0.5, 20.0), self.start)
 
     def freeze(self) -> None:
@@ -535,6 +593,12 @@ class Sender:
         self.faults: Counter[str] = Counter()
         self.dispatch.begin(world.now)
         world.after(0.0, self.loop)
+
+    @property
+    def first_of_kind(self) -> bool:
+        """Whether it goes on with the first frame of a kind."""
+        left = (item for item in self.scenario.items[self.given :] if isinstance(item, Frame))
+        return next((frame.index == 0 for frame in left), False)
 
     def job_loses(self, fault: str) -> bool:
         if self.faults[fault]:
@@ -606,11 +670,12 @@ class Sender:
         if self.position >= len(self.scenario.items):
             dispatch.source_ended()
             return False
-        frame = self.scenario.items[self.position]
-        if isinstance(frame, Gap):
-            dispatch.give_up(frame.kind, (frame.first, frame.end), frame.reason)
+        item = self.scenario.items[self.position]
+        if isinstance(item, Gap):
+            dispatch.give_up(item.kind, (item.first, item.end), item.reason)
             self.position += 1
             return True
+        frame = dispatch.place(item)
         identity = frame.kind, frame.index
         if self.kept >= self.scenario.retain:
             if not dispatch.no_room(identity):
@@ -734,7 +799,10 @@ def play(seed: int, trace: bool = False) -> dict[str, int]:
 
 def check(scenario: Scenario, job: Job, senders: list[Sender], excused: set[Identity]) -> None:
     """Every rank has every frame once, with its own bytes."""
-    expected = scenario.left()
+    expected, positions = scenario.left(), scenario.positions()
+    names = Counter(kind for kind, _ in positions)
+    job.ended_in_part |= len(set(job.ended_by.values())) > 1
+    excused = excused | job.damaged
     if scenario.drop and (senders[-1].dispatch.dropped or len(senders) > 1):
         excused = excused | set(expected)
     for member in job.members:
@@ -750,11 +818,27 @@ def check(scenario: Scenario, job: Job, senders: list[Sender], excused: set[Iden
             right = identity in expected and value == expected[identity].data[first:end].astype(np.int64).sum()
             if not right and identity not in excused:
                 raise LostFramesError(f"rank {member.number} has other pixels of {identity}")
-        # Flats of a detector's sender that died may be in some slabs only: they cannot be taken back.
+        # Flats of a detector's sender that died may be in some slabs only: they cannot be taken back. Nor can what came to a slab
+        # that has ended.
         kinds = set(FrameKind) if len(senders) == 1 else {FrameKind.PROJECTION} if not job.ended_in_part else set()
         theirs = {i for i, (count, _) in job.members[0].sums.items() if count == 1}
-        if {i for i in got if i[0] in kinds} != {i for i in theirs if i[0] in kinds}:
+        if {i for i in {*got} ^ theirs if i[0] in kinds} - job.damaged:
             raise LostFramesError(f"rank {member.number} and rank 0 hold different frames")
+        if len(senders) == 1 and member.gaps is not None:
+            lacking = names - Counter(kind for kind, _ in got)
+            if lacking != member.gaps:
+                raise LostFramesError(
+                    f"rank {member.number} lacks {dict(lacking)}, and was told why of {dict(member.gaps)}"
+                )
+        for identity in got:
+            # A detector's sender that goes on where another one was does not know what only that one had; nor where it is, if it
+            # goes on with the first frame of a kind.
+            known = len(senders) == 1 or not scenario.live
+            lost_way = scenario.shuffled or any(sender.given and sender.first_of_kind for sender in senders)
+            slack = 0 if known else len(positions) if lost_way else len(excused)
+            right, told = positions[identity], member.positions[identity]
+            if (right is None) != (told is None) or not (right or 0) - slack <= (told or 0) <= (right or 0) + slack:
+                raise LostFramesError(f"rank {member.number} has {identity} at {told}, not at {right}")
 
 
 def main() -> int:

@@ -117,6 +117,8 @@ class Frame:
     """Rotation angle, radians; None for flats and darks."""
     data: NDArray[Any]
     """(row, column), C-contiguous, the detector's dtype."""
+    position: int | None = None
+    """Of a flat or dark: projections measured before it; None: as many as its source gave before it. None for projections."""
 
 
 @dataclass(frozen=True, slots=True)

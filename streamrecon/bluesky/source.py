@@ -23,6 +23,7 @@ from streamrecon.errors import MessageError, ScanAbortedError, SourceBusyError, 
 from streamrecon.scan import Frame, FrameKind, Gap, Geometry, ScanInfo
 from streamrecon.sources.recording import METRES, row_range
 from streamrecon.sources.roots import Roots
+from streamrecon.wire.positions import Positions
 from streamrecon.wire.ranges import Ranges
 
 log = logging.getLogger(__name__)
@@ -42,6 +43,8 @@ class _Wanted:
 
     shot: Shot
     since: float
+    position: int | None
+    """Of a flat or dark: projections before it, by the documents. Pixels and angles may be there in another order."""
 
 
 @dataclass(slots=True, eq=False)
@@ -167,6 +170,7 @@ class _Pass:
         self._source, self._rows, self._info = source, rows, info
         self._first = dict.fromkeys(FrameKind, 0)
         """Index of the first frame of each kind, after those of other runs."""
+        self._order = Positions()
         self._shots = Shots({})
 
     def number(self, value: Value, option: str) -> float:
@@ -209,7 +213,8 @@ class _Pass:
                 files.finish()
             for item in shots.decide(done, lambda key, moment: self._key(shots, files, key, moment)):
                 if isinstance(item, Shot):
-                    wanted.append(_Wanted(item, source.clock()))
+                    position = self._order.of(item.kind, item.index + self._first[item.kind])
+                    wanted.append(_Wanted(item, source.clock(), position))
                     if item.kind is FrameKind.PROJECTION:
                         angles.add(item)
                     continue
@@ -262,7 +267,7 @@ class _Pass:
     ) -> Iterator[Frame | Gap]:
         """Those of the first shots that can be given, or given up, now; they leave the list as they are."""
         source = self._source
-        batch: list[tuple[Shot, float | None]] = []
+        batch: list[tuple[_Wanted, float | None]] = []
         for each in list(itertools.islice(wanted, WINDOW)):
             shot, theta = each.shot, None
             try:
@@ -289,12 +294,12 @@ class _Pass:
             if batch and not self._together(batch, shot):
                 yield from self._read(run, batch, wanted, files)
                 batch = []
-            batch.append((shot, theta))
+            batch.append((each, theta))
         yield from self._read(run, batch, wanted, files)
 
-    def _together(self, batch: list[tuple[Shot, float | None]], shot: Shot) -> bool:
+    def _together(self, batch: list[tuple[_Wanted, float | None]], shot: Shot) -> bool:
         """Whether a shot is read with those before it."""
-        last, size = batch[-1][0].pixels, 0
+        last, size = batch[-1][0].shot.pixels, 0
         if self._info is not None:
             rows, columns = self._info.frame_shape
             size = rows * columns * self._info.dtype.itemsize
@@ -304,12 +309,12 @@ class _Pass:
         return follows and size > 0 and (len(batch) + 1) * size <= BLOCK_BYTES
 
     def _read(
-        self, run: Run, batch: list[tuple[Shot, float | None]], wanted: list[_Wanted], files: Files
+        self, run: Run, batch: list[tuple[_Wanted, float | None]], wanted: list[_Wanted], files: Files
     ) -> Iterator[Frame | Gap]:
         """Read shots that are ready."""
         if not batch:
             return
-        pixels = batch[0][0].pixels
+        pixels = batch[0][0].shot.pixels
         try:
             if isinstance(pixels, Place):
                 images = files.read(pixels, len(batch), self._rows)
@@ -319,12 +324,12 @@ class _Pass:
             return  # it is tried again
         except (SourceError, SourceFileError) as error:
             images, why = None, str(error)
-        gone = {id(shot) for shot, _ in batch}
+        gone = {id(each.shot) for each, _ in batch}
         wanted[:] = [each for each in wanted if id(each.shot) not in gone]
-        for number, (shot, theta) in enumerate(batch):
-            image = None if images is None else self._fitting(images[number])
+        for number, (each, theta) in enumerate(batch):
+            shot, image = each.shot, None if images is None else self._fitting(images[number])
             if image is not None:
-                yield Frame(shot.kind, shot.index + self._first[shot.kind], theta, image)
+                yield Frame(shot.kind, shot.index + self._first[shot.kind], theta, image, each.position)
             else:
                 if images is not None:
                     why = f"the image is {images.dtype} {images[number].shape}, others are {self._expected()}"

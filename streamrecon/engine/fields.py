@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -15,6 +14,7 @@ from streamrecon.engine.journal import Journal, Record
 from streamrecon.engine.previous import Field, Previous, credible_dark, credible_flat
 from streamrecon.engine.story import Story
 from streamrecon.recon.normalize import FlatGroup, Normalization, Normalizer, brightness, combine
+from streamrecon.scan import FrameKind
 
 COMBINED_BYTES = 64 << 20
 """Of frames that are combined at once."""
@@ -55,7 +55,13 @@ class Fields:
         self.darks_from: str | None = None
         """The scan whose dark stands in, where one does."""
         self._groups: list[FlatGroup] = []
-        self._open_groups: list[list[Record]] = []
+        """Combined, in the order of their positions."""
+        self._flats: dict[int, list[Record]] = {}
+        """All that came, by their position."""
+        self._sizes: dict[int, int] = {}
+        """Flats that each combined group is made of, by its position."""
+        self._waiting: dict[int, Record] = {}
+        """Of each group that is to be combined, again or for the first time, the newest flat, by its position."""
         self._flats_combined = self._flats_used = self._darks_used = 0
         self._floor = 0.0
         self.normalizer: Normalizer | None = None
@@ -63,31 +69,37 @@ class Fields:
 
     @property
     def used(self) -> tuple[int, int]:
-        """Flats and darks by which projections are normalized."""
-        return (0, 0) if self.normalizer is None else (self._flats_used, self._darks_used)
+        """Flats and darks by which projections are normalized; those that never come count, as another slab may have them."""
+        if self.normalizer is None:
+            return (0, 0)
+        flats, darks = (self._journal.forgone(kind) for kind in (FrameKind.FLAT, FrameKind.DARK))
+        return self._flats_used + flats, self._darks_used + darks
 
     def keep(self, flat: Record) -> None:
         """Take note of a flat. It is combined later: this may be called between the blocks of a snapshot."""
-        if not self._open_groups or self._newest_projection() > self._open_groups[-1][-1].number:
-            self._open_groups.append([])
-        self._open_groups[-1].append(flat)
+        self._flats.setdefault(flat.position, []).append(flat)
+        self._waiting[flat.position] = flat
 
     def _newest_projection(self) -> int:
         return self._journal.projections[-1].number if self._journal.projections else -1
 
     def close_group(self, ended: bool) -> bool:
-        """Combine a group that a projection follows, that is the last, or that the scan has ended with; whether there was one."""
-        if not self._open_groups:
+        """Combine a group that a projection followed, that is the last, or that the scan has ended with; whether there was one.
+
+        A flat that arrives later belongs to it nevertheless, and it is combined anew.
+        """
+        here = ended or len(self._journal.flats) + self._journal.forgone(FrameKind.FLAT) == self._expected
+        newest = self._newest_projection()
+        position = min((p for p, flat in self._waiting.items() if here or newest > flat.number), default=None)
+        if position is None:
             return False
-        group = self._open_groups[0]
-        all_here = len(self._journal.flats) == self._expected
-        if not (self._newest_projection() > group[-1].number or all_here or ended):
-            return False
-        del self._open_groups[0]
-        position = _position([r.index for r in self._journal.projections if r.number < group[0].number])
-        self._groups.append(FlatGroup(float(position), self._combined(group, self._options.flat)))
-        self._flats_combined += len(group)
-        self._groups.sort(key=lambda each: each.position)
+        del self._waiting[position]
+        group = self._flats[position]
+        combined = FlatGroup(float(position), self._combined(group, self._options.flat))
+        others = (each for each in self._groups if each.position != position)
+        self._groups = sorted([combined, *others], key=lambda each: each.position)
+        self._sizes[position] = len(group)
+        self._flats_combined = sum(self._sizes.values())
         self._story.tell(
             "flats", f"{len(group)} flats after {position} projections", flats=len(group), position=position
         )
@@ -176,6 +188,7 @@ class Fields:
 
     def _combined(self, records: Sequence[Record], how: str) -> NDArray[np.float32]:
         """Mean or median of frames, by bands of rows so that the frames need not fit in memory."""
+        records = sorted(records, key=lambda record: record.index)  # sums of floats depend on the order
         image = np.empty(self._journal.shape, np.float32)
         row_bytes = self._journal.shape[1] * self._journal.dtype.itemsize
         band = max(1, COMBINED_BYTES // max(1, len(records) * row_bytes))
@@ -202,10 +215,3 @@ class Fields:
 def positions(records: Sequence[Record]) -> NDArray[np.float64]:
     """(angle,), projections measured before each."""
     return np.array([record.index for record in records], np.float64)
-
-
-def _position(indices: list[int]) -> int:
-    """Projections measured before a group of flats, from those that came before it."""
-    ascending = all(a < b for a, b in itertools.pairwise(indices))
-    # Where some were lost the last one's index tells more than their number; in a replay in another order it tells nothing.
-    return indices[-1] + 1 if indices and ascending else len(indices)

@@ -34,6 +34,7 @@ from streamrecon.wire.outputs import (
     Broken,
     Cut,
     Ended,
+    GivenUp,
     Opened,
     Output,
     Reply,
@@ -62,6 +63,8 @@ class Arrival:
     """Hash of its pixels."""
     at: float
     """Seconds, monotonic."""
+    position: int | None = None
+    """Of a flat or dark: projections measured before it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -73,7 +76,7 @@ class Accepted:
     ring: Ring
 
 
-Event = Accepted | Arrival | Cut | Withdrawn | SenderLost | SenderBack | Ended | Broken
+Event = Accepted | Arrival | Cut | Withdrawn | GivenUp | SenderLost | SenderBack | Ended | Broken
 Prepare = Callable[[Opened], Ring]
 """Plans a scan and gives its ring; raises a `StreamreconError` to refuse it."""
 
@@ -378,7 +381,8 @@ class Ingest(threading.Thread):
         self._counters.frames += 1
         self._counters.nbytes += header.nbytes
         self._counters.projections += header.kind == FrameKind.PROJECTION
-        self.inbox.put(Arrival(FrameKind(header.kind), header.index, header.theta, slot, header.xxh3, now))
+        kind = FrameKind(header.kind)
+        self.inbox.put(Arrival(kind, header.index, header.theta, slot, header.xxh3, now, header.position))
 
     def _free(self, slot: int) -> None:
         assert self._ring is not None

@@ -8,12 +8,13 @@ from collections.abc import Callable
 
 from streamrecon.engine.ingest import Arrival, Event
 from streamrecon.engine.journal import Journal, Record
+from streamrecon.engine.lacking import counted
 from streamrecon.engine.ring import Ring
 from streamrecon.engine.status import Counters
 from streamrecon.engine.story import Story
 from streamrecon.errors import DiskFullError
 from streamrecon.scan import FrameKind
-from streamrecon.wire.outputs import Broken, Cut, Ended, SenderBack, SenderLost, Withdrawn
+from streamrecon.wire.outputs import Broken, Cut, Ended, GivenUp, SenderBack, SenderLost, Withdrawn
 
 RETRY_SECONDS = 0.5
 """Between two attempts to write to a disk that is full."""
@@ -120,6 +121,8 @@ class Intake:
             self._journal.withdraw(event.index, event.number)
             if event.index is not None:
                 self.withdrawn.append(event.index)
+        elif isinstance(event, GivenUp):
+            self._journal.forgo(event.kind, event.indices)
         elif isinstance(event, Cut):
             self._cut(event.number)
         elif isinstance(event, SenderLost):
@@ -139,7 +142,9 @@ class Intake:
     def _keep(self, arrival: Arrival) -> None:
         with self._counters.stage("journal"):
             frame = self._ring[arrival.slot]
-            record = self._journal.append(arrival.kind, arrival.index, arrival.theta, frame, arrival.at, arrival.xxh3)
+            record = self._journal.append(
+                arrival.kind, arrival.index, arrival.theta, frame, arrival.at, arrival.xxh3, arrival.position
+            )
         self._release(arrival.slot)
         if arrival.kind is FrameKind.FLAT:
             self._flat(record)
@@ -148,6 +153,6 @@ class Intake:
         if isinstance(event, Broken):
             self._story.tell("broken", f"the scan was not completed: {event.reason}", reason=event.reason)
         else:
-            lost = sum(end - first for first, end in event.missing)
-            text = "all frames have come" if not lost else f"the scan has ended; {lost} projections never came"
+            lost = counted(event.missing, event.gaps)
+            text = f"the scan has ended; {lost}" if lost else "all frames have come"
             self._story.tell("end", text, missing=event.missing)

@@ -12,7 +12,7 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,7 @@ from streamrecon.errors import DiskFullError, JournalError, OutputError
 from streamrecon.failpoints import fail
 from streamrecon.scan import FrameKind, ScanInfo
 from streamrecon.wire.messages import Range
+from streamrecon.wire.ranges import Ranges
 
 AtWork = Callable[[str], contextlib.AbstractContextManager[Any]]
 """Says what a thread has in hand."""
@@ -61,6 +62,8 @@ class Record:
     """Position in the journal."""
     arrived: float
     """Seconds, monotonic."""
+    position: int = 0
+    """Projections measured before a flat or dark, whenever it arrived; 0 for projections."""
 
 
 class Journal:
@@ -116,6 +119,7 @@ class Journal:
         self.darks: list[Record] = []
         self.damaged = 0
         """Entries of an earlier process that cannot be read and were cut off or are left out."""
+        self._forgone = {kind: Ranges() for kind in FrameKind}
         self._recovered: list[Entry] = []
         """Frames that an earlier process wrote, in its order."""
         nbytes = self.shape[0] * self.shape[1] * self.dtype.itemsize
@@ -148,7 +152,14 @@ class Journal:
     # Writing.
 
     def append(
-        self, kind: FrameKind, index: int, theta: float | None, frame: NDArray[Any], arrived: float, xxh3: int
+        self,
+        kind: FrameKind,
+        index: int,
+        theta: float | None,
+        frame: NDArray[Any],
+        arrived: float,
+        xxh3: int,
+        position: int | None = None,
     ) -> Record:
         """Write a frame.
 
@@ -162,6 +173,8 @@ class Journal:
             Seconds, monotonic.
         xxh3
             Hash of its pixels.
+        position
+            Projections measured before a flat or dark.
 
         Raises
         ------
@@ -170,8 +183,9 @@ class Journal:
         JournalError
             If the disk fails, now or when it was last synced.
         """
-        record = Record(kind, index, theta or 0.0, self._count, arrived)
-        self._write(int(kind), index, record.theta, xxh3, frame.data.cast("B"))
+        record = Record(kind, index, theta or 0.0, self._count, arrived, position or 0)
+        place = record.theta if kind is FrameKind.PROJECTION else float(record.position)
+        self._write(int(kind), index, place, xxh3, frame.data.cast("B"))
         self._list(kind).append(record)
         return record
 
@@ -179,6 +193,15 @@ class Journal:
         """Note that a projection does not count any more, by which GAP; the caller takes it off the list."""
         self._write(WITHDRAWN, NONE if index is None else index, 0.0, number, memoryview(b""))
         self.gap = (self.gap[0], number)
+
+    def forgo(self, kind: FrameKind, indices: Iterable[Range]) -> None:
+        """These flats or darks will not come, as far as they have not; not written down, as each sender says so anew."""
+        self._forgone[kind] = Ranges.union(self._forgone[kind].ranges, indices)
+
+    def forgone(self, kind: FrameKind) -> int:
+        """Flats or darks that will not come."""
+        never = self._forgone[kind]
+        return 0 if not never.ranges else len(never) - sum(record.index in never for record in self._list(kind))
 
     def sender(self, epoch: int) -> None:
         """Note that a sender has the scan."""
@@ -258,7 +281,11 @@ class Journal:
             watch()
             fail("journal.recover")
             entry = entries.look(place)
-            if entry is None or (entry.kind in set(FrameKind) and not entries.read(entry, pixels)):
+            if entry is None:
+                history.lose()
+                continue
+            if entry.kind in set(FrameKind) and not entries.read(entry, pixels):
+                history.damaged(entry)
                 continue
             self._count, sound = place + 1, sound + 1
             history.take(entry)
@@ -271,8 +298,10 @@ class Journal:
         """Frames that an earlier process wrote, in their order; each is on its list when it comes out."""
         now, entries, self._recovered = time.monotonic(), self._recovered, []
         for entry in entries:
-            record = Record(FrameKind(entry.kind), entry.index, entry.theta, entry.place, now)
-            self._list(entry.kind).append(record)
+            kind, projection = FrameKind(entry.kind), entry.kind == FrameKind.PROJECTION
+            theta, position = (entry.theta, 0) if projection else (0.0, int(entry.theta))
+            record = Record(kind, entry.index, theta, entry.place, now, position)
+            self._list(kind).append(record)
             yield record
 
     # The end.

@@ -16,7 +16,7 @@ from streamrecon.errors import GeometryError, OutputError
 from streamrecon.scan import FrameKind, Geometry, ScanInfo
 from streamrecon.wire.messages import Range
 
-MAGIC = b"SRJOURN1"
+MAGIC = b"SRJOURN2"
 BLOCK = 4096
 """Bytes that the entries are aligned to."""
 
@@ -96,7 +96,10 @@ def read_beginning(file: int, path: Path) -> dict[str, Any]:
     OutputError
         If it is none, or damaged.
     """
-    fault = f"{path} is no journal, or its beginning is damaged: it cannot be gone on with. Move it away, or say --overwrite"
+    fault = (
+        f"{path} is no journal, one of another version, or its beginning is damaged: it cannot be gone on with. Move it away, "
+        "or say --overwrite"
+    )
     begin = os.pread(file, len(MAGIC) + 16, 0)
     if len(begin) < len(MAGIC) + 16 or not begin.startswith(MAGIC):
         raise OutputError(fault)

@@ -20,7 +20,8 @@ from streamrecon.scan import FrameKind
 from streamrecon.wire.inventory import Inventory
 
 HEAD = struct.Struct("<4sB3xQQdQQQ8x")
-"""Mark, kind, place, index, theta, hash of the pixels, identity of the file, hash of the head up to here."""
+"""Mark, kind, place, index, theta (of flats and darks their position), hash of the pixels, identity of the file, hash of the
+head up to here."""
 MARK = b"SRfr"
 WITHDRAWN = 16
 """Kind of an entry that takes the projection of its index back."""
@@ -42,7 +43,7 @@ class Entry:
     kind: int
     index: int
     theta: float
-    """Radians; 0 for all but projections."""
+    """Radians; of flats and darks the projections measured before them; 0 for what is no frame."""
     xxh3: int
     """Hash of the pixels; of a withdrawal the number of its GAP, of the end the digest of the frames."""
 
@@ -122,6 +123,19 @@ class History:
 
         In the order of the first.
         """
+        self._lost = False
+
+    def lose(self) -> None:
+        """Go on by an entry whose head cannot be read.
+
+        It may have taken a projection back. So from here on no GAP is known to have been followed, and all are said again.
+        """
+        self._lost = True
+
+    def damaged(self, entry: Entry) -> None:
+        """Go on by a frame whose pixels cannot be read."""
+        if self.inventory.hash_of(entry.kind, entry.index) not in (None, entry.xxh3):
+            self._remove(entry.kind, entry.index)
 
     def take(self, entry: Entry) -> None:
         """Go on by one entry."""
@@ -131,14 +145,19 @@ class History:
         elif entry.kind == SENDER:
             inventory.sender(entry.index)
         elif entry.kind == WITHDRAWN:
-            inventory.followed = entry.xxh3
-            if self.frames.pop((FrameKind.PROJECTION, entry.index), None):
-                inventory.remove(FrameKind.PROJECTION, entry.index)
-        elif identity in self.frames:
+            inventory.followed = inventory.followed if self._lost else entry.xxh3
+            self._remove(FrameKind.PROJECTION, entry.index)
+        elif inventory.hash_of(*identity) == entry.xxh3:
             self.frames[identity].append(entry)
         else:
+            # One is let in under a name that is taken only after a withdrawal, which then is lost.
+            self._remove(*identity)
             self.frames[identity] = [entry]
             inventory.add(entry.kind, entry.index, entry.xxh3)
+
+    def _remove(self, kind: int, index: int) -> None:
+        if self.frames.pop((kind, index), None):
+            self.inventory.remove(kind, index)
 
 
 def put(file: int, data: memoryview, offset: int) -> None:

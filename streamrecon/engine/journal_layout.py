@@ -244,7 +244,9 @@ class _Old:
         for at in range(self.entries.places()):
             watch()
             entry = self.entries.look(at)
-            if entry is not None:
+            if entry is None:
+                self.history.lose()
+            else:
                 self.history.take(entry)
 
     def read(self, identity: tuple[int, int]) -> Entry | None:

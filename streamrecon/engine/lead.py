@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -56,13 +56,14 @@ class Lead:
         rows, columns = whole[1] - whole[0], info.geometry.columns
         given = info.geometry.center if options.center is None else options.center
         expected = info.counts.get(FrameKind.PROJECTION)
-        self._slabs = set(slabs)
+        self._slabs, self._expected = set(slabs), expected
         self._bands = Bands(rows, columns)
         self.alignment = Alignment(options, rows, columns, expected, info.theta, given, slabs, self._look, guess)
         self._answers: dict[Ask, dict[int, NDArray[np.float32]]] = {}
         """Of the newest questions, by rank."""
         self._finished: dict[int, Finished] = {}
-        self._stopped = False
+        self._stopped: Finished | None = None
+        """The slab for which all others were told to stop, if there was one."""
         self._end: Finish | None = None
         self._orders: list[Order] = []
 
@@ -100,9 +101,9 @@ class Lead:
             If the scan would need a full turn and is none.
         """
         broken = next((each for each in self._finished.values() if not each.ended), None)
-        if broken is not None and not self._stopped:
-            self._stopped = True
-            self._orders.append(Stop(broken.reason or "the scan was stopped"))
+        if broken is not None and self._stopped is None:
+            self._stopped = replace(broken, reason=broken.reason or "the scan was stopped")
+            self._orders.append(Stop(str(self._stopped.reason)))
         if self._end is None:
             order: Order | None
             if set(self._finished) == self._slabs:
@@ -126,10 +127,34 @@ class Lead:
             align = self.alignment.last(agreed)
             if align is None:
                 return None
-        end = next((end for end in ends if not end.ended), ends[0])
-        if end.ended and not same:
-            end = Finished((), False, "slabs ended with different projections; those that all have are shown")
-        return Finish(replace(end, projections=agreed.ranges), align)
+        return Finish(self._broken_off(ends, agreed) or self._whole(ends, agreed), align)
+
+    def _broken_off(self, ends: Sequence[Finished], agreed: Ranges) -> Finished | None:
+        """How the scan ended, where it broke off in some slab."""
+        if self._stopped is None:
+            return None
+        # Who was told to stop says why. A sender gives up all lanes where only one had an error, so that one's word counts.
+        others = (end for end in ends if not end.ended and end.reason != self._stopped.reason)
+        found = [self._stopped, *others]
+        end = next((end for end in found if not end.given_up), found[0])
+        return replace(end, projections=agreed.ranges)
+
+    def _whole(self, ends: Sequence[Finished], agreed: Ranges) -> Finished:
+        """How the scan ended, where all slabs have had its end and nothing more can come.
+
+        Some may have lost a frame since, which the sender did not have any more: it is missing in all.
+        """
+        edges = [0, *(end for each in ends for _, end in (*each.projections, *each.missing))]
+        expected = max(edges) if self._expected is None else self._expected
+        gaps: dict[tuple[int, str], int] = {}
+        for kind, reason, count in (gap for end in ends for gap in end.gaps):
+            gaps[kind, reason] = max(count, gaps.get((kind, reason), 0))
+        return Finished(
+            agreed.ranges,
+            True,
+            missing=agreed.gaps(expected),
+            gaps=tuple((kind, reason, count) for (kind, reason), count in sorted(gaps.items())),
+        )
 
     def _look(self, indices: tuple[int, ...], bands: int) -> NDArray[np.float32] | None:
         """The means of bands of rows, once all slabs have told their part."""

@@ -78,8 +78,8 @@ class Finished:
     """Whether the sender gave it up."""
     missing: tuple[Range, ...] = ()
     """Projections that never came."""
-    gaps: tuple[tuple[str, int], ...] = ()
-    """Of them, those that the sender gave up, by its reasons."""
+    gaps: tuple[tuple[int, str, int], ...] = ()
+    """Frames that never came as the sender gave them up: kind, its reason, how many."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

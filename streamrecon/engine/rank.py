@@ -18,6 +18,7 @@ from streamrecon.engine.fields import Fields
 from streamrecon.engine.ingest import Accepted, Event
 from streamrecon.engine.intake import Intake
 from streamrecon.engine.journal import Journal, Record
+from streamrecon.engine.lacking import explained
 from streamrecon.engine.orders import LAST, SETTLED, Align, Ask, Done, Finish, Finished, Order, Stop, Tag
 from streamrecon.engine.output import Provenance
 from streamrecon.engine.plan import Plan
@@ -334,10 +335,7 @@ class Rank:
 
     def _missing(self) -> str | None:
         end = None if self._finish is None else self._finish.end
-        if end is not None and end.missing:
-            never = "projections " + ", ".join(f"{a} to {b - 1}" for a, b in end.missing[:32]) + " never came"
-            return "; ".join([never, *(f"{count} {reason}" for reason, count in end.gaps)])
-        return None if end is None else end.reason
+        return None if end is None else explained(end.missing, end.gaps) or end.reason
 
     def _parameters(self, gain: float) -> dict[str, Any]:
         assert self._slab.align is not None

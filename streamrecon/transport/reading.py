@@ -106,3 +106,7 @@ def _check_frame(frame: Frame, shape: tuple[int, int], dtype: np.dtype[np.generi
         raise SourceError(f"{name} is {frame.data.dtype} {frame.data.shape}; the scan announced {dtype} {shape}")
     if frame.kind == FrameKind.PROJECTION and (frame.theta is None or not np.isfinite(frame.theta)):
         raise SourceError(f"{name} has the angle {frame.theta}; expected a finite one")
+    if frame.position is not None and (frame.kind == FrameKind.PROJECTION or frame.position < 0):
+        raise SourceError(
+            f"{name} has the position {frame.position}; expected that of a flat or dark: the projections measured before it"
+        )

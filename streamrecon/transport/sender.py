@@ -253,6 +253,7 @@ class _Sender:
         if isinstance(item, Gap):
             dispatch.give_up(item.kind, (item.first, item.end), item.reason)
             return True
+        item = dispatch.place(item)
         identity = FrameKind(item.kind), int(item.index)
         kept = self._retention.keep(item)
         if kept is None:

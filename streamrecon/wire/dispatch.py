@@ -16,6 +16,8 @@ from streamrecon.scan import Frame, FrameKind, ScanInfo
 from streamrecon.wire.codec import Buffer
 from streamrecon.wire.messages import Busy, FrameHeader, Message, Range, Reset
 from streamrecon.wire.outbox import Identity, Kept, Outbox, spans
+from streamrecon.wire.positions import Positions
+from streamrecon.wire.ranges import Ranges
 from streamrecon.wire.sending import SendingEnd
 from streamrecon.wire.session import State
 
@@ -34,12 +36,19 @@ NO_ROOM = "dropped by the sender, which had no room to keep them"
 LOST = "lost by the engine, and not kept by the sender"
 
 
+AT_ONCE = 200
+"""Ranges in one GAP that says several again."""
+
+_Gap = tuple[int, FrameKind, tuple[Range, ...], str]
+"""Number, kind, indices, reason."""
+
+
 @dataclass(slots=True)
 class _Lane:
     endpoint: str
     end: SendingEnd
     hello_at: float = 0.0
-    gaps: list[tuple[int, FrameKind, tuple[Range, ...], str]] = field(default_factory=list)
+    gaps: list[_Gap] = field(default_factory=list)
     """To be said."""
 
 
@@ -78,8 +87,10 @@ class Dispatch(Generic[Kept]):
     outbox: Outbox[Kept] = field(default_factory=Outbox)
     _out: list[tuple[int, Message, bytes | None]] = field(default_factory=list)
     _free: list[Kept] = field(default_factory=list)
-    _gaps: list[tuple[int, FrameKind, tuple[Range, ...], str]] = field(default_factory=list)
-    """All frames that were given up, in the order of their numbers: a new session may have to hear of them again."""
+    _gaps: list[_Gap] = field(default_factory=list)
+    """All frames that were given up, in the order of their numbers: a new session hears of them again."""
+    _positions: Positions = field(default_factory=Positions)
+    """Where the flats and darks of this pass lie."""
     _open: bool = False
     """Whether all lanes of this session are open."""
     _began: float | None = None
@@ -237,22 +248,40 @@ class Dispatch(Generic[Kept]):
         self.rows, self._open, self._cut = rows, True, 0
         self.joined += 1
         haves = [(each.end.have, each.end.followed, each.end.ended) for each in self.lanes]
-        free, forgotten = self.outbox.join(haves)
+        free, forgotten = self.outbox.join(haves, durable=not self.can_replay)
         self._free += free
-        for lane in self.lanes:
-            lane.gaps = [] if lane.end.ended else [gap for gap in self._gaps if gap[0] > lane.end.followed]
+        for number, lane in enumerate(self.lanes):
+            lane.gaps = [] if lane.end.ended else self._said_again(number)
         self._idle = self._idle if forgotten else 0
         if not self.passes:
             self.passes = 1
+            if not self.can_replay:
+                self._positions = Positions(
+                    {index for have, _, _ in haves for index in have.get(FrameKind.PROJECTION, ())}
+                )
         elif forgotten and self.can_replay:
             self.outbox.start_over()
-            self.passes, self._ended = self.passes + 1, False
+            self.passes, self._ended, self._positions = self.passes + 1, False, Positions()
         elif forgotten:
             log.error("the engine lost %d frames that this sender does not have any more", len(forgotten))
             self._give_up_all(forgotten)
         if not self.can_replay:
             # Of a sender before this one, which died before all lanes had them: nobody has them any more.
-            self._give_up_all(each for each in self.outbox.uneven if each[0] is FrameKind.PROJECTION)
+            self._give_up_all(self.outbox.uneven)
+
+    def _said_again(self, number: int) -> list[_Gap]:
+        """What a lane's new session has to hear: what its receiver may not have followed and, for their reasons, all others."""
+        followed, again, found = self.lanes[number].end.followed, self.outbox.again(number), list[_Gap]()
+        for gap in self._gaps:
+            name, kind, ranges, reason = gap
+            if name > followed:
+                indices = Ranges.of(i for each in ranges for i in range(*each) if (kind, i) not in again)
+                found.append((name, kind, indices.ranges if again else ranges, reason))
+            elif found and found[-1][1::2] == (kind, reason) and len(found[-1][2]) < AT_ONCE:
+                found[-1] = name, kind, Ranges.union(found[-1][2], ranges).ranges, reason
+            else:
+                found.append(gap)
+        return found
 
     def _give_up_all(self, frames: Iterable[Identity]) -> None:
         for kind, ranges in spans(frames).items():
@@ -273,6 +302,10 @@ class Dispatch(Generic[Kept]):
         # Where the source can wait it does, as long as no lane has to.
         return self.ahead or any(self.outbox.next(lane) is None for lane in range(len(self.lanes)))
 
+    def place(self, frame: Frame) -> Frame:
+        """A frame that the source gave, with its position among the projections; of each, in the order of the source."""
+        return self._positions.place(frame)
+
     def put(self, identity: Identity, kept: Kept) -> bool:
         """Take in a frame that the source gave; False where it need not be kept."""
         return self.outbox.put(identity, kept)
@@ -287,11 +320,19 @@ class Dispatch(Generic[Kept]):
 
     def give_up(self, kind: FrameKind, indices: Range, reason: str) -> None:
         """Frames will not come, or are withdrawn. Flats and darks that were given stay: what they did cannot be undone."""
-        if kind is not FrameKind.PROJECTION and self.outbox.given(kind, indices):
-            log.error("%s %d to %d cannot be withdrawn any more", kind.name.lower(), indices[0], indices[1] - 1)
-            return
-        self._free += self.outbox.withdraw(kind, indices)
-        self._gaps.append((self.outbox.withdrawals, kind, (indices,), reason))
+        ranges: tuple[Range, ...] = (indices,)
+        if kind is FrameKind.PROJECTION:
+            self._free += self.outbox.withdraw(kind, indices)
+        else:
+            given = set(self.outbox.given(kind, indices))
+            if given:
+                log.error("%s %d to %d cannot be withdrawn any more", kind.name.lower(), min(given), max(given))
+            rest = Ranges.of(index for index in range(*indices) if index not in given)
+            if not rest:
+                return
+            ranges = rest.ranges
+            self.outbox.forgo(kind, rest)
+        self._gaps.append((self.outbox.withdrawals, kind, ranges, reason))
         for lane in self.lanes:
             if self._open and not lane.end.ended:
                 lane.gaps.append(self._gaps[-1])

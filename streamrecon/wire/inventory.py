@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass, field
 
 from streamrecon.scan import FrameKind
 from streamrecon.wire.digest import Digest
 from streamrecon.wire.messages import Have, Range
 from streamrecon.wire.ranges import Ranges
+from streamrecon.wire.reasons import Reasons
 
 
 @dataclass(slots=True)
@@ -18,15 +18,13 @@ class Inventory:
     counts: dict[FrameKind, int] = field(default_factory=lambda: dict.fromkeys(FrameKind, 0))
     digest: Digest = field(default_factory=Digest)
     """Of all of them."""
-    gaps: dict[str, int] = field(default_factory=dict)
-    """Projections that a GAP named, by the reason it gave."""
     followed: int = 0
-    """Number of the last GAP of the present sender."""
+    """Number of the last GAP of the present sender that is known to have been followed."""
     epoch: int = 0
     """Of the present sender."""
     _hashes: dict[tuple[int, int], int] = field(default_factory=dict)
-    _gap_end: int = 0
-    """One past the last projection that a GAP named."""
+    _reasons: dict[FrameKind, Reasons] = field(default_factory=lambda: {kind: Reasons() for kind in FrameKind})
+    """Why frames were given up that a GAP named."""
 
     def __len__(self) -> int:
         return len(self._hashes)
@@ -58,12 +56,20 @@ class Inventory:
             return [index for index in range(first, end) if (kind, index) in self._hashes]
         return sorted(index for each, index in self._hashes if each == kind and first <= index < end)
 
-    def note_gap(self, kind: int, indices: Range, reason: str, number: int) -> None:
-        """Frames that will not come, as far as the sender knows."""
-        self.followed = max(self.followed, number)
-        if kind == FrameKind.PROJECTION:
-            self._gap_end = max(self._gap_end, indices[1])
-            self.gaps[reason] = self.gaps.get(reason, 0) + indices[1] - indices[0]
+    def note_gap(self, kind: FrameKind, indices: Range, reason: str) -> None:
+        """Frames that will not come, as far as the sender knows; it may have said so before."""
+        self._reasons[kind].say(*indices, reason)
+
+    def given_up(self) -> tuple[tuple[FrameKind, str, int], ...]:
+        """How many frames of each kind a GAP named that are not here, by its reason."""
+        return tuple(
+            (kind, reason, count)
+            for kind, reasons in self._reasons.items()
+            for reason, count in reasons.counts(self._indices(kind)).items()
+        )
+
+    def _indices(self, kind: FrameKind) -> list[int]:
+        return sorted(index for each, index in self._hashes if each == kind)
 
     def missing(self, expected: int | None) -> tuple[Range, ...]:
         """Ranges of projection indices that have not come, gaps included.
@@ -73,10 +79,11 @@ class Inventory:
         expected
             Projections announced, where known.
         """
-        have = sorted(index for kind, index in self._hashes if kind == FrameKind.PROJECTION)
-        end = max(max(have, default=-1) + 1, self._gap_end) if expected is None else expected
-        edges = [-1, *have, end]
-        return tuple((a + 1, b) for a, b in itertools.pairwise(edges) if b > a + 1)
+        have = self._indices(FrameKind.PROJECTION)
+        end = (
+            max(have[-1] + 1 if have else 0, self._reasons[FrameKind.PROJECTION].end) if expected is None else expected
+        )
+        return Ranges.of(have).gaps(end)
 
     def have(self, session: int, ended: bool) -> tuple[Have, bytes]:
         """HAVE and its payload."""

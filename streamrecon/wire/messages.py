@@ -137,7 +137,7 @@ class Have(Message):
     flats: int = 0
     darks: int = 0
     gaps: int = 0
-    """Number of the last GAP of this sender that has been followed; 0 is none."""
+    """Number of the last GAP of this sender that is known to have been followed; 0 is none."""
     ended: bool = False
     """Whether END has come already: nothing more is taken."""
 
@@ -158,6 +158,8 @@ class FrameHeader(Message):
     """Among the frames of its kind."""
     theta: float | None
     """Radians; null for flats and darks."""
+    position: int | None = None
+    """Projections measured before a flat or dark, whenever it is sent; null for projections."""
     rows: Range
     codec: str = "raw"
     nbytes: int
@@ -174,12 +176,14 @@ class FrameHeader(Message):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gap(Message):
-    """Sender: frames that will not come, or that are withdrawn after they were sent; they may still come later."""
+    """Sender: frames that will not come, or projections that are withdrawn after they were sent; they may still come later."""
 
     TYPE: ClassVar[int] = 8
+    HEADER_LIMIT: ClassVar[int] = 1 << 18
     session: int
     number: int
-    """1, 2, ... in the order in which a sender gives frames up, whatever the session."""
+    """1, 2, ... in the order in which a sender gives frames up, whatever the session. One that HAVE named, or a lower one,
+    withdraws nothing more: it is said again for its reason."""
     kind: int
     indices: tuple[Range, ...]
     """Ranges, each by its first and one past its last."""

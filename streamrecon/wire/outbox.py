@@ -40,6 +40,8 @@ class _Lane:
     acknowledged: int = 0
     ended: bool = False
     """Whether its receiver takes nothing more."""
+    again: set[Identity] = field(default_factory=set)
+    """What came there again under a name that was given up: it may hear of that once more, and has to keep these."""
 
     def has(self, identity: Identity) -> bool:
         return self.ended or identity[1] in self.have.get(identity[0], Ranges())
@@ -87,7 +89,9 @@ class Outbox(Generic[Kept]):
         """Frames that some lane is not done with."""
         return {entry.identity for entry in self._entries.values()}
 
-    def join(self, haves: Sequence[tuple[dict[FrameKind, Ranges], int, bool]]) -> tuple[list[Kept], list[Identity]]:
+    def join(
+        self, haves: Sequence[tuple[dict[FrameKind, Ranges], int, bool]], durable: bool = False
+    ) -> tuple[list[Kept], list[Identity]]:
         """Begin new sessions, one for each lane.
 
         Parameters
@@ -95,6 +99,8 @@ class Outbox(Generic[Kept]):
         haves
             What each lane's receiver has, the last time that it has heard of frames being given up, and whether it has
             had the scan's end, after which it takes nothing more.
+        durable
+            Whether lanes were done with frames only when these were durable.
 
         Returns
         -------
@@ -108,6 +114,9 @@ class Outbox(Generic[Kept]):
         for lane, (have, followed, ended) in zip(self._lanes, haves, strict=True):
             # It will be told once more to give these up, and may have an older one under the name.
             gone = {identity for identity, time in self._withdrawn.items() if time > followed and lane.has(identity)}
+            # Not where the one that was given since is durable there: then it has followed, and its journal does not tell so.
+            lane.again = gone & self._done if durable else set()
+            gone -= lane.again
             if gone and not ended:
                 lane.have = {kind: Ranges.of(i for i in have[kind] if (kind, i) not in gone) for kind in have}
         free = []
@@ -160,9 +169,13 @@ class Outbox(Generic[Kept]):
         """Frames that some receivers have and others do not, and that are not kept here."""
         return set(self._uneven)
 
-    def given(self, kind: FrameKind, indices: Range) -> bool:
-        """Whether one of these frames was put in, and not withdrawn."""
-        return any((kind, index) in self._given for index in range(*indices))
+    def again(self, lane: int) -> set[Identity]:
+        """Frames that came to a lane's receiver under names that were given up before, which it may not know."""
+        return self._lanes[lane].again
+
+    def given(self, kind: FrameKind, indices: Range) -> list[int]:
+        """Which of these frames were put in, and not withdrawn."""
+        return [index for index in range(*indices) if (kind, index) in self._given]
 
     def start_over(self) -> None:
         """The source begins to give its frames from the first one on again."""
@@ -223,7 +236,7 @@ class Outbox(Generic[Kept]):
         return free
 
     def withdraw(self, kind: FrameKind, indices: Range) -> list[Kept]:
-        """Give up frames, whether or not they were put in or sent; what need not be kept any more."""
+        """Give up projections, whether or not they were put in or sent; what need not be kept any more."""
         gone = {(kind, index) for index in range(*indices)}
         self.withdrawals += 1
         self._withdrawn.update(dict.fromkeys(gone, self.withdrawals))
@@ -242,6 +255,11 @@ class Outbox(Generic[Kept]):
             if kind in lane.have and not lane.ended:
                 lane.have[kind] = Ranges.of(i for i in lane.have[kind] if (kind, i) not in gone)
         return free
+
+    def forgo(self, kind: FrameKind, indices: Iterable[int]) -> None:
+        """Flats or darks that are not here will not come; who has them keeps them."""
+        self.withdrawals += 1
+        self._uneven.difference_update((kind, index) for index in indices)
 
     def counts(self, lane: int) -> dict[FrameKind, int]:
         """Frames of each kind that a lane's receiver has once all that was sent has arrived."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from streamrecon.scan import ScanInfo
+from streamrecon.scan import FrameKind, ScanInfo
 from streamrecon.wire.codec import Buffer
 from streamrecon.wire.messages import FrameHeader, Message, Range
 
@@ -56,6 +56,14 @@ class Withdrawn:
 
 
 @dataclass(frozen=True, slots=True)
+class GivenUp:
+    """The sender does not have these flats or darks: as far as they have not come, they are not to be waited for."""
+
+    kind: FrameKind
+    indices: tuple[Range, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class SenderLost:
     """The sender fell silent; the scan waits for it, or for another one."""
 
@@ -76,8 +84,8 @@ class Ended:
 
     missing: tuple[Range, ...]
     """Projection indices that never came."""
-    gaps: tuple[tuple[str, int], ...] = ()
-    """Projections that the sender gave up, by the reason it gave."""
+    gaps: tuple[tuple[FrameKind, str, int], ...] = ()
+    """How many frames of each kind never came as the sender gave them up, by the reason it gave."""
     frames: int = 0
     """That are here, over all kinds."""
     digest: int = 0
@@ -100,4 +108,4 @@ class TurnedAway:
     reason: str
 
 
-Output = Reply | Opened | Arrived | Cut | Withdrawn | SenderLost | SenderBack | Ended | Broken | TurnedAway
+Output = Reply | Opened | Arrived | Cut | Withdrawn | GivenUp | SenderLost | SenderBack | Ended | Broken | TurnedAway

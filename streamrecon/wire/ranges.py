@@ -36,6 +36,22 @@ class Ranges:
                 found.append([index, index + 1])
         return Ranges((first, end) for first, end in found)
 
+    @staticmethod
+    def union(*sets: Iterable[Range]) -> Ranges:
+        """Of ranges in any order, however they overlap."""
+        found: list[Range] = []
+        for first, end in sorted(each for ranges in sets for each in ranges):
+            if found and first <= found[-1][1]:
+                found[-1] = found[-1][0], max(found[-1][1], end)
+            else:
+                found.append((first, end))
+        return Ranges(found)
+
+    def gaps(self, end: int) -> tuple[Range, ...]:
+        """The indices below `end` that are not in it."""
+        edges = [0, *(edge for each in self.ranges for edge in each), end]
+        return tuple((a, min(b, end)) for a, b in zip(edges[::2], edges[1::2], strict=True) if a < min(b, end))
+
     def __contains__(self, index: int) -> bool:
         place = bisect_right(self._firsts, index) - 1
         return place >= 0 and index < self.ranges[place][1]

@@ -39,6 +39,7 @@ from streamrecon.wire.outputs import (
     Broken,
     Cut,
     Ended,
+    GivenUp,
     Opened,
     Output,
     Reply,
@@ -312,29 +313,32 @@ class ReceivingEnd:
         return self._tell(now) if news and self.window is not None else []
 
     def _gap(self, message: Gap) -> list[Output]:
-        withdrawn: list[Withdrawn] = []
-        before = self.inventory.followed
+        inventory, before = self.inventory, self.inventory.followed
         for first, end in message.indices:
             if not first <= end <= COUNT_LIMIT or message.kind not in set(FrameKind):
                 raise RemoteProtocolError(
                     f"GAP names the frames {first} to {end} of kind {message.kind}; expected a range of a known kind"
                 )
-            here = self.inventory.within(message.kind, first, end)
-            if here and message.kind != FrameKind.PROJECTION:
-                raise RemoteProtocolError(
-                    f"GAP withdraws {FrameKind(message.kind).name.lower()} {here[0]}, which has come; only projections can be"
-                )
-            if here and self._end is not None:
-                raise RemoteProtocolError(f"GAP withdraws projection {here[0]} after the scan has ended")
-            for index in here:
-                self.inventory.remove(message.kind, index)
-                withdrawn.append(Withdrawn(index, before))
-            self.inventory.note_gap(message.kind, (first, end), message.reason, message.number)
+            inventory.note_gap(FrameKind(message.kind), (first, end), message.reason)
+        projections = message.kind == FrameKind.PROJECTION
+        # What flats and darks did cannot be undone: those that came stay.
+        outputs: list[Output] = [] if projections else [GivenUp(FrameKind(message.kind), message.indices)]
+        if message.number <= before:
+            return outputs  # was followed: since then others may have come under the names
+        named = message.indices if projections else ()
+        here = list(dict.fromkeys(i for each in named for i in inventory.within(message.kind, *each)))
+        if here and self._end is not None:
+            raise RemoteProtocolError(f"GAP withdraws projection {here[0]} after the scan has ended")
+        for index in here:
+            inventory.remove(message.kind, index)
+        inventory.followed = message.number
         # The last one says that the GAP was followed: after a crash between two of them it is to be said again.
-        last = withdrawn.pop().index if withdrawn else None
-        outputs = [*withdrawn, Withdrawn(last, message.number)]
-        self._arrivals += len(outputs)  # the journal has to note them, too
-        return list[Output](outputs)
+        withdrawn = [
+            *(Withdrawn(index, before) for index in here[:-1]),
+            Withdrawn(here[-1] if here else None, message.number),
+        ]
+        self._arrivals += len(withdrawn)  # the journal has to note them, too
+        return [*outputs, *withdrawn]
 
     def _frame(self, header: FrameHeader, payload: Buffer, now: float) -> list[Output]:
         assert self.window is not None
@@ -389,6 +393,12 @@ class ReceivingEnd:
             raise RemoteProtocolError(
                 f"frame {header.n} has theta {header.theta}; a projection has an angle, others none"
             )
+        flat = header.kind != FrameKind.PROJECTION
+        if (header.position is not None) != flat or (flat and (header.position or 0) > COUNT_LIMIT):
+            raise RemoteProtocolError(
+                f"frame {header.n} has position {header.position}; of a flat or dark it is the number of projections measured "
+                "before it, a projection has none"
+            )
         if header.theta is not None and self.info.theta is not None:
             announced = float(self.info.theta[header.index])
             if abs(header.theta - announced) > 1e-9:
@@ -417,7 +427,7 @@ class ReceivingEnd:
 
     def _ended(self) -> Ended:
         had = self.inventory
-        return Ended(self.missing(), tuple(had.gaps.items()), len(had), had.digest.value)
+        return Ended(self.missing(), had.given_up(), len(had), had.digest.value)
 
     def _check_end(self, message: End) -> list[Output]:
         ours = tuple(self.inventory.counts[kind] for kind in FrameKind)

@@ -211,6 +211,7 @@ class SendingEnd:
             kind=int(frame.kind),
             index=int(frame.index),
             theta=None if frame.theta is None else float(frame.theta),
+            position=None if frame.position is None else int(frame.position),
             rows=self.rows,
             nbytes=payload.nbytes,
             xxh3=frame_hash(payload),
@@ -230,7 +231,7 @@ class SendingEnd:
         return message
 
     def gap(self, number: int, kind: FrameKind, indices: tuple[Range, ...], reason: str, now: float) -> Gap:
-        """Give up frames, or withdraw projections that were sent."""
+        """Give up frames, withdraw projections that were sent, or say again why."""
         self._sent = now
         message = Gap(session=self._id, number=number, kind=int(kind), indices=indices, reason=clip(reason))
         self.session.send(message)

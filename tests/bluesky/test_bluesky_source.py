@@ -352,6 +352,29 @@ def test_a_file_that_comes_late(tmp_path: Path) -> None:
     assert shown(list(source.frames())) == [(P, 0, 0, 0.0), (P, 1, 1, 10.0)]
 
 
+def test_flats_whose_images_are_there_first_keep_their_place(tmp_path: Path) -> None:
+    scan = step_scan(write(tmp_path / "a.h5", 3), 3, stop=False)
+    scan.stream("flat", det=DET)
+    scan.rows(scan.resource(write(tmp_path / "flat.h5", 2)), (0, 2), (1, 3), "flat")
+    scan.stop()
+    (run,) = collected(scan.documents)
+    source = source_of(run, {**STEP, "flat": {"stream": "flat"}}, tmp_path)
+    info = source.info()
+    (tmp_path / "a.h5").unlink()
+    clock: Any = source.clock
+
+    def sleep(seconds: float) -> None:
+        clock.now += seconds
+        if clock.now > 1003 and not (tmp_path / "a.h5").exists():
+            write(tmp_path / "a.h5", 3)
+
+    source.sleep = sleep
+    found = [each for each in source.frames(info=info) if isinstance(each, Frame)]
+    assert [(each.kind, each.index, each.position) for each in found] == [
+        (F, 0, 3), (F, 1, 3), (P, 0, None), (P, 1, None), (P, 2, None),
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("status", "word"), [("abort", "aborted: a button"), ("fail", "failed: a button"), ("odd", "ended with 'odd'")]
 )

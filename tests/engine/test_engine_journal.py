@@ -166,6 +166,71 @@ def test_a_projection_that_came_again_after_its_withdrawal(tmp_path: Path) -> No
     each.close()
 
 
+def test_positions_are_recovered(tmp_path: Path) -> None:
+    path = tmp_path / "a.frames"
+    each = filled(path, 2)
+    data = pixels(F, 1)
+    record = each.append(F, 1, None, data, 0.0, frame_hash(data.data.cast("B")), 100_000_007)
+    assert record.position == 100_000_007
+    each.close(keep=True)
+    each = again(path)
+    list(each.recovered())
+    assert [(record.position, record.theta) for record in each.flats] == [(0, 0.0), (100_000_007, 0.0)]
+    assert [(record.position, record.theta) for record in each.projections] == [(0, 0.0), (0, 0.1)]
+    each.close()
+
+
+STRIDE = HEAD.size + 64
+
+
+def spoil(path: Path, *entries: tuple[int, int]) -> None:
+    """Bytes at these offsets in these entries cannot be trusted any more."""
+    data = bytearray(path.read_bytes())
+    for entry, offset in entries:
+        data[4096 + entry * STRIDE + offset] ^= 1
+    path.write_bytes(data)
+
+
+def test_a_withdrawal_that_is_lost_is_asked_for_again(tmp_path: Path) -> None:
+    """No later GAP counts as followed, so the sender says all of them again."""
+    path = tmp_path / "a.frames"
+    each = filled(path)
+    for index, number in ((1, 1), (3, 2), (None, 3), (4, 4)):
+        each.withdraw(index, number)
+    each.close(keep=True)
+    spoil(path, (9, 20))
+    each = again(path)
+    assert each.damaged == 1
+    assert (each.inventory.followed, each.gap) == (1, (0, 1))
+    list(each.recovered())
+    assert [record.index for record in each.projections] == [0, 2, 3, 5]
+    each.withdraw(3, 4)
+    each.close(keep=True)
+    each = again(path)
+    list(each.recovered())
+    assert (each.inventory.followed, [record.index for record in each.projections]) == (1, [0, 2, 5])
+    each.close()
+
+
+@pytest.mark.parametrize("damaged", [False, True], ids=["sound", "its pixels are lost"])
+def test_another_frame_under_a_name_tells_that_the_first_was_withdrawn(tmp_path: Path, damaged: bool) -> None:
+    path = tmp_path / "a.frames"
+    each = filled(path)
+    each.withdraw(3, 1)
+    data = pixels(P, 99)
+    each.append(P, 3, 0.3, data, 0.0, frame_hash(data.data.cast("B")))
+    put(each, P, 7, 0.7)
+    each.close(keep=True)
+    spoil(path, (8, 20), *([(9, HEAD.size)] if damaged else []))
+    each = again(path)
+    assert each.inventory.hash_of(P, 3) == (None if damaged else frame_hash(data.data.cast("B")))
+    list(each.recovered())
+    numbers = {record.index: record.number for record in each.projections}
+    assert numbers.get(3) == (None if damaged else 9)
+    assert len(each.inventory) == 8 + (not damaged)
+    each.close()
+
+
 @pytest.mark.parametrize("cut", range(1, 2 * (HEAD.size + 64), 13))
 def test_a_torn_tail_is_cut(tmp_path: Path, cut: int) -> None:
     path = tmp_path / "a.frames"

@@ -23,7 +23,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamrecon import failpoints
-from streamrecon.engine.journal import Journal
+from streamrecon.engine.journal import Journal, Record
 from streamrecon.engine.journal_entries import HEAD
 from streamrecon.engine.journal_layout import Layout, assemble, begin_next, clear, find, place, settle
 from streamrecon.errors import DiskFullError, JournalError, OutputError
@@ -59,7 +59,8 @@ def act(each: Journal, operation: Operation, before: Sequence[Operation]) -> Non
     if what == "frame":
         kind, index, version, theta = rest
         data = image(kind, index, version, each.rows, each.shape[1])
-        each.append(kind, index, theta, data, 0.0, frame_hash(data.data.cast("B")))
+        position = None if kind is P else int(theta)
+        each.append(kind, index, theta if kind is P else None, data, 0.0, frame_hash(data.data.cast("B")), position)
     elif what == "withdraw":
         each.withdraw(*rest)
     elif what == "sender":
@@ -73,11 +74,14 @@ def act(each: Journal, operation: Operation, before: Sequence[Operation]) -> Non
 
 
 def present(operations: Iterable[Operation]) -> dict[tuple[int, int], int]:
-    """The frames that count after these, and which pixels each has."""
+    """The frames that count after these, and which pixels each has: others under a name tell that the first were withdrawn."""
     here = dict[tuple[int, int], int]()
     for what, *rest in operations:
         if what == "frame":
-            here.setdefault((rest[0], rest[1]), rest[2])
+            here[rest[0], rest[1]] = rest[2]
+        elif what == "damaged":
+            if here.get((rest[0], rest[1])) != rest[2]:
+                here.pop((rest[0], rest[1]), None)
         elif what == "withdraw":
             here.pop((P, rest[0]), None)
     return here
@@ -120,6 +124,10 @@ class State:
     frames: dict[tuple[int, int], tuple[float, np.ndarray]] = field(default_factory=dict)
     known: set[tuple[int, int]] = field(default_factory=set)
     """Frames that are there, damaged ones included."""
+    versions: dict[tuple[int, int], int] = field(default_factory=dict)
+    """Which pixels each of `frames` has."""
+    lost: bool = False
+    """A head is lost, which may have been that of a withdrawal."""
 
 
 def state(story: Story) -> State:
@@ -130,19 +138,24 @@ def state(story: Story) -> State:
         if story.torn and at == len(story.operations) - 1 and bad is None:
             bad = "pixels" if what == "frame" else "head"
         if bad == "head":
+            now.lost = True
             continue
         heads.append(operation)
-        if bad is None or what != "frame":
-            sound.append(operation)
+        sound.append(("damaged", *rest) if bad else operation)
         if what == "frame":
             kind, index, version, theta = rest
             now.known.add((kind, index))
-            if bad is None:
-                now.frames.setdefault((kind, index), (theta, image(kind, index, version, story.rows)))
+            if now.versions.get((kind, index)) != version:
+                now.frames.pop((kind, index), None)
+                now.versions.pop((kind, index), None)
+            if bad is None and (kind, index) not in now.frames:
+                now.frames[kind, index] = theta, image(kind, index, version, story.rows)
+                now.versions[kind, index] = version
         elif what == "withdraw":
-            now.followed = rest[1]
+            now.followed = now.followed if now.lost else rest[1]
             now.known.discard((P, rest[0]))
             now.frames.pop((P, rest[0]), None)
+            now.versions.pop((P, rest[0]), None)
         elif what == "sender":
             now.epoch, now.followed = rest[0], now.followed if rest[0] == now.epoch else 0
         else:
@@ -166,6 +179,11 @@ def assembled(old: Sequence[tuple[Range, State]], rows: Range) -> State:
     return new
 
 
+def placed(record: Record) -> float:
+    """The angle of a projection, the position of a flat or dark."""
+    return record.theta if record.kind is P else record.position
+
+
 def check(path: Path, rows: Range, expected: State) -> None:
     """What a rank finds that goes on with a journal."""
     each = Journal(path, INFO, rows, resume=True)
@@ -173,7 +191,7 @@ def check(path: Path, rows: Range, expected: State) -> None:
     assert [(r.kind, r.index) for r in records] == list(expected.frames)
     assert each.damaged == 0
     for record, (theta, pixels) in zip(records, expected.frames.values(), strict=True):
-        assert record.theta == theta
+        assert placed(record) == theta
         np.testing.assert_array_equal(each.read([record])[0], pixels)
         assert each.inventory.hash_of(record.kind, record.index) == frame_hash(pixels.data.cast("B"))
     assert len(each.inventory) == len(records)
@@ -198,7 +216,9 @@ THETA = st.sampled_from([0.5, 0.5, 0.5, 0.75])
 VERSION = st.sampled_from([0, 0, 1])
 FRAME = st.one_of(
     st.tuples(st.just("frame"), st.just(P), st.integers(0, 3), VERSION, THETA),
-    st.tuples(st.just("frame"), st.sampled_from([F, D]), st.integers(0, 1), VERSION, st.just(0.0)),
+    st.tuples(
+        st.just("frame"), st.sampled_from([F, D]), st.integers(0, 1), VERSION, st.sampled_from([0.0, 0.0, 0.0, 7.0])
+    ),
 )
 OTHER = st.one_of(
     st.tuples(st.just("withdraw"), st.one_of(st.none(), st.integers(0, 3)), st.integers(1, 3)),
@@ -298,7 +318,7 @@ def test_a_journal_by_itself_comes_to_what_the_oracle_says(layout: tuple[Range, 
             path = place(folder, 1, story.rows)
             story.write(path, whole)
             each, expected = Journal(path, INFO, story.rows, resume=True), state(story)
-            assert [(r.kind, r.index, r.theta) for r in each.recovered()] == [
+            assert [(r.kind, r.index, placed(r)) for r in each.recovered()] == [
                 (*identity, theta) for identity, (theta, _) in expected.frames.items()
             ]
             assert (each.inventory.epoch, each.inventory.followed) == (expected.epoch, expected.followed)

@@ -613,16 +613,72 @@ def test_what_is_looked_at_are_the_means_of_bands_of_all_rows(bands: int) -> Non
     np.testing.assert_allclose(found, np.stack(means, axis=1), rtol=1e-6)
 
 
-def test_slabs_that_ended_with_different_projections_end_in_part() -> None:
+def test_slabs_that_ended_with_different_projections_end_with_those_that_all_have() -> None:
+    """Nothing more can come: the others are named as missing."""
     job = started()
     del job.slabs[0].projections[3], job.slabs[1].projections[5]
     for slab in job.slabs:
         slab.end(job.lead)
     found = job.finish()
     assert found.end.projections == ((0, 3), (4, 5), (6, COUNT))
-    assert not found.end.ended
-    assert found.end.reason
+    assert found.end.missing == ((3, 4), (5, 6))
+    assert found.end.ended
     assert job.told(Stop) == []
+
+
+def test_what_each_slab_lacks_is_named_once() -> None:
+    job = Job([70], [], HALF, 21.0)
+    gaps: list[tuple[tuple[int, str, int], ...]] = [
+        ((0, "lost", 2), (1, "lost", 1)),
+        ((0, "lost", 2), (2, "dropped", 3)),
+        (),
+    ]
+    for slab, lacks in zip(job.slabs, itertools.cycle(gaps), strict=False):
+        job.lead.hear(slab.rank, Studied(SETTLED, (), np.zeros(0), None))
+        job.lead.hear(slab.rank, Finished((), True, gaps=lacks))
+    (order,) = job.lead.turn()
+    assert isinstance(order, Finish)
+    wanted = dict.fromkeys(gap for lacks in gaps[: len(job.slabs)] for gap in lacks)
+    assert order.end.gaps == tuple(sorted(wanted))
+
+
+ERROR = "GAP names the frames 3 to 1 of kind 0; expected a range of a known kind"
+ABORTED = f"the sender gave up: the engine ended the scan: {ERROR}"
+
+
+@pytest.mark.parametrize("first", [0, 1])
+@pytest.mark.parametrize(
+    ("words", "given_up", "why"),
+    [
+        ([(ERROR, False), (ABORTED, True)], False, ERROR),
+        ([(ABORTED, True), (ABORTED, True)], True, ABORTED),
+        ([("the sender gave up: enough", True), None], True, "the sender gave up: enough"),
+        ([(ERROR, False), None], False, ERROR),
+    ],
+    ids=["one lane had an error", "the sender gave up", "one was told to stop", "one was told of an error"],
+)
+def test_a_scan_is_given_up_only_if_each_slab_that_broke_says_so(
+    words: list[tuple[str, bool] | None], given_up: bool, why: str, first: int
+) -> None:
+    """Of itself: a slab that was told to stop repeats what it was told."""
+    info = replace(scan_of(HALF, 21.0), geometry=Geometry(4, COLUMNS, None, 21.0))
+    lead, heard = Lead(info, (0, 4), [0, 1], ReconConfig()), list[Stop]()
+    for rank in (first, 1 - first):
+        word = words[rank]
+        if word is None:
+            continue
+        lead.hear(rank, Finished((), False, *word))
+        heard += [order for order in lead.turn() if isinstance(order, Stop)]
+    for rank, word in enumerate(words):
+        if word is None:
+            lead.hear(rank, Finished((), False, heard[0].reason))
+    last = [order for order in lead.turn() if isinstance(order, Finish)]
+    assert len(heard) == 1
+    assert last == [] or (last[0].end.given_up, last[0].end.reason) == (given_up, why)
+    assert last or lead._end is not None
+    end = lead._end
+    assert end is not None
+    assert (end.end.ended, end.end.given_up, end.end.reason) == (False, given_up, why)
 
 
 def test_a_scan_without_projections_ends_without_an_axis() -> None:

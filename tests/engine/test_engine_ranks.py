@@ -19,6 +19,8 @@ from streamrecon_kernels import limit_threads
 from streamrecon import failpoints
 from streamrecon.config import SendConfig
 from streamrecon.engine import Engine
+from streamrecon.engine.journal_beginning import look
+from streamrecon.engine.journal_entries import HEAD, MARK
 from streamrecon.errors import DiskFullError, JournalError, PlanError, RankError, ScanAbortedError
 from streamrecon.scan import Frame, Gap
 from streamrecon.transport import send_scan, subscribe
@@ -342,14 +344,14 @@ class Stopped:
         raise RankError("killed")
 
 
-@pytest.mark.parametrize("size", [1, 2])
-def test_a_journal_that_is_damaged_after_its_end_was_written(scan: Scan, tmp_path: Path, size: int) -> None:
+@pytest.mark.parametrize(("size", "live"), [(1, False), (2, False), (2, True)])
+def test_a_journal_that_is_damaged_after_its_end_was_written(scan: Scan, tmp_path: Path, size: int, live: bool) -> None:
     """The sender had said that this was all; what is damaged is asked for again all the same, by one slab only."""
     endpoint = f"ipc://{tmp_path / 'engine'}"
     engine = {"listen": endpoint, "sync_seconds": 0.0, "return_timeout": 30.0, "heartbeat": 0.05, "delay": 0.06}
     settings, out = config(engine=engine), tmp_path / "out"
     errors: list[Exception] = []
-    sender = threading.Thread(target=_send, args=(scan, endpoint, False, errors), daemon=True)
+    sender = threading.Thread(target=_send, args=(scan, endpoint, live, errors), daemon=True)
     ranks = Ranks(2, settings, out)
     sender.start()
     deadline = time.monotonic() + 20
@@ -367,8 +369,53 @@ def test_a_journal_that_is_damaged_after_its_end_was_written(scan: Scan, tmp_pat
     sender.join(10)
     assert not errors
     assert ranks.results[0].final
-    assert difference(read_volume(out), batch(scan, config())) < 1e-5
-    assert list(read(out, "entry/reconstruction/projection_indices")) == list(range(60))
+    indices = list(read(out, "entry/reconstruction/projection_indices"))
+    if (
+        live
+    ):  # a detector's sender does not have it any more, and the other slab takes nothing more: it is final without
+        (gone,) = set(range(60)) - set(indices)
+        named = f"projections {gone} to {gone} never came; 1 lost by the engine, and not kept by the sender"
+        assert read(out, "entry/reconstruction/missing") == named
+    else:
+        assert indices == list(range(60))
+    left = [frame for frame in scan.of(P) if frame.index in indices]
+    assert difference(read_volume(out), batch(scan.arranged(scan.of(D), scan.of(F), left), config())) < 1e-5
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_flat_that_one_journal_has_lost_is_named_and_ends_nothing(scan: Scan, tmp_path: Path, number: int) -> None:
+    """A detector's sender does not have it any more; the other slab has it still."""
+    endpoint = f"ipc://{tmp_path / 'engine'}"
+    engine = {"listen": endpoint, "sync_seconds": 0.0, "return_timeout": 30.0, "heartbeat": 0.05}
+    settings, out = config(emit={"every": 10}, engine=engine), tmp_path / "out"
+    errors: list[Exception] = []
+    sender = threading.Thread(target=_send, args=(scan, endpoint, True, errors), daemon=True)
+    ranks = Ranks(2, settings, out)
+    sender.start()
+    deadline = time.monotonic() + 20
+    while ranks.lead.status().in_volume < 15 and time.monotonic() < deadline:
+        time.sleep(0.002)
+    killed(ranks)
+    path = sorted((out / "journal").glob("*/*.frames"))[number]
+    data = bytearray(path.read_bytes())
+    rows = slice(*look(path).rows)
+    nbytes = (rows.stop - rows.start) * 48 * 2
+    start, stride = data.index(MARK), HEAD.size * (1 + -(-nbytes // HEAD.size))
+    data[start + 6 * stride + HEAD.size + 100] ^= 1
+    path.write_bytes(data)
+    ranks = Ranks(2, settings, out, resume=True)
+    ranks.join()
+    sender.join(10)
+    assert not errors
+    assert ranks.results[0].final
+    assert sum(event["event"] == "version" for event in ranks.events) > 1, "slabs do not show versions together"
+    assert (
+        read(out, "entry/reconstruction/missing") == "1 flat never came: lost by the engine, and not kept by the sender"
+    )
+    left = [frame for frame in scan.of(F) if frame.index != 1]
+    slabs = [batch(scan, config()), batch(scan.arranged(scan.of(D), left, scan.of(P)), config())]
+    slabs[0][rows] = slabs[1][rows]
+    assert difference(read_volume(out), slabs[0]) < 1e-5
 
 
 @pytest.mark.parametrize("sizes", [(3, 3), (3, 2), (1, 3), (2, 5, 1)], ids=str)

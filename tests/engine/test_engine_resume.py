@@ -263,6 +263,52 @@ def test_journal_damaged(scan: Scan, tmp_path: Path, damage: Callable[[bytearray
     assert difference(read_volume(out), batch(scan.arranged(scan.of(D), scan.of(F), left), settings)) < 1e-5
 
 
+@pytest.mark.parametrize("normalize", [{}, {"rings": 7}], ids=["", "rings"])
+@pytest.mark.parametrize("method", ["direct", "fourier"])
+@pytest.mark.parametrize("late", [False, True])
+def test_a_flat_that_was_damaged_comes_again_to_its_place(
+    scan: Scan, tmp_path: Path, late: bool, method: str, normalize: dict[str, Any]
+) -> None:
+    """It arrives after projections that were measured after it."""
+    f = [replace(each, data=(each.data * 0.7).astype(np.uint16)) if each.index > 2 else each for each in scan.of(F)]
+    scan = scan.arranged(scan.of(D), f[:3], scan.of(P)[:30], f[3:], scan.of(P)[30:])
+    settings = config(recon={"method": method, "circle": True}, emit={"every": 10}, normalize=normalize)
+    out = tmp_path / "out"
+    sender, endpoint = interrupted(scan, settings, out, lambda engine: engine.status().frames >= 50, live=False)
+    (path,) = (out / "journal").glob("*/*.frames")
+    start, stride = first_entry(path, scan)
+    data = bytearray(path.read_bytes())
+    data[start + (38 if late else 6) * stride + HEAD.size + 100] ^= 1
+    path.write_bytes(data)
+    result, events = resumed(settings, out, endpoint)
+    sender.join(10)
+    assert sender.error is None
+    assert result.final
+    assert [event["damaged"] for event in events if event["event"] == "resume"] == [1]
+    assert difference(read_volume(out), batch(scan, settings, method=method)) < 2e-5
+    groups = {event["position"]: event["flats"] for event in events if event["event"] == "flats"}
+    assert groups == {0: 3, 30: 2}
+
+
+def test_a_flat_that_a_detectors_sender_has_not_any_more_is_named(scan: Scan, tmp_path: Path) -> None:
+    settings, out = config(emit={"every": 10}), tmp_path / "out"
+    sender, endpoint = interrupted(scan, settings, out, lambda engine: engine.status().frames >= 40)
+    (path,) = (out / "journal").glob("*/*.frames")
+    start, stride = first_entry(path, scan)
+    data = bytearray(path.read_bytes())
+    data[start + 6 * stride + HEAD.size + 100] ^= 1
+    path.write_bytes(data)
+    result, _ = resumed(settings, out, endpoint)
+    sender.join(10)
+    assert sender.error is None
+    assert result.final
+    assert (
+        read(out, "entry/reconstruction/missing") == "1 flat never came: lost by the engine, and not kept by the sender"
+    )
+    left = [frame for frame in scan.of(F) if frame.index != 1]
+    assert difference(read_volume(out), batch(scan.arranged(scan.of(D), left, scan.of(P)), settings)) < 1e-5
+
+
 @pytest.mark.parametrize("method", ["direct", "fourier"])
 @pytest.mark.parametrize("rings", [None, 7])
 @pytest.mark.parametrize("again", [True, False])

@@ -123,7 +123,7 @@ def test_dropped_frames_are_counted_and_named(ipc: str) -> None:
         assert indices(engine) == list(range(6))
         (ended,) = engine.ended
     assert ended.missing == ((6, 40),)
-    assert ended.gaps == (("dropped by the sender, which had no room to keep them", 34),)
+    assert ended.gaps == ((FrameKind.PROJECTION, "dropped by the sender, which had no room to keep them", 34),)
     assert report.missing == ((6, 40),)
 
 

@@ -19,6 +19,7 @@ from streamrecon.wire.outputs import (
     Arrived,
     Broken,
     Ended,
+    GivenUp,
     Opened,
     Reply,
     SenderBack,
@@ -161,7 +162,7 @@ class TestEngine(threading.Thread):
             else:
                 if isinstance(output, SenderBack | Withdrawn):
                     self.noted += 1
-                if isinstance(output, TurnedAway | SenderBack | SenderLost | Withdrawn):
+                if isinstance(output, TurnedAway | SenderBack | SenderLost | Withdrawn | GivenUp):
                     continue
                 (self.ended if isinstance(output, Ended) else self.broken).append(output)
 

@@ -10,18 +10,19 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from streamrecon.engine.journal_entries import ENDED, NONE, SENDER, WITHDRAWN, Entry, History
 from streamrecon.scan import Frame, FrameKind, Geometry, ScanInfo
 from streamrecon.wire.codec import decode, encode
 from streamrecon.wire.credit import CreditWindow
 from streamrecon.wire.digest import frame_hash
 from streamrecon.wire.dispatch import Dispatch
-from streamrecon.wire.inventory import Inventory
 from streamrecon.wire.messages import Lane, Message
 from streamrecon.wire.outputs import Arrived, Broken, Ended, Opened, Reply, SenderBack, Withdrawn
 from streamrecon.wire.receiving import ReceivingEnd, lanes_of
 
 P = FrameKind.PROJECTION
 COLUMNS, SLOTS, ALL = 2, 2, 6
+KINDS = {"frame": P, "withdrawn": WITHDRAWN, "sender": SENDER, "end": ENDED}
 
 
 class Receiver:
@@ -43,19 +44,17 @@ class Receiver:
         """Of each projection, the hash of what is in the sum: exactly one, or none."""
         self.ended = False
         if info is not None:
-            inventory = Inventory()
-            for what, index, xxh3 in self.journal:
-                self.count_in(what, index, xxh3)
-                if what == "frame":
-                    inventory.add(P, index, xxh3)
-                elif what == "sender":
-                    inventory.sender(index)
-                elif what == "withdrawn":
-                    inventory.followed = xxh3
-                    if index >= 0:
-                        inventory.remove(P, index)
-            self.ended = any(what == "end" for what, _, _ in self.journal)
-            self.end.resume(info, self.rows, inventory, self.ended, self.window(), 0.0)
+            history = History(0)
+            for place, (what, index, number) in enumerate(self.journal):
+                if what == "lost":
+                    history.lose()
+                else:
+                    name = NONE if index < 0 else index
+                    history.take(Entry(place, KINDS[what], name, 0.0, number))
+            for first, *_ in history.frames.values():
+                self.count_in("frame", first.index, first.xxh3)
+            self.ended = history.ended
+            self.end.resume(info, self.rows, history.inventory, self.ended, self.window(), 0.0)
 
     def window(self) -> CreditWindow:
         nbytes = 2 * COLUMNS * 2
@@ -134,7 +133,7 @@ class Lanes(RuleBasedStateMachine):
             elif isinstance(output, SenderBack):
                 receiver.ring.append(("sender", output.epoch))
             elif isinstance(output, Ended):
-                receiver.ring.append(("end", None))
+                receiver.ring.append(("end", output))
             assert not isinstance(output, Broken), output.reason
 
     def lane(self, number: int) -> int:
@@ -264,6 +263,8 @@ class Lanes(RuleBasedStateMachine):
                 entry = what, item.index, item.xxh3
             elif what == "withdrawn":
                 entry = what, -1 if item.index is None else item.index, item.number
+            elif what == "end":
+                entry = what, item.frames, item.digest
             else:
                 entry = what, item or 0, 0
             receiver.journal.append(entry)
@@ -278,10 +279,14 @@ class Lanes(RuleBasedStateMachine):
         receiver.synced = len(receiver.journal)
         self.act(receiver, receiver.end.durable(receiver.synced - receiver.base, self.now))
 
-    @rule(kept=st.floats(0, 1))
-    def crash(self, kept: float) -> None:
-        """All ranks die; of what was not synced a part is on the disk."""
+    @rule(kept=st.floats(0, 1), damaged=st.sets(st.integers(0, 2)))
+    def crash(self, kept: float, damaged: set[int]) -> None:
+        """All ranks die; of what was not synced a part is on the disk, and of some one withdrawal cannot be read any more."""
         for receiver in self.receivers:
+            entries = receiver.journal
+            places = [place for place, entry in enumerate(entries) if entry[0] == "withdrawn" and entry[1] >= 0]
+            if places and receiver.number in damaged:
+                entries[places[0]] = "lost", 0, 0
             unsynced = len(receiver.journal) - receiver.synced
             del receiver.journal[receiver.synced + round(kept * unsynced) :]
             receiver.synced = len(receiver.journal)

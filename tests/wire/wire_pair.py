@@ -31,6 +31,7 @@ from streamrecon.wire.outputs import (
     Arrived,
     Broken,
     Ended,
+    GivenUp,
     Opened,
     Output,
     Reply,
@@ -76,7 +77,7 @@ def frames_of(
             whole = (np.arange(np.prod(info.frame_shape)) * (7 * index + 3 * kind + 1) % 101).astype(info.dtype)
             data = np.ascontiguousarray(whole.reshape(info.frame_shape)[slice(*rows)])
             theta = index * np.pi / max(1, count) if kind is FrameKind.PROJECTION else None
-            frames.append(Frame(kind, index, theta, data))
+            frames.append(Frame(kind, index, theta, data, None if kind is FrameKind.PROJECTION else 0))
     if rng:
         rng.shuffle(frames)
     return frames
@@ -102,6 +103,7 @@ class Engine:
     turned_away: list[TurnedAway] = field(default_factory=list)
     in_ring: int = 0
     withdrawn: list[int] = field(default_factory=list)
+    given_up: list[GivenUp] = field(default_factory=list)
     lost: list[SenderLost] = field(default_factory=list)
     taken: int = 0
     """Frames and withdrawals that have left the ring, and are durable."""
@@ -134,6 +136,8 @@ class Engine:
             elif isinstance(output, Withdrawn):
                 self.withdrawn += [] if output.index is None else [output.index]
                 replies += self.note(peer)
+            elif isinstance(output, GivenUp):
+                self.given_up.append(output)
             elif isinstance(output, SenderLost):
                 self.lost.append(output)
             elif isinstance(output, SenderBack):
@@ -204,8 +208,8 @@ class Script:
         if kind == 0:
             theta = 0.5 if info.theta is None else float(info.theta[min(index, len(info.theta) - 1)])
         header = FrameHeader(
-            session=self.session, lane=0, n=n, kind=kind, index=index, theta=theta, rows=rows, nbytes=len(payload),
-            xxh3=frame_hash(payload),
+            session=self.session, lane=0, n=n, kind=kind, index=index, theta=theta, position=0 if kind else None, rows=rows,
+            nbytes=len(payload), xxh3=frame_hash(payload),
         )  # fmt: skip
         return replace(header, **changes), payload
 
