@@ -36,6 +36,9 @@ NO_ROOM = "dropped by the sender, which had no room to keep them"
 LOST = "lost by the engine, and not kept by the sender"
 
 
+TAKE_OVER = 1_000_000
+"""Epochs, nanoseconds, by which senders that take over are apart at most."""
+
 AT_ONCE = 200
 """Ranges in one GAP that says several again."""
 
@@ -236,7 +239,8 @@ class Dispatch(Generic[Kept]):
         if self.joined:
             raise RemoteProtocolError(f"this sender was replaced: {busy.reason}")
         # The clocks of two machines, or of one that was set, do not say who came first: who was never let in is the new one.
-        self.epoch = end.epoch = busy.epoch + 1
+        # Two that take over at once are not to call themselves the same: their GAPs would be taken for each other's.
+        self.epoch = end.epoch = busy.epoch + 1 + self.epoch % TAKE_OVER
 
     def _join(self) -> None:
         """All lanes are open: see what their receivers have."""

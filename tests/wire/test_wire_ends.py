@@ -14,9 +14,11 @@ from wire_pair import PEER, Engine, Script, aborted, engine, frames_of, run, sca
 from streamrecon.errors import LocalProtocolError, PeerLostError, RemoteProtocolError, ScanAbortedError
 from streamrecon.scan import Frame, FrameKind, Geometry, ScanInfo
 from streamrecon.wire.digest import Digest, frame_hash
+from streamrecon.wire.dispatch import Dispatch
 from streamrecon.wire.messages import (
     Abort,
     Ack,
+    Busy,
     Credit,
     End,
     EndOk,
@@ -694,3 +696,16 @@ def test_an_engine_that_has_something_to_do_first_is_not_silent() -> None:
     (credit,) = each.take(each.end.tick(each.now), peer=b"again")
     assert isinstance(credit, Credit)
     assert credit.max_frames == 0
+
+
+def test_two_that_take_over_at_once_do_not_call_themselves_the_same() -> None:
+    """Else the GAPs of one would be taken for those of the other."""
+    epochs = set()
+    for epoch in (5, 7):
+        sender: Dispatch[Frame] = Dispatch(scan(), "lane:0", epoch)
+        sender.begin(0.0)
+        sender.greet(0, 0.0)
+        sender.hear(0, Busy(reason="r", retry_after=1.0, epoch=100), None, 0.0)
+        epochs.add(sender.epoch)
+    assert len(epochs) == 2
+    assert min(epochs) > 100
