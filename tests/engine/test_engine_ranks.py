@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 from engine_ranks import Ranks, stream_ranks
 from engine_scans import D, F, P, Scan, batch, config, difference, read, read_volume, simulated, stream
-from streamrecon_kernels import limit_threads
 
 from streamrecon import failpoints
 from streamrecon.config import SendConfig
@@ -30,7 +29,6 @@ from streamrecon.transport import send_scan, subscribe
 def nothing_stays() -> Iterator[None]:
     yield
     failpoints.arm("")
-    limit_threads(None)  # ranks on one machine share its cores, and here they share the process
 
 
 @pytest.fixture(scope="module")
