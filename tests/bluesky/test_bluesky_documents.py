@@ -444,7 +444,7 @@ class AngryDict(dict[str, Any]):
         ([], {}),
         ("begin", {}),
     ],
-    ids=str,
+    ids=range(10),
 )
 def test_a_queue_never_raises(arguments: tuple[Any, Any]) -> None:
     queue = DocumentQueue()
