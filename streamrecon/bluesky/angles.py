@@ -79,8 +79,10 @@ class Angles:
     ) -> None:
         self._rule, self._number, self._numbers, self._more = rule, number, numbers, more
         self._names: dict[str, str] = {}
-        self._values: dict[tuple[str, int], list[float]] = {}
-        """In the units of the key, of the frames of an event; one for all of them counts as well. By stream and event."""
+        self._values: dict[tuple[str, int], list[list[float]]] = {}
+        """In the units of the key, of the frames of an event, one for all of them counts as well; of one that was measured again
+        each time. By stream and event."""
+        self._over = False
         self._times: list[float] = []
         """Seconds at which a motor was watched, ascending."""
         self._positions: list[float] = []
@@ -93,6 +95,8 @@ class Angles:
         """What was read for a projection, by its index."""
         self._begun: float | None = None
         """When the motor began to move."""
+        self._otherwise = None if rule.otherwise is None else Angles(rule.otherwise, number, numbers)
+        """Where the others are looked for."""
         self.why_missing = ""
         """What became of looking elsewhere for events that were missed."""
         self.notes: list[str] = []
@@ -105,6 +109,8 @@ class Angles:
         MessageError
             If it has a value that is no angle.
         """
+        if self._otherwise is not None:
+            self._otherwise.hear(document)
         name, doc = document
         if name == "descriptor":
             stream, keys = str(doc.get("name", "primary")), doc.get("data_keys") or {}
@@ -135,7 +141,7 @@ class Angles:
                 at = times.get(key) if isinstance(times, Mapping) else None
                 self._watch(int(doc["seq_num"]), float(doc["time"] if at is None else at), float(values[-1]))
         else:
-            self._values[stream, int(doc["seq_num"]) - 1] = values.tolist()
+            self._values.setdefault((stream, int(doc["seq_num"]) - 1), []).append(values.tolist())
 
     @property
     def _monitor(self) -> str:
@@ -181,13 +187,15 @@ class Angles:
             return
         kept = {reading.number: list(reading.values) for reading in readings}  # of a rewound event the newest
         for number, values in kept.items():
-            told = self._values.setdefault((stream, number - 1), values)
+            told = self._values.setdefault((stream, number - 1), [values])[-1]
             if told != values:
                 note = f"event {number} of {stream} is kept with {self._rule.key} {values}, and came with {told}, which counts"
                 self.notes += [note[:300]] if len(self.notes) < MOST_NOTES else []
 
     def add(self, shot: Shot) -> None:
         """A projection, whose neighbours may need it."""
+        if self._otherwise is not None:
+            self._otherwise.add(shot)
         self._shots[shot.index] = shot
         self._raws.pop(shot.index, None)
 
@@ -206,6 +214,15 @@ class Angles:
         SourceError
             If there is a number that is no angle, or none where the mapping says that there is, and there will be none.
         """
+        try:
+            return self._theta(shot, over)
+        except (SourceError, SourceFileError):
+            if self._otherwise is None or not over:
+                raise
+            return self._otherwise.theta(shot, over)
+
+    def _theta(self, shot: Shot, over: bool) -> float | None:
+        self._over = over
         if over and self._rule.from_ == "event" and self._raw(shot) is None:
             raise SourceError(f"the run has ended, and event {shot.event + 1} with its angle has not come{self._why()}")
         if over and self._rule.from_ == "monitor" and not self._times:
@@ -265,7 +282,7 @@ class Angles:
             assert rule.step is not None
             value = self._number(rule.start, "theta.start") + shot.index * self._number(rule.step, "theta.step")
         elif rule.from_ == "event":
-            values = self._values.get((rule.stream or shot.moment[0], shot.event), [])
+            values = self._in_event(rule.stream or shot.moment[0], shot)
             value = values[0] if len(values) == 1 else values[shot.part] if shot.part < len(values) else None
         elif rule.from_ == "dataset":
             value = self._numbers.of_key(rule.stream or shot.moment[0], str(rule.key), shot.event, shot.part)
@@ -283,6 +300,13 @@ class Angles:
                 raise SourceError(f"the angle of projection {shot.index} is {value}; expected a finite angle")
             self._raws[shot.index] = value
         return value
+
+    def _in_event(self, stream: str, shot: Shot) -> list[float]:
+        """Of an event that was measured again: those of the same time, as its image may come before its angle."""
+        each = self._values.get((stream, shot.event), [])
+        if stream == shot.moment[0] and len(each) > shot.measured:
+            return each[shot.measured]
+        return each[-1] if each and (self._over or stream != shot.moment[0]) else []
 
     def _interpolated(self, at: float, over: bool) -> float | None:
         """Position of the motor at a time; None until it is known on both sides."""

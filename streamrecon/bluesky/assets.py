@@ -57,6 +57,8 @@ def asset_of(doc: Mapping[str, Any], roots: Roots) -> Asset:
         if spec not in SPECS:
             raise SourceError(f"a resource is of spec {spec[:60]!r}; expected one of: {', '.join(SPECS)}")
         root, below, default = str(doc.get("root") or ""), _text(doc, "resource_path"), SPECS[spec]
+        if doc.get("path_semantics") == "windows":
+            root, below = root.replace("\\", "/"), below.replace("\\", "/")
         path = roots.locate(root, below) if root and not below.startswith("/") else roots.locate(below)
     if not isinstance(options, Mapping):
         raise MessageError(f"a resource has the parameters {str(options)[:60]!r}; expected a table")

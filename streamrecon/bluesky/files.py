@@ -81,6 +81,8 @@ class Files:
         if stack.replaced:
             raise SourceFileError(f"{stack.path} was replaced while it was read")
         if count > place.row:
+            if any(first <= place.row < end for first, end in stack.holes):
+                raise SourceFileError(f"{stack.path} has no data for frame {place.row}: it was never written")
             return True
         self.why = stack.why or self.why
         if stack.complete:

@@ -80,6 +80,8 @@ class ThetaRule:
     """first_motion: the first frame begins when the motor does, whatever the clocks say."""
     on_missing: Literal["wait", "gap"] = "wait"
     """What to do about a projection whose angle has not come: wait for it, bounded, or go on without it."""
+    otherwise: ThetaRule | None = None
+    """Where the angle is of a projection that has none there, when the run is over."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -233,16 +235,7 @@ def _check(mapping: Mapping) -> None:
             raise ConfigError(f"{table}.select is run; expected {table}.match, to know such a run by")
     for path, expected in mapping.run.match.items():
         _check_pattern("run.match", path, expected)
-    theta = mapping.theta
-    if theta.from_ == "linear" and None in (theta.start, theta.step):
-        raise ConfigError("theta.from is linear; expected theta.start and theta.step")
-    if theta.from_ != "linear" and theta.key is None:
-        raise ConfigError(f"theta.from is {theta.from_}; expected theta.key")
-    if theta.from_ == "monitor" and len(theta.times) not in (1, 2):
-        raise ConfigError(
-            f"theta.from is monitor, theta.times names {len(theta.times)} datasets; expected one, of seconds, or two, of seconds "
-            "and nanoseconds"
-        )
+    _check_theta(mapping.theta)
     for name, section in (("theta", mapping.theta), ("scan", mapping.scan)):
         for option in dataclasses.fields(section):
             value = getattr(section, option.name)
@@ -256,3 +249,17 @@ def _check_pattern(table: str, path: str, expected: Any) -> None:
             re.compile(each if isinstance(each, str) else "")
         except re.error as error:
             raise ConfigError(f"{table} has {each!r} for {path}, which is not a regular expression: {error}") from error
+
+
+def _check_theta(theta: ThetaRule) -> None:
+    if theta.from_ == "linear" and None in (theta.start, theta.step):
+        raise ConfigError("theta.from is linear; expected theta.start and theta.step")
+    if theta.from_ != "linear" and theta.key is None:
+        raise ConfigError(f"theta.from is {theta.from_}; expected theta.key")
+    if theta.from_ == "monitor" and len(theta.times) not in (1, 2):
+        raise ConfigError(
+            f"theta.from is monitor, theta.times names {len(theta.times)} datasets; expected one, of seconds, or two, of seconds "
+            "and nanoseconds"
+        )
+    if theta.otherwise is not None:
+        _check_theta(theta.otherwise)

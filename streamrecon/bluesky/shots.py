@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -17,8 +18,10 @@ from streamrecon.scan import FrameKind
 
 MOST_EVENTS = 10_000_000
 """Of a stream."""
-MOST_PER_EVENT = 1 << 24
+MOST_PER_EVENT = 1 << 17
 """Frames."""
+MOST_FRAMES = 1 << 20
+"""Of a stream: each takes some hundred bytes as long as the run is in work."""
 
 
 class Place(NamedTuple):
@@ -47,6 +50,8 @@ class Shot:
     part: int
     """Which of the event's frames."""
     pixels: Pixels
+    measured: int = 0
+    """How often this event had been measured before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +77,8 @@ class Stream:
     def __init__(self, name: str, key: str, rules: Iterable[tuple[FrameKind, FramesRule]], per_event: int) -> None:
         self.name, self.key, self.per_event = name, key, per_event
         self._rules = [(kind, rule, bounds(rule.range)) for kind, rule in rules]
-        self._events: dict[int, tuple[Any, tuple[Pixels, ...]]] = {}
-        """By number: what tells whether it is the same, and the frames."""
+        self._events: dict[int, tuple[Any, tuple[Pixels, ...], int]] = {}
+        """By number: what tells whether it is the same, the frames, and how often it had been measured before."""
         self._open: list[tuple[int, int]] = []
         """Event and part of frames of which it is not known what they are."""
         self._shots: dict[tuple[int, int, FrameKind], Shot] = {}
@@ -99,7 +104,9 @@ class Stream:
         known = self._events.get(event)
         if known is not None and known[0] == identity:
             return
-        self._events[event] = identity, frames
+        if (len(self._events) + 1) * self.per_event > MOST_FRAMES:
+            raise MessageError(f"the stream {self.name} has more than {MOST_FRAMES} frames")
+        self._events[event] = identity, frames, 0 if known is None else known[2] + 1
         self._open = [each for each in self._open if each[0] != event] if known else self._open
         self._open.extend((event, part) for part in range(len(frames)))
         self.events = max(self.events, event + 1)
@@ -153,7 +160,8 @@ class Stream:
         if index is None:
             index = self._counts[kind]
         self._counts[kind] = max(self._counts[kind], index + 1)
-        shot = Shot(kind, index, moment, event, part, self._events[event][1][part])
+        _, frames, measured = self._events[event]
+        shot = Shot(kind, index, moment, event, part, frames[part], measured)
         self._shots[event, part, kind] = shot
         return [shot] if before is None or kind is not FrameKind.PROJECTION else [Withdrawn(before.index), shot]
 
@@ -258,7 +266,7 @@ class Shots:
         for (resource, name), (index, event) in list(self._next.items()):
             count = counts.get(name)
             key = self.resources[resource].get("data_key")
-            for stream in self.streams[name]:
+            for stream in self.streams.get(name, []):
                 if stream.key != key or stream.events != event or not isinstance(count, int) or count > MOST_EVENTS:
                     continue
                 for at in range(event, count):
@@ -284,7 +292,8 @@ class Shots:
             raise MessageError(f"a descriptor has the data keys {str(keys)[:60]!r}; expected a table")
         self._descriptors[str(doc["uid"])] = name
         self.keys[name] = {**self.keys.get(name, {}), **keys}
-        for device, each in (doc.get("configuration") or {}).items():
+        devices = doc.get("configuration")
+        for device, each in devices.items() if isinstance(devices, Mapping) else ():
             data = each.get("data") if isinstance(each, Mapping) else None
             self.configuration[device] = dict(data) if isinstance(data, Mapping) else {}
         if name not in self.streams:
@@ -311,7 +320,7 @@ class Shots:
                 self._numbers[name, key, number - 1] = np.asarray(data[key], np.float64).ravel().tolist()
             except (TypeError, ValueError) as error:
                 raise MessageError(f"{key} is {str(data[key])[:60]!r} in an event; expected numbers") from error
-        for stream in self.streams[name]:
+        for stream in self.streams.get(name, []):
             value = data.get(stream.key)
             if value is None:
                 continue
@@ -342,6 +351,8 @@ class Shots:
         if name is None or known is None:
             return
         (first, end), (number, last) = _range(doc, "indices"), _range(doc, "seq_nums")
+        if end - first > MOST_FRAMES:
+            raise MessageError(f"a stream datum names {end - first} rows; expected at most {MOST_FRAMES}")
         if end - first != last - number:
             raise MessageError(f"a stream datum has the indices {first} to {end} and the numbers {number} to {last}")
         event, key = number - 1, str(known.get("data_key"))
@@ -355,7 +366,7 @@ class Shots:
         links = self._links.setdefault((name, key), [])
         if not links or (links[-1][2], links[-1][0] - links[-1][1]) != (resource, event - first):
             links.append((event, first, resource))
-        for stream in self.streams[name]:
+        for stream in self.streams.get(name, []):
             if stream.key == key:
                 per = stream.per_event = _multiplier(known) or stream.per_event
                 for at in range(first, end):
@@ -416,11 +427,10 @@ def _multiplier(resource: Mapping[str, Any] | None) -> int | None:
 def _images(value: Any, key: Mapping[str, Any] | None, where: str) -> tuple[NDArray[Any], ...]:
     """The frames within an event, each (row, column)."""
     dtype = (key or {}).get("dtype_numpy")
+    plain = isinstance(dtype, str) and re.fullmatch(r"[<>|=]?[biuf][1248]", dtype) is not None
     try:
-        images = np.asarray(
-            value, None if isinstance(value, np.ndarray) or not isinstance(dtype, str) else np.dtype(dtype)
-        )
-    except (TypeError, ValueError) as error:
+        images = np.asarray(value, dtype if plain and not isinstance(value, np.ndarray) else None)
+    except (TypeError, ValueError, OverflowError) as error:
         raise MessageError(f"{where} holds no image: {error}") from error
     if images.ndim < 2 or images.dtype.kind not in "biuf" or not images.size:
         raise MessageError(f"{where} holds {images.dtype} {images.shape}; expected an image")

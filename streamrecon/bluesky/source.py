@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
+import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from streamrecon.bluesky.angles import Angles, value_of
 from streamrecon.bluesky.files import Files
-from streamrecon.bluesky.mapping import FramesRule, Mapping, Value
+from streamrecon.bluesky.mapping import FramesRule, Value
+from streamrecon.bluesky.mapping import Mapping as Rules
 from streamrecon.bluesky.missed import Elsewhere, Missed
 from streamrecon.bluesky.run import Run
 from streamrecon.bluesky.shots import Moment, Place, Shot, Shots, Withdrawn
@@ -28,10 +29,12 @@ from streamrecon.wire.ranges import Ranges
 
 log = logging.getLogger(__name__)
 
+BROKEN = (MessageError, KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError, RecursionError)
+"""What reading a document may raise that is not as it should be."""
 BLOCK_BYTES = 32 << 20
 """Of images that are read at once."""
-WINDOW = 1024
-"""Images that are tried, of those that wait for their pixels or their angle."""
+WINDOW = 2048
+"""Images that are tried at once, of those that wait for their pixels or their angle."""
 PAUSE = 0.05
 """Seconds between two looks at what does not tell by itself."""
 WHOLE = slice(None)
@@ -52,10 +55,10 @@ class RunSource:
     """One run of Bluesky as a `Source`. Its documents are kept, and its files stay: it can be read again from the start."""
 
     run: Run
-    mapping: Mapping
+    mapping: Rules
     roots: Roots
     patience: float = 60.0
-    """Seconds to wait for pixels that a document has announced, and for angles, once nothing else comes."""
+    """Seconds to wait for pixels that a document has announced, and for angles, once the run is over and nothing else comes."""
     others: Sequence[tuple[FrameKind, Run]] = ()
     """Runs before it that hold its flats and darks; they are over."""
     stopped: threading.Event = field(default_factory=threading.Event)
@@ -82,7 +85,7 @@ class RunSource:
             If it is stopped before.
         """
         passed = _Pass(self, WHOLE, None)
-        first = next((item for item in passed.items() if isinstance(item, Frame)), None)
+        first = next((item for item in passed.own() if isinstance(item, Frame)), None)
         if first is None:
             raise SourceError(f"run {self.run.uid} has ended without an image that can be read: {self.why}")
         (rows, columns), scan, number = first.data.shape, self.mapping.scan, passed.number
@@ -179,13 +182,19 @@ class _Pass:
 
     def items(self) -> Iterator[Frame | Gap]:
         """Frames and gaps of all runs."""
-        mapping = self._source.mapping
         for kind, run in self._source.others:
-            rule = mapping.rules()[kind]
-            yield from self._of(run, {kind: rule})
-        yield from self._of(
-            self._source.run, {kind: rule for kind, rule in mapping.rules().items() if rule.select != "run"}
-        )
+            try:
+                yield from self._of(run, {kind: self._source.mapping.rules()[kind]})
+            except SourceError as error:
+                log.warning("run %s has no %ss that fit: %s", run.uid, kind.name.lower(), error)
+            if (run.stop or {}).get("exit_status", "success") != "success":
+                log.warning("run %s, of which the %ss are, was not completed", run.uid, kind.name.lower())
+        yield from self.own()
+
+    def own(self) -> Iterator[Frame | Gap]:
+        """Frames and gaps of the scan's own run."""
+        rules = self._source.mapping.rules()
+        yield from self._of(self._source.run, {kind: rule for kind, rule in rules.items() if rule.select != "run"})
 
     def _of(self, run: Run, rules: dict[FrameKind, FramesRule]) -> Iterator[Frame | Gap]:
         source = self._source
@@ -204,12 +213,16 @@ class _Pass:
                 try:
                     shots.hear(document)
                     angles.hear(document)
-                except MessageError as error:
-                    log.warning("run %s: %s", run.uid, error)
+                except SourceError:
+                    raise  # the mapping does not fit the run
+                except BROKEN as error:
+                    log.warning("run %s: a %s document costs itself: %s", run.uid, document.name, error)
             done = over and not documents
-            counts = (run.stop or {}).get("num_events") or {}
+            counts = (run.stop or {}).get("num_events")
+            counts = counts if isinstance(counts, Mapping) else {}
             if done:
-                shots.complete(counts)
+                with contextlib.suppress(*BROKEN):
+                    shots.complete(counts)
                 files.finish()
             for item in shots.decide(done, lambda key, moment: self._key(shots, files, key, moment)):
                 if isinstance(item, Shot):
@@ -268,7 +281,9 @@ class _Pass:
         """Those of the first shots that can be given, or given up, now; they leave the list as they are."""
         source = self._source
         batch: list[tuple[_Wanted, float | None]] = []
-        for each in list(itertools.islice(wanted, WINDOW)):
+        # The oldest and the newest: those that wait for what was missed do not hold up the others.
+        tried = wanted if len(wanted) <= WINDOW else wanted[: WINDOW // 2] + wanted[-WINDOW // 2 :]
+        for each in list(tried):
             shot, theta = each.shot, None
             try:
                 # Of the image first: files that have just been closed are waited for together, and not one after the other.
@@ -279,7 +294,8 @@ class _Pass:
                     ready, files.why = False, f"the angle of projection {shot.index} has not come"
                     if source.elsewhere is not None and not over:
                         continue  # it is looked for there when the run is over, and that has an end of its own
-                if not ready and source.clock() - max(each.since, better) > source.patience:
+                # As long as the run goes on, waiting costs nothing: a pause may take hours, and a writer close its file after it.
+                if not ready and run.over and source.clock() - max(each.since, better) > source.patience:
                     raise SourceError(f"nothing came for {source.patience:g} s: {files.why}")
             except SourceBusyError:
                 continue

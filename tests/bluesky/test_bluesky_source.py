@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ from bluesky_scans import (
 )
 
 from streamrecon.bluesky.mapping import load_mapping
+from streamrecon.bluesky.source import WINDOW
 from streamrecon.errors import ScanAbortedError, SourceError
 from streamrecon.scan import Frame, FrameKind, Gap
 
@@ -547,3 +550,163 @@ def test_fxi_profiles(tmp_path: Path, name: str) -> None:
     else:
         assert (kinds.count(P), kinds.count(F), kinds.count(D)) == (6, 3, 2)
         assert projections(found) == {i: (i, 10.0 * i) for i in range(6)}
+
+
+def test_rows_that_were_never_written_are_gaps(tmp_path: Path) -> None:
+    """A detector that dropped frames leaves holes in its file, which HDF5 reads as zeros."""
+    with h5py.File(tmp_path / "a.h5", "w", libver="latest") as file:
+        data = file.create_dataset("entry/data/data", (5, ROWS, COLUMNS), "u2", chunks=(1, ROWS, COLUMNS))
+        for row in (0, 1, 3):
+            data[row] = image(row)
+    (run,) = collected(step_scan(tmp_path / "a.h5", 5).documents)
+    found = items(run, STEP, tmp_path)
+    assert projections(found) == {i: (i, 10.0 * i) for i in (0, 1, 3)}
+    assert all("never written" in each.reason for each in found if isinstance(each, Gap))
+
+
+@pytest.mark.parametrize("first", ["image", "angle"])
+def test_what_is_measured_again_has_its_own_angle(tmp_path: Path, first: str) -> None:
+    """The image may come before its angle: the angle of the first time does not count for it."""
+    scan = Scan()
+    scan.stream(det=DET, rot={})
+    resource = scan.resource(write(tmp_path / "a.h5", 3))
+    for row, (number, angle) in enumerate([(1, 0.0), (2, 20.0), (2, 27.5)]):
+        scan.rows(resource, (row, row + 1), (number, number + 1))
+        scan.event(number, rot=angle)
+        if first == "angle":
+            scan.documents[-2:] = scan.documents[:-3:-1]
+    scan.stop(primary=2)
+    (run,) = collected(scan.documents[:7])
+    frames = source_of(run, STEP, tmp_path).frames()
+    found: list[Any] = [next(frames) for _ in range(2)]
+    if first == "image":
+        run.add(*scan.documents[7])
+        found.append(next(frames))
+        assert isinstance(found[-1], Gap)
+    for name, doc in scan.documents[len(run) :]:
+        run.add(name, doc)
+    assert projections([*found, *frames]) == {0: (0, 0.0), 1: (2, 27.5)}
+
+
+@pytest.mark.parametrize("odd", ["size", "type", "key", "aborted"])
+def test_a_run_of_flats_that_does_not_fit_costs_the_flats(tmp_path: Path, odd: str) -> None:
+    before = Scan(plan_name="flats")
+    before.stream(**{"camera" if odd == "key" else "det": DET})
+    with h5py.File(tmp_path / "flats.h5", "w") as file:
+        data = images([0, 1]).astype(np.float32 if odd == "type" else np.uint16)
+        file["entry/data/data"] = data[:, :, :-1] if odd == "size" else data
+    resource = before.resource(tmp_path / "flats.h5", "camera" if odd == "key" else "det")
+    before.rows(resource, (0, 2), (1, 3))
+    before.stop("abort" if odd == "aborted" else "success")
+    (flats,) = collected(before.documents)
+    (run,) = collected(step_scan(write(tmp_path / "a.h5", 2), 2).documents)
+    rules = {**STEP, "flat": {"select": "run", "match": {"plan_name": "flats"}, "key": "det"}}
+    source = source_of(run, rules, tmp_path, others=[(F, flats)])
+    assert source.info().frame_shape == (ROWS, COLUMNS)
+    found = list(source.frames())
+    assert projections(found) == {0: (0, 0.0), 1: (1, 10.0)}
+    assert sum(item.kind is F for item in found) == (2 if odd == "aborted" else 0)
+
+
+def test_a_pause_gives_nothing_up(tmp_path: Path) -> None:
+    """However long it takes: the file, which has no SWMR, is closed after it."""
+    scan = step_scan(tmp_path / "a.h5", 3, stop=False)
+    (run,) = collected(scan.documents)
+    source = source_of(run, STEP, tmp_path)
+    clock: Any = source.clock
+    scan.stop(primary=3)
+
+    def sleep(seconds: float) -> None:
+        clock.now += 10 * seconds
+        if clock.now > 5000 and not (tmp_path / "a.h5").exists():
+            write(tmp_path / "a.h5", 3)
+        if clock.now > 6000 and run.stop is None:
+            run.add(*scan.documents[-1])
+
+    source.sleep = sleep
+    assert projections(list(source.frames())) == {i: (i, 10.0 * i) for i in range(3)}
+
+
+BROKEN: list[tuple[str, str, Any]] = [
+    ("descriptor", "configuration", ["oops"]),
+    ("descriptor", "hints", 5),
+    ("event", "seq_num", "three"),
+    ("event", "timestamps", 3),
+    ("stream_datum", "seq_nums", 7),
+    ("stream_datum", "descriptor", []),
+    ("stop", "num_events", [3]),
+    ("stop", "reason", {"a": 1}),
+]
+
+
+@pytest.mark.parametrize(("name", "key", "value"), BROKEN, ids=lambda each: str(each))
+def test_a_document_that_is_not_as_it_should_be_costs_itself(tmp_path: Path, name: str, key: str, value: Any) -> None:
+    scan = step_scan(write(tmp_path / "a.h5", 3), 3)
+    (run,) = collected(scan.documents)
+    odd = [each for each in scan.documents if each[0] == name][-1][1]
+    for place, document in enumerate(run._documents):
+        if document.doc == odd:
+            run._documents[place] = document._replace(doc={**document.doc, key: value})
+    found = projections(items(run, STEP, tmp_path))
+    assert {0, 1} <= set(found)
+
+
+@pytest.mark.parametrize("shape", [5, ["a", "b", "c"], [1, "x", 3], None])
+def test_shapes_that_are_none(tmp_path: Path, shape: Any) -> None:
+    scan = step_scan(write(tmp_path / "a.h5", 2), 2)
+    scan.documents[1][1]["data_keys"]["det"]["shape"] = shape
+    (run,) = collected(scan.documents)
+    with contextlib.suppress(SourceError):
+        items(run, STEP, tmp_path)
+
+
+@pytest.mark.parametrize("change", ["indices", "per point", "dtype"])
+def test_a_document_takes_neither_time_nor_memory_beyond_its_size(tmp_path: Path, change: str) -> None:
+    scan = Scan()
+    stream = {"shape": [2, 2], "dtype": "array", "dtype_numpy": "<U400000000"} if change == "dtype" else DET
+    scan.stream(det=stream, rot={})
+    if change == "indices":
+        scan.rows(scan.resource(write(tmp_path / "a.h5", 2)), (0, 3_000_000), (1, 3_000_001))
+    elif change == "per point":
+        scan.documents.append(("resource", {
+            "uid": "r", "spec": "AD_HDF5", "root": str(tmp_path), "resource_path": "a.h5", "run_start": scan.uid,
+            "resource_kwargs": {"frame_per_point": 1 << 24},
+        }))  # fmt: skip
+        scan.documents.append(("datum", {"datum_id": "r/0", "resource": "r", "datum_kwargs": {"point_number": 0}}))
+        scan.event(1, det="r/0", rot=0.0)
+    else:
+        scan.event(1, det=[[1, 2], [3, 4]], rot=0.0)
+    scan.stop()
+    (run,) = collected(scan.documents)
+    tracemalloc.start()
+    source = source_of(run, STEP, tmp_path)
+    if change == "dtype":
+        assert source.info().frame_shape == (2, 2)
+    else:
+        with pytest.raises(SourceError):
+            source.info()
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 64 << 20
+
+
+def test_what_was_missed_does_not_hold_up_what_comes(tmp_path: Path) -> None:
+    """Thousands of images whose angles never came wait for the end; those that come now are given now."""
+    count = WINDOW + 100
+    scan = Scan()
+    scan.stream(det={"shape": [ROWS, COLUMNS], "dtype": "array"}, rot={})
+    for number in range(count):
+        scan.event(number + 1, det=image(number % 1000), **({"rot": 0.01 * number} if number >= count - 5 else {}))
+    (run,) = collected(scan.documents)
+    frames = source_of(run, STEP, tmp_path).frames()
+    assert [next(frames).index for _ in range(5)] == list(range(count - 5, count))  # type: ignore[union-attr]
+
+
+def test_angles_that_are_otherwise_to_be_had(tmp_path: Path) -> None:
+    """An event that was missed had its angle in the detector's file as well."""
+    write(tmp_path / "a.h5", 4, angles=np.array([0.0, 11.0, 22.0, 33.0]))
+    scan = step_scan(tmp_path / "a.h5", 4)
+    kept = [each for each in scan.documents if not (each[0] == "event" and each[1]["seq_num"] == 3)]
+    (run,) = collected(kept)
+    rules = {**STEP, "theta": {**STEP["theta"], "otherwise": {"from": "attribute", "key": "/angles", "units": "deg"}}}
+    assert projections(items(run, rules, tmp_path)) == {0: (0, 0.0), 1: (1, 10.0), 2: (2, 22.0), 3: (3, 30.0)}
