@@ -106,9 +106,6 @@ def _attached(documents: Any, mappings: Sequence[Any], options: argparse.Namespa
     _tell("listen", f"waiting for documents of {options.url}")
     try:
         attachment.run()
-    except KeyboardInterrupt:
-        attachment.stop()
-        raise
     finally:
         ended.set()
     return 1 if attachment.partial and options.once else 0

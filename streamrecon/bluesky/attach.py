@@ -115,6 +115,8 @@ class Attachment:
         self._done: deque[_Scan] = deque()
         self._stopped = threading.Event()
         self._failed: BaseException | None = None
+        # Not by joining the thread: a KeyboardInterrupt in a join leaves Python 3.11 with a thread it takes for ended.
+        self._ended = threading.Event()
         self._worker = threading.Thread(target=self._work, name="streamrecon-attach", daemon=True)
         self._last: tuple[float, str] = (time.monotonic(), "no document has come")
         """When something happened, and why nothing did since."""
@@ -140,11 +142,15 @@ class Attachment:
                     self._collector.hear(name, doc)
             self._last = time.monotonic(), "no document has come"
             self._listen()
+            self._waiting.put(None)
+            self._ended.wait()
+        except BaseException:
+            # Only an orderly end waits for the runs that are there: Ctrl-C ends them.
+            self._stopped.set()
+            raise
         finally:
             self._waiting.put(None)
-            if self._stopped.is_set() or self._failed is not None:
-                self._stopped.set()
-            self._worker.join()
+            self._ended.wait()
             self._tidy()
             if self._keeping is not None:
                 self._keeping.close()
@@ -152,7 +158,7 @@ class Attachment:
             raise self._failed
 
     def stop(self) -> None:
-        """End the run in work, as a partial volume, and the attachment; any thread."""
+        """End the run in work, as a partial volume, and the attachment; any thread. An exception in `run` does it, too."""
         self._stopped.set()
 
     def _listen(self) -> None:
@@ -269,6 +275,8 @@ class Attachment:
                     return
         except BaseException as error:
             self._failed = error
+        finally:
+            self._ended.set()
 
     def _reconstruct(self, scan: _Scan) -> None:
         run, config = scan.run, self._config
