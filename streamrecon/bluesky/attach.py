@@ -59,6 +59,8 @@ class _Scan:
     nbytes: int = 0
     """Of the images in its documents."""
     heard: float = field(default_factory=time.monotonic)
+    failed: bool = False
+    """Whether a bug ended it: it is not tried again."""
 
 
 class Attachment:
@@ -120,6 +122,8 @@ class Attachment:
         self._worker = threading.Thread(target=self._work, name="streamrecon-attach", daemon=True)
         self._last: tuple[float, str] = (time.monotonic(), "no document has come")
         """When something happened, and why nothing did since."""
+        self._going_on = False
+        """Whether documents are those that are kept."""
         self._sending: SendingEnd | None = None
         self._current: RunSource | None = None
         self.scans = 0
@@ -138,8 +142,7 @@ class Attachment:
         self._worker.start()
         try:
             if self._keeping is not None:
-                for name, doc in self._keeping.left():
-                    self._collector.hear(name, doc)
+                self._go_on(self._keeping)
             self._last = time.monotonic(), "no document has come"
             self._listen()
             self._waiting.put(None)
@@ -156,6 +159,19 @@ class Attachment:
                 self._keeping.close()
         if self._failed is not None:
             raise self._failed
+
+    def _go_on(self, keeping: Keeping) -> None:
+        """With the runs of before a restart."""
+        self._going_on = True
+        for name, doc in keeping.left():
+            self._collector.hear(name, doc)
+        self._going_on = False
+        for uid in keeping.runs():
+            if uid not in self._scans and all(uid != run.uid for run in self._fields.values()):
+                self._listener(
+                    "forgotten", f"run {uid} was kept, but is not one to go on with: its documents are deleted"
+                )
+                keeping.forget(uid)
 
     def stop(self) -> None:
         """End the run in work, as a partial volume, and the attachment; any thread. An exception in `run` does it, too."""
@@ -235,7 +251,7 @@ class Attachment:
                 self._collector.forget(run)
             return
         self._last = time.monotonic(), "nothing more has come"
-        if self._keeping is not None:
+        if self._keeping is not None and not self._going_on:
             self._keeping.add(run.uid, name, doc)
         if scan is not None:
             scan.heard = time.monotonic()
@@ -258,6 +274,12 @@ class Attachment:
         while self._done:
             scan = self._done.popleft()
             self._scans.pop(scan.run.uid, None)
+            if (
+                scan.failed
+                and self._keeping is not None
+                and (path := self._keeping.set_aside(scan.run.uid)) is not None
+            ):
+                self._listener("aside", f"the documents of run {scan.run.uid} are in {path}")
             self._forget(scan.run)
 
     def _forget(self, run: Run) -> None:
@@ -300,6 +322,12 @@ class Attachment:
         except StreamreconError as error:
             self.partial += 1
             self._listener("failed", f"run {run.uid} was not completed: {error}")
+        except Exception as error:
+            scan.failed = True
+            self.partial += 1
+            log.exception("run %s could not be reconstructed", run.uid)
+            what = "the system refused" if isinstance(error, OSError) else "a bug in streamrecon"
+            self._listener("failed", f"run {run.uid} was not completed: {what}: {type(error).__name__}: {error}")
         else:
             self.scans += 1
             self._listener("done", f"run {run.uid} is reconstructed: {_told(report)}")

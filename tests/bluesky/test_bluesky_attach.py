@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -256,7 +258,8 @@ def test_what_is_kept_comes_back_as_it_was(tmp_path: Path) -> None:
     keeping.add("r-1", "start", doc)
     keeping.add("r-1", "event", {"uid": "e", "n": float("nan")})
     keeping.close()
-    ((name, found), (_, event)) = Keeping(tmp_path).left()
+    with closing(Keeping(tmp_path)) as again:
+        ((name, found), (_, event)) = again.left()
     assert name == "start"
     np.testing.assert_array_equal(found["data"].pop("a"), doc["data"]["a"])  # type: ignore[index]
     assert found["data"] == {"b": 1.5, "c": [1, None, "é"]}
@@ -274,13 +277,100 @@ def test_damage_in_what_is_kept_costs_what_follows(tmp_path: Path, where: str) -
     data = bytearray(path.read_bytes())
     data[len(data) // 3 + (2 if where == "head" else 15)] ^= 1
     path.write_bytes(data)
-    assert [doc["uid"] for _, doc in Keeping(tmp_path).left()] == ["e0"]
+    with closing(Keeping(tmp_path)) as again:
+        assert [doc["uid"] for _, doc in again.left()] == ["e0"]
 
 
 def test_a_folder_that_cannot_be_used(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match="file"):
         Keeping(tmp_path / "file")
+
+
+def test_a_bug_costs_the_run_and_its_documents_stay(
+    tmp_path: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad, good = (step_scan(write(tmp_path / f"{n}.h5", 2), 2) for n in range(2))
+    right = module.RunSource.info
+
+    def info(self: Any) -> Any:
+        if self.run.uid == bad.uid:
+            raise ZeroDivisionError("nobody thought of this")
+        return right(self)
+
+    monkeypatch.setattr(module.RunSource, "info", info)
+    keep = tmp_path / "keep"
+    attached = Attached(tmp_path, keep=keep)
+    attached.say([*bad.documents, *good.documents])
+    attached.close()
+    assert list(engine.scans) == [good.uid]
+    assert "a bug in streamrecon: ZeroDivisionError: nobody thought of this" in attached.told("failed")[0]
+    assert [path.name for path in keep.glob("*.[df]*")] == [f"{bad.uid}.failed"]
+    assert f"{bad.uid}.failed" in attached.told("aside")[0]
+    again = Attached(tmp_path, keep=keep)
+    again.close()
+    assert not again.told("run"), "not tried again"
+
+
+def test_one_attachment_to_a_folder(tmp_path: Path) -> None:
+    keeping = Keeping(tmp_path)
+    keeping.add("r-1", "start", {"uid": "r-1"})
+    with pytest.raises(OutputError, match=r"another attachment keeps its documents in .*: choose another --keep"):
+        Keeping(tmp_path)
+    keeping.close()
+    with closing(Keeping(tmp_path)) as again:
+        assert len(list(again.left())) == 1
+
+
+class Disk:
+    """Has room for so many bytes."""
+
+    def __init__(self, file: Any) -> None:
+        self.file, self.room = file, 10_000
+
+    def write(self, data: Any) -> int:
+        if not self.room:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        written = self.file.write(data[: self.room])
+        self.room -= written
+        return int(written)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.file, name)
+
+
+@pytest.mark.parametrize("room", [0, 1, 12, 20])
+def test_a_disk_that_is_full_for_a_while(tmp_path: Path, room: int) -> None:
+    keeping = Keeping(tmp_path)
+    keeping.add("r-1", "start", {"uid": "r-1"})
+    disk = Disk(keeping._runs["r-1"].file)
+    keeping._runs["r-1"].file = disk  # type: ignore[assignment]
+    keeping.add("r-1", "event", {"uid": "e0"})
+    disk.room = room
+    for number in (1, 2):
+        keeping.add("r-1", "event", {"uid": f"e{number}"})
+    assert "No space left" in str(keeping.error)
+    disk.room = 10_000
+    keeping.add("r-1", "event", {"uid": "e3"})
+    assert keeping.error is None
+    assert keeping._runs["r-1"].missing == 2
+    keeping.close()
+    with closing(Keeping(tmp_path)) as again:
+        assert [doc["uid"] for _, doc in again.left()] == ["r-1", "e0", "e3"]
+
+
+def test_what_was_kept_of_runs_that_are_no_scans_any_more_goes(tmp_path: Path, engine: Engine) -> None:
+    scan = step_scan(write(tmp_path / "a.h5", 2), 2)
+    keeping = Keeping(tmp_path / "keep")
+    for name, doc in scan.documents:
+        keeping.add(scan.uid, name, doc)
+    keeping.close()
+    other = {**STEP, "run": {"match": {"plan_name": "tomo"}}}
+    attached = Attached(tmp_path, other, keep=tmp_path / "keep")
+    attached.close()
+    assert not engine.scans
+    assert not list((tmp_path / "keep").glob("*.documents"))
+    assert scan.uid in attached.told("forgotten")[0]
 
 
 # Documents, as they come.
