@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 import threading
 import time
@@ -14,7 +15,9 @@ from streamrecon.config import Config
 from streamrecon.errors import ConfigError
 
 TOLD_EVERY = 10.0
-"""Seconds after which it is said again why nothing happens."""
+"""Seconds after which it is said why nothing happens."""
+TOLD_AGAIN = 600.0
+"""Seconds after which it is said again though it is the same."""
 ATTACH = "reconstruct runs of Bluesky as they happen"
 
 
@@ -178,12 +181,13 @@ def _follow(options: argparse.Namespace, config: Config) -> int:
 
 
 def _why(ended: threading.Event, why: Callable[[], str]) -> None:
-    """Says, now and then, why nothing happens."""
-    told = ""
+    """Says, now and then, why nothing happens; the same again, up to its numbers, only after a while."""
+    told, when = "", 0.0
     while not ended.wait(TOLD_EVERY):
         words = why()
-        if words != told:
-            told = words
+        now, sense = time.monotonic(), re.sub(r"\d+", "0", words)
+        if sense != told or now - when >= TOLD_AGAIN:
+            told, when = sense, now
             _tell("why", words)
 
 

@@ -108,7 +108,7 @@ class Attachment:
         self._once, self._listener = once, listener
         self._roots, self._tiled = roots_of(config.source), tiled_of(config.attach)
         self._keeping = None if keep is None else Keeping(keep)
-        self._collector = Collector(self._opened, self._added)
+        self._collector = Collector(self._opened, self._added, self._ignored)
         self._scans: dict[str, _Scan] = {}
         """Runs that wait or are in work."""
         self._fields: dict[FrameKind, Run] = {}
@@ -120,8 +120,12 @@ class Attachment:
         # Not by joining the thread: a KeyboardInterrupt in a join leaves Python 3.11 with a thread it takes for ended.
         self._ended = threading.Event()
         self._worker = threading.Thread(target=self._work, name="streamrecon-attach", daemon=True)
-        self._last: tuple[float, str] = (time.monotonic(), "no document has come")
-        """When something happened, and why nothing did since."""
+        self._last = "no run has begun"
+        """Why nothing happens."""
+        self._look = 0.0
+        """When silent runs are looked for again."""
+        self._given_up: set[str] = set()
+        """Silent runs, until something comes of them."""
         self._going_on = False
         """Whether documents are those that are kept."""
         self._sending: SendingEnd | None = None
@@ -143,7 +147,7 @@ class Attachment:
         try:
             if self._keeping is not None:
                 self._go_on(self._keeping)
-            self._last = time.monotonic(), "no document has come"
+            self._last = "no run has begun"
             self._listen()
             self._waiting.put(None)
             self._ended.wait()
@@ -185,6 +189,7 @@ class Attachment:
             self._tidy()
             if found is not None:
                 self._collector.hear(*found)
+                self._give_up_silent()
             elif self._documents.ended:
                 for scan in self._scans.values():
                     scan.run.give_up("the documents ended without the run's stop")
@@ -194,31 +199,40 @@ class Attachment:
 
     def why_nothing_happens(self) -> str:
         """One line, for people."""
-        current, sending = self._current, self._sending
-        if current is not None:
-            if sending is None:
-                return f"run {current.run.uid}: {current.why}"
-            if sending.busy:
-                return f"run {current.run.uid}: the engine is busy: {sending.busy.reason}"
-            joined = sending.session.state is State.STREAMING
-            return f"run {current.run.uid}: {current.why if joined else sending.session.state.value}"
-        seconds, why = time.monotonic() - self._last[0], self._last[1]
-        return f"{why}, for {seconds:.0f} s"
+        collector, current = self._collector, self._current
+        why = self._last if current is None else self._why_not(current)
+        if collector.waiting and current is None:
+            why += f"; {collector.waiting} documents are of a run whose start was missed: it cannot be reconstructed"
+        elif collector.waiting:
+            why += f"; {collector.waiting} documents refer to one that has not come"
+        if collector.refused:
+            why += f"; {collector.refused} documents are left out, the last: {collector.last_refusal}"
+        return why
+
+    def _why_not(self, current: RunSource) -> str:
+        sending, run = self._sending, current.run.uid
+        if sending is None:
+            return f"run {run}: {current.why}"
+        if sending.busy:
+            return f"run {run}: the engine is busy: {sending.busy.reason}"
+        joined = sending.session.state is State.STREAMING
+        return f"run {run}: {current.why if joined else sending.session.state.value}"
 
     # Documents, in the thread that listens.
 
-    def _opened(self, run: Run) -> None:
-        self._last = time.monotonic(), "nothing more has come"
+    def _opened(self, run: Run) -> bool:
+        self._last = "nothing more has come"
         scan = self._scan_of(run)
         if scan is None:
-            return
+            return run in self._fields.values()
         most = self._config.attach.waiting
         if len(self._scans) > most:
             self._listener("skipped", f"run {run.uid} is not reconstructed: {most} runs wait already (attach.waiting)")
-            return
+            return False
         self._scans[run.uid] = scan
         self._listener("run", f"run {run.uid} ({_name(run)}) is a scan, by the mapping {scan.rules.name}")
         self._waiting.put(scan)
+        return True
 
     def _scan_of(self, run: Run) -> _Scan | None:
         """What a run is, by the first mapping that knows."""
@@ -234,7 +248,7 @@ class Attachment:
                 return _Scan(run, rules, [each for each in others if rules.rules()[each[0]].select == "run"])
             whys.append(f"{rules.name}: {why}")
         self._listener("other", f"run {run.uid} ({_name(run)}) is no scan: " + "; ".join(whys))
-        self._last = time.monotonic(), f"the last run ({_name(run)}) was no scan, and no other has begun"
+        self._last = f"the last run ({_name(run)}) was no scan, and no other has begun"
         return None
 
     def _keep_fields(self, kind: FrameKind, run: Run) -> None:
@@ -246,14 +260,12 @@ class Attachment:
 
     def _added(self, run: Run, name: str, doc: Mapping[str, Any]) -> None:
         scan = self._scans.get(run.uid)
-        if scan is None and run not in self._fields.values():
-            if name == "stop":
-                self._collector.forget(run)
-            return
-        self._last = time.monotonic(), "nothing more has come"
+        self._last = "nothing more has come"
         if self._keeping is not None and not self._going_on:
             self._keeping.add(run.uid, name, doc)
         if scan is not None:
+            if scan.run.gone is not None:
+                self._ignored(run.uid, name)
             scan.heard = time.monotonic()
             scan.nbytes += image_bytes(doc)
             if scan.nbytes > self._config.attach.document_bytes:
@@ -263,12 +275,32 @@ class Attachment:
         if name == "stop":
             self._listener("stop", f"run {run.uid} has ended: {doc.get('exit_status', 'success')}")
 
+    def _ignored(self, uid: str, name: str) -> None:
+        """A document of a run that is not wanted, or not any more."""
+        if uid in self._given_up:
+            self._given_up.remove(uid)
+            self._listener(
+                "late",
+                f"run {uid} was given up, and goes on (a document: {name}): the rest of it is not reconstructed; a longer "
+                "--patience would have waited for it",
+            )
+
     def _give_up_silent(self) -> None:
-        """A run that another one follows, and of which nothing comes any more: its stop document was lost."""
-        now = time.monotonic()
-        for scan in list(self._scans.values())[:-1]:
-            if not scan.run.over and now - scan.heard > self._config.source.patience:
-                scan.run.give_up("another run has begun, and its own stop document did not come")
+        """A run in work of which nothing comes any more keeps another one waiting: its stop document was lost.
+
+        Documents do not say whether the RunEngine is still in it. So it is left alone as long as anything comes of the other one,
+        which may be a part of it.
+        """
+        now, current = time.monotonic(), self._current
+        if now < self._look or current is None or current.run.over:
+            return
+        self._look = now + POLL
+        scans = list(self._scans.values())
+        number = next((number for number, each in enumerate(scans) if each.run is current.run), len(scans))
+        newer = [max(scans[number].heard, each.heard) for each in scans[number + 1 :]]
+        if newer and now - min(newer) > self._config.source.patience:
+            self._given_up.add(current.run.uid)
+            current.run.give_up("another run has begun, and its own stop document did not come")
 
     def _tidy(self) -> None:
         while self._done:
@@ -333,7 +365,7 @@ class Attachment:
             self._listener("done", f"run {run.uid} is reconstructed: {_told(report)}")
         finally:
             self._current = self._sending = None
-            self._last = time.monotonic(), "the last scan is done, and no other has begun"
+            self._last = "the last scan is done, and no other has begun"
             self._done.append(scan)
 
     def _progress(self, end: SendingEnd) -> None:

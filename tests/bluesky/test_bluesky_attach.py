@@ -16,7 +16,7 @@ from bluesky_scans import COLUMNS, ROWS, STEP, Scan, image, projections, shown, 
 
 from streamrecon.bluesky import attach as module
 from streamrecon.bluesky.attach import Attachment
-from streamrecon.bluesky.collect import ORPHANS, Collector
+from streamrecon.bluesky.collect import ORPHANS, Collector, image_bytes
 from streamrecon.bluesky.documents import DocumentQueue
 from streamrecon.bluesky.keeping import Keeping
 from streamrecon.bluesky.mapping import mapping_from_dict
@@ -171,6 +171,59 @@ def test_a_run_whose_stop_was_lost_ends_once_another_has_begun(tmp_path: Path, e
     attached.close()
     assert "stop document did not come" in str(engine.errors[lost.uid])
     assert len(engine.scans[lost.uid]) == 2, "what it had is sent"
+
+
+def test_a_run_is_left_alone_while_another_measures(tmp_path: Path, engine: Engine) -> None:
+    """A nested run, or a pause of one RunEngine while another measures."""
+    attached = Attached(tmp_path, patience=0.6)
+    outer, inner = step_scan(write(tmp_path / "a.h5", 3), 3), step_scan(write(tmp_path / "b.h5", 8), 8)
+    attached.say(outer.documents[:5])
+    for each in inner.documents:
+        attached.say([each])
+        time.sleep(0.1)  # in all three times the patience
+    attached.say(outer.documents[5:])
+    attached.close()
+    assert not engine.errors
+    assert len(engine.scans[outer.uid]) == 3
+    assert len(engine.scans[inner.uid]) == 8
+
+
+def test_a_lost_stop_is_seen_while_documents_flow_and_who_comes_back_is_told(tmp_path: Path, engine: Engine) -> None:
+    attached = Attached(tmp_path, patience=0.4)
+    lost, following = step_scan(write(tmp_path / "a.h5", 4), 4, stop=False), step_scan(write(tmp_path / "b.h5", 2), 2)
+    attached.say(lost.documents[:-2])
+    attached.say(following.documents)
+    stopped = threading.Event()
+
+    def others() -> None:
+        while not stopped.wait(0.01):
+            other = Scan(plan_name="count")
+            other.stop()
+            attached.say(other.documents)
+
+    flow = threading.Thread(target=others)
+    flow.start()
+    until(lambda: following.uid in engine.scans, "the next run")
+    until(lambda: attached.attachment.scans, "its end")
+    stopped.set()
+    flow.join()
+    attached.say(lost.documents[-2:])
+    attached.close()
+    assert "stop document did not come" in str(engine.errors[lost.uid])
+    (told,) = attached.told("late")
+    assert lost.uid in told
+
+
+def test_why_nothing_happens_tells_of_a_missed_start(tmp_path: Path, engine: Engine) -> None:
+    attached = Attached(tmp_path)
+    scan = step_scan(write(tmp_path / "a.h5", 2), 2)
+    attached.say(scan.documents[1:])
+    attached.say([("start", {"uid": "../x"})])
+    count = len(scan.documents) - 1
+    expected = f"{count} documents are of a run whose start was missed: it cannot be reconstructed"
+    until(lambda: expected in attached.attachment.why_nothing_happens(), "why")
+    until(lambda: "a start document is not as it should be" in attached.attachment.why_nothing_happens(), "the refusal")
+    attached.close()
 
 
 def test_a_pipe_that_closes_ends_the_run_in_work(tmp_path: Path, engine: Engine) -> None:
@@ -402,6 +455,66 @@ def test_orphans_are_bounded() -> None:
     for number in range(400):
         collector.hear("event", {"uid": f"b{number}", "descriptor": f"b{number}", "data": {"image": big}})
     assert collector.waiting < 300
+
+
+def test_orphans_are_bounded_whatever_their_images_are() -> None:
+    collector = Collector(lambda run: None)
+    for number, each in enumerate([bytes(1 << 20), "x" * (1 << 20), [[1.0] * 1000] * 33] * 150):
+        collector.hear("event", {"uid": f"b{number}", "descriptor": f"b{number}", "data": {"image": each}})
+    assert collector.waiting < 300
+
+
+@pytest.mark.parametrize("each", [np.zeros(1 << 20, np.uint8), bytes(1 << 20), [[1.0] * 1000] * 33])
+def test_what_images_take_is_counted(each: Any) -> None:
+    assert 1 << 20 <= image_bytes({"data": {"image": each, "rot": 1.0}}) < 2 << 20
+
+
+def test_a_run_that_is_not_wanted_keeps_nothing_and_leaves_none_waiting(tmp_path: Path) -> None:
+    runs, ignored = list[Any](), list[str]()
+
+    def opened(run: Any) -> bool:
+        runs.append(run)
+        return False
+
+    collector = Collector(opened, ignored=lambda uid, name: ignored.append(name))
+    scan = step_scan(tmp_path / "a.h5", 3)
+    late = [scan.documents[4], scan.documents[1], scan.documents[0]]
+    for each in [*late, *scan.documents]:
+        collector.hear(*each)
+    assert len(runs) == 1
+    assert len(runs[0]) == 1, "only the start"
+    assert collector.waiting == 0
+    assert "stop" in ignored
+    assert not collector._owners
+    assert not collector._unwanted
+
+
+def test_what_still_comes_of_a_run_that_is_done_does_not_wait(tmp_path: Path) -> None:
+    runs: list[Any] = []
+    collector = Collector(runs.append)
+    scan = step_scan(tmp_path / "a.h5", 3)
+    for each in scan.documents[:5]:
+        collector.hear(*each)
+    collector.forget(runs[0])
+    for each in scan.documents[5:]:
+        collector.hear(*each)
+    assert collector.waiting == 0
+    assert len(runs[0]) == 5
+
+
+def test_the_queue_is_bounded_in_bytes() -> None:
+    documents = DocumentQueue(limit_bytes=1 << 20)
+    lists = [[1.0] * 100] * 100
+    for number in range(20):
+        documents("event", {"uid": f"e{number}", "data": {"image": lists}})
+    assert 0 < documents.dropped < 20
+    assert documents.nbytes <= 1 << 20
+    documents("stop", {"run_start": "r"})
+    taken = 0
+    while documents.take(0) is not None:
+        taken += 1
+    assert taken == 20 - documents.dropped + 1
+    assert documents.nbytes == 0
 
 
 def test_pages_are_taken_apart(tmp_path: Path) -> None:
