@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from streamrecon.bluesky.collect import Collector, image_bytes
 from streamrecon.bluesky.keeping import Keeping
 from streamrecon.bluesky.mapping import Mapping as Rules
-from streamrecon.bluesky.mapping import fits
+from streamrecon.bluesky.mapping import fits, why_no_scan
 from streamrecon.bluesky.run import Run
 from streamrecon.bluesky.source import RunSource
 from streamrecon.bluesky.tiled import tiled_of
@@ -242,7 +242,7 @@ class Attachment:
                 if rule.select == "run" and fits(rule.match, run.start) is None:
                     self._keep_fields(kind, run)
                     return None
-            why = fits(rules.run.match, run.start)
+            why = why_no_scan(rules, run.start)
             if why is None:
                 others = [(kind, each) for kind, each in self._fields.items() if kind in rules.rules() and each.stop]
                 return _Scan(run, rules, [each for each in others if rules.rules()[each[0]].select == "run"])
