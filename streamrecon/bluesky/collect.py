@@ -10,7 +10,7 @@ from event_model import DocumentNames, DocumentRouter, EventModelError, unpack_d
 
 from streamrecon.bluesky.run import Run
 from streamrecon.bluesky.sizes import size_of
-from streamrecon.errors import MessageError
+from streamrecon.errors import MessageError, StreamreconError
 from streamrecon.scan import UID_PATTERN
 
 log = logging.getLogger(__name__)
@@ -83,11 +83,17 @@ class Collector(DocumentRouter):
                 raise MessageError(f"there is no such kind of document; expected one of: {', '.join(sorted(NAMES))}")
             self(name, dict(doc))
         except (EventModelError, MessageError, KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-            self.refused += 1
-            self.last_refusal = f"a {str(name)[:20]} document is not as it should be: {type(error).__name__}: {error}"[
-                :300
-            ]
+            self._refuse(name, error)
             log.warning("%s", self.last_refusal)
+        except (StreamreconError, OSError):
+            raise
+        except Exception as error:  # nobody thought of it: the other documents are worth more
+            self._refuse(name, error)
+            log.exception("a bug in streamrecon: %s", self.last_refusal)
+
+    def _refuse(self, name: str, error: Exception) -> None:
+        self.refused += 1
+        self.last_refusal = f"a {str(name)[:20]} document is not as it should be: {type(error).__name__}: {error}"[:300]
 
     def forget(self, run: Run) -> None:
         """A run is done with: what still comes of it is not wanted."""

@@ -489,6 +489,31 @@ def test_a_run_that_is_not_wanted_keeps_nothing_and_leaves_none_waiting(tmp_path
     assert not collector._unwanted
 
 
+def test_of_a_run_that_is_no_scan_nothing_is_kept(tmp_path: Path, engine: Engine) -> None:
+    attached = Attached(tmp_path)
+    other = step_scan(tmp_path / "a.h5", 3, stop=False, plan_name="count")
+    attached.say(other.documents)
+    until(lambda: attached.told("other"), "it is told")
+    attached.close()
+    assert not attached.attachment._collector._runs
+    assert attached.attachment._collector.waiting == 0
+
+
+def test_a_bug_costs_the_document() -> None:
+    seen: list[str] = []
+
+    def opened(run: Any) -> None:
+        seen.append(run.uid)
+        if run.uid == "bad":
+            raise RecursionError("too deep")
+
+    collector = Collector(opened)
+    for uid in ("bad", "good"):
+        collector.hear("start", {"uid": uid})
+    assert seen == ["bad", "good"]
+    assert "RecursionError: too deep" in str(collector.last_refusal)
+
+
 def test_what_still_comes_of_a_run_that_is_done_does_not_wait(tmp_path: Path) -> None:
     runs: list[Any] = []
     collector = Collector(runs.append)
