@@ -154,9 +154,13 @@ class Keeping:
                 if xxhash.xxh3_64_digest(data) != head[4:]:
                     break
                 sound = file.tell()
-                name, doc = msgpack.unpackb(
-                    data, ext_hook=_extension, strict_map_key=False, unicode_errors="surrogatepass"
-                )
+                try:
+                    name, doc = msgpack.unpackb(
+                        data, ext_hook=_extension, strict_map_key=False, unicode_errors="surrogatepass"
+                    )
+                except Exception as error:  # a restart must not fail on it again and again
+                    log.warning("a document in %s cannot be read: %s: %s", path, type(error).__name__, error)
+                    continue
                 yield name, doc
             if sound < size:
                 file.truncate(sound)

@@ -15,6 +15,7 @@ import pytest
 from bluesky_scans import COLUMNS, ROWS, STEP, Scan, image, projections, shown, step_scan, write
 
 from streamrecon.bluesky import attach as module
+from streamrecon.bluesky import keeping as keeping_module
 from streamrecon.bluesky.attach import Attachment
 from streamrecon.bluesky.collect import ORPHANS, Collector, image_bytes
 from streamrecon.bluesky.documents import DocumentQueue
@@ -332,6 +333,27 @@ def test_damage_in_what_is_kept_costs_what_follows(tmp_path: Path, where: str) -
     path.write_bytes(data)
     with closing(Keeping(tmp_path)) as again:
         assert [doc["uid"] for _, doc in again.left()] == ["e0"]
+
+
+def test_an_entry_that_cannot_be_read_costs_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(code: int, data: bytes) -> None:
+        raise ZeroDivisionError("nobody thought of this")
+
+    with closing(Keeping(tmp_path)) as keeping:
+        for number, data in enumerate([{}, {"a": np.arange(3)}, {}]):
+            keeping.add("r-1", "event", {"uid": f"e{number}", "data": data})
+    monkeypatch.setattr(keeping_module, "_extension", fail)
+    with closing(Keeping(tmp_path)) as again:
+        assert [doc["uid"] for _, doc in again.left()] == ["e0", "e2"]
+
+
+@pytest.mark.parametrize("kept", [np.empty((0, 3)), np.array([], "U1"), np.array(["", ""]), np.array(5.0)], ids=repr)
+def test_arrays_of_nothing_are_kept(tmp_path: Path, kept: Any) -> None:
+    with closing(Keeping(tmp_path)) as keeping:
+        keeping.add("r-1", "event", {"data": kept})
+    with closing(Keeping(tmp_path)) as again:
+        ((_, doc),) = again.left()
+    np.testing.assert_array_equal(doc["data"], kept)
 
 
 def test_a_folder_that_cannot_be_used(tmp_path: Path) -> None:
