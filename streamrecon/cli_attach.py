@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import logging
+import re
 import sys
 import threading
 import time
@@ -13,8 +15,14 @@ from typing import Any
 from streamrecon.config import Config
 from streamrecon.errors import ConfigError
 
+log = logging.getLogger(__name__)
+
 TOLD_EVERY = 10.0
-"""Seconds after which it is said again why nothing happens."""
+"""Seconds after which it is said why nothing happens."""
+TOLD_AGAIN = 600.0
+"""Seconds after which it is said again though it is the same."""
+LATE = 0.5
+"""Seconds in which something of a run may come after its stop."""
 ATTACH = "reconstruct runs of Bluesky as they happen"
 
 
@@ -106,9 +114,6 @@ def _attached(documents: Any, mappings: Sequence[Any], options: argparse.Namespa
     _tell("listen", f"waiting for documents of {options.url}")
     try:
         attachment.run()
-    except KeyboardInterrupt:
-        attachment.stop()
-        raise
     finally:
         ended.set()
     return 1 if attachment.partial and options.once else 0
@@ -123,30 +128,49 @@ def _reasons(documents: Any, why: str) -> str:
 def _dry_run(documents: Any, mappings: Sequence[Any], config: Config) -> int:
     from streamrecon.bluesky.collect import Collector
     from streamrecon.bluesky.describe import describe
+    from streamrecon.bluesky.mapping import why_no_scan
     from streamrecon.bluesky.run import Run
     from streamrecon.sources.following import roots_of
 
-    roots, runs = roots_of(config.source), dict[str, Run]()
+    roots, runs, ended = roots_of(config.source), dict[str, Run](), dict[str, float]()
+
+    def opened(run: Run) -> bool:
+        if all(why_no_scan(mapping, run.start) is not None for mapping in mappings):
+            told(run)
+            return False
+        runs[run.uid] = run
+        return True
 
     def told(run: Run) -> None:
-        print("\n".join(describe(run, mappings, roots)), flush=True)
+        try:
+            lines = describe(run, mappings, roots)
+        except Exception as error:
+            log.exception("run %s could not be described", run.uid)
+            lines = [f"run {run.uid}: cannot be described, a bug in streamrecon: {type(error).__name__}: {error}"]
+        print("\n".join(lines), flush=True)
         collector.forget(run)
         runs.pop(run.uid, None)
 
-    collector = Collector(lambda run: runs.update({run.uid: run}))
-    heard = time.monotonic()
+    def added(run: Run, name: str, doc: Any) -> None:
+        if name == "stop":
+            ended[run.uid] = time.monotonic()
+
+    collector = Collector(opened, added)
+    reasons, last, count = _Reasons(), time.monotonic(), 0
     _tell("listen", "waiting for documents; runs are described as they end, and on Ctrl-C")
     try:
         while not documents.ended:
             found = documents.take(0.2)
             if found is not None:
                 collector.hear(*found)
-                heard = time.monotonic()
-            for run in [run for run in runs.values() if run.stop is not None and time.monotonic() - heard > 0.5]:
-                told(run)
-            if time.monotonic() - heard > TOLD_EVERY:
-                heard = time.monotonic()
-                _tell("why", _reasons(documents, _nothing(collector, len(runs))))
+                count += 1
+            now = time.monotonic()
+            for uid in [uid for uid, when in ended.items() if now - when > LATE]:
+                del ended[uid]
+                told(runs[uid])
+            if now - last > TOLD_EVERY:
+                reasons.say(_reasons(documents, _going_on(collector, count, len(runs))))
+                last, count = now, 0
     except KeyboardInterrupt:
         pass
     for run in list(runs.values()):
@@ -154,10 +178,13 @@ def _dry_run(documents: Any, mappings: Sequence[Any], config: Config) -> int:
     return 0
 
 
-def _nothing(collector: Any, runs: int) -> str:
-    why = f"no document came for {TOLD_EVERY:g} s; {runs} runs are going on"
+def _going_on(collector: Any, count: int, runs: int) -> str:
+    came = f"{count} documents" if count else "no document"
+    why = f"{came} came for {TOLD_EVERY:g} s; {runs} runs are going on"
     if collector.waiting:
         why += f"; {collector.waiting} documents are of a run whose start was missed"
+    if collector.refused:
+        why += f"; {collector.refused} documents are left out, the last: {collector.last_refusal}"
     return why
 
 
@@ -180,14 +207,23 @@ def _follow(options: argparse.Namespace, config: Config) -> int:
     return 0
 
 
-def _why(ended: threading.Event, why: Callable[[], str]) -> None:
-    """Says, now and then, why nothing happens."""
-    told = ""
-    while not ended.wait(TOLD_EVERY):
-        words = why()
-        if words != told:
-            told = words
+class _Reasons:
+    """Why nothing happens: said when it changes in more than its numbers, and again after a while."""
+
+    def __init__(self) -> None:
+        self._sense, self._when = "", 0.0
+
+    def say(self, words: str) -> None:
+        now, sense = time.monotonic(), re.sub(r"\d+", "0", words)
+        if sense != self._sense or now - self._when >= TOLD_AGAIN:
+            self._sense, self._when = sense, now
             _tell("why", words)
+
+
+def _why(ended: threading.Event, why: Callable[[], str]) -> None:
+    reasons = _Reasons()
+    while not ended.wait(TOLD_EVERY):
+        reasons.say(why())
 
 
 def _tell(event: str, text: str) -> None:

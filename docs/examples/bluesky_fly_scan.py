@@ -8,6 +8,9 @@ Start, in this order and each in a terminal of its own:
         --mapping docs/examples/bluesky_fly_scan.toml
     python docs/examples/bluesky_fly_scan.py
 
+Wait until the second one says "waiting for a sender" before you start the last: after a fresh install it compiles its kernels
+once, which takes most of a minute.
+
 Versions of the volume appear in streamrecon-out/fly while the scan goes on. The images go to streamrecon-out/images.
 """
 

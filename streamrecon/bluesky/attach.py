@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from streamrecon.bluesky.collect import Collector, image_bytes
 from streamrecon.bluesky.keeping import Keeping
 from streamrecon.bluesky.mapping import Mapping as Rules
-from streamrecon.bluesky.mapping import fits
+from streamrecon.bluesky.mapping import fits, why_no_scan
 from streamrecon.bluesky.run import Run
 from streamrecon.bluesky.source import RunSource
 from streamrecon.bluesky.tiled import tiled_of
@@ -59,6 +59,8 @@ class _Scan:
     nbytes: int = 0
     """Of the images in its documents."""
     heard: float = field(default_factory=time.monotonic)
+    failed: bool = False
+    """Whether a bug ended it: it is not tried again."""
 
 
 class Attachment:
@@ -106,7 +108,7 @@ class Attachment:
         self._once, self._listener = once, listener
         self._roots, self._tiled = roots_of(config.source), tiled_of(config.attach)
         self._keeping = None if keep is None else Keeping(keep)
-        self._collector = Collector(self._opened, self._added)
+        self._collector = Collector(self._opened, self._added, self._ignored)
         self._scans: dict[str, _Scan] = {}
         """Runs that wait or are in work."""
         self._fields: dict[FrameKind, Run] = {}
@@ -115,9 +117,17 @@ class Attachment:
         self._done: deque[_Scan] = deque()
         self._stopped = threading.Event()
         self._failed: BaseException | None = None
+        # Not by joining the thread: a KeyboardInterrupt in a join leaves Python 3.11 with a thread it takes for ended.
+        self._ended = threading.Event()
         self._worker = threading.Thread(target=self._work, name="streamrecon-attach", daemon=True)
-        self._last: tuple[float, str] = (time.monotonic(), "no document has come")
-        """When something happened, and why nothing did since."""
+        self._last = "no run has begun"
+        """Why nothing happens."""
+        self._look = 0.0
+        """When silent runs are looked for again."""
+        self._given_up: set[str] = set()
+        """Silent runs, until something comes of them."""
+        self._going_on = False
+        """Whether documents are those that are kept."""
         self._sending: SendingEnd | None = None
         self._current: RunSource | None = None
         self.scans = 0
@@ -136,23 +146,39 @@ class Attachment:
         self._worker.start()
         try:
             if self._keeping is not None:
-                for name, doc in self._keeping.left():
-                    self._collector.hear(name, doc)
-            self._last = time.monotonic(), "no document has come"
+                self._go_on(self._keeping)
+            self._last = "no run has begun"
             self._listen()
+            self._waiting.put(None)
+            self._ended.wait()
+        except BaseException:
+            # Only an orderly end waits for the runs that are there: Ctrl-C ends them.
+            self._stopped.set()
+            raise
         finally:
             self._waiting.put(None)
-            if self._stopped.is_set() or self._failed is not None:
-                self._stopped.set()
-            self._worker.join()
+            self._ended.wait()
             self._tidy()
             if self._keeping is not None:
                 self._keeping.close()
         if self._failed is not None:
             raise self._failed
 
+    def _go_on(self, keeping: Keeping) -> None:
+        """With the runs of before a restart."""
+        self._going_on = True
+        for name, doc in keeping.left():
+            self._collector.hear(name, doc)
+        self._going_on = False
+        for uid in keeping.runs():
+            if uid not in self._scans and all(uid != run.uid for run in self._fields.values()):
+                self._listener(
+                    "forgotten", f"run {uid} was kept, but is not one to go on with: its documents are deleted"
+                )
+                keeping.forget(uid)
+
     def stop(self) -> None:
-        """End the run in work, as a partial volume, and the attachment; any thread."""
+        """End the run in work, as a partial volume, and the attachment; any thread. An exception in `run` does it, too."""
         self._stopped.set()
 
     def _listen(self) -> None:
@@ -163,6 +189,7 @@ class Attachment:
             self._tidy()
             if found is not None:
                 self._collector.hear(*found)
+                self._give_up_silent()
             elif self._documents.ended:
                 for scan in self._scans.values():
                     scan.run.give_up("the documents ended without the run's stop")
@@ -172,31 +199,40 @@ class Attachment:
 
     def why_nothing_happens(self) -> str:
         """One line, for people."""
-        current, sending = self._current, self._sending
-        if current is not None:
-            if sending is None:
-                return f"run {current.run.uid}: {current.why}"
-            if sending.busy:
-                return f"run {current.run.uid}: the engine is busy: {sending.busy.reason}"
-            joined = sending.session.state is State.STREAMING
-            return f"run {current.run.uid}: {current.why if joined else sending.session.state.value}"
-        seconds, why = time.monotonic() - self._last[0], self._last[1]
-        return f"{why}, for {seconds:.0f} s"
+        collector, current = self._collector, self._current
+        why = self._last if current is None else self._why_not(current)
+        if collector.waiting and current is None:
+            why += f"; {collector.waiting} documents are of a run whose start was missed: it cannot be reconstructed"
+        elif collector.waiting:
+            why += f"; {collector.waiting} documents refer to one that has not come"
+        if collector.refused:
+            why += f"; {collector.refused} documents are left out, the last: {collector.last_refusal}"
+        return why
+
+    def _why_not(self, current: RunSource) -> str:
+        sending, run = self._sending, current.run.uid
+        if sending is None:
+            return f"run {run}: {current.why}"
+        if sending.busy:
+            return f"run {run}: the engine is busy: {sending.busy.reason}"
+        joined = sending.session.state is State.STREAMING
+        return f"run {run}: {current.why if joined else sending.session.state.value}"
 
     # Documents, in the thread that listens.
 
-    def _opened(self, run: Run) -> None:
-        self._last = time.monotonic(), "nothing more has come"
+    def _opened(self, run: Run) -> bool:
+        self._last = "nothing more has come"
         scan = self._scan_of(run)
         if scan is None:
-            return
+            return run in self._fields.values()
         most = self._config.attach.waiting
         if len(self._scans) > most:
             self._listener("skipped", f"run {run.uid} is not reconstructed: {most} runs wait already (attach.waiting)")
-            return
+            return False
         self._scans[run.uid] = scan
         self._listener("run", f"run {run.uid} ({_name(run)}) is a scan, by the mapping {scan.rules.name}")
         self._waiting.put(scan)
+        return True
 
     def _scan_of(self, run: Run) -> _Scan | None:
         """What a run is, by the first mapping that knows."""
@@ -206,13 +242,13 @@ class Attachment:
                 if rule.select == "run" and fits(rule.match, run.start) is None:
                     self._keep_fields(kind, run)
                     return None
-            why = fits(rules.run.match, run.start)
+            why = why_no_scan(rules, run.start)
             if why is None:
                 others = [(kind, each) for kind, each in self._fields.items() if kind in rules.rules() and each.stop]
                 return _Scan(run, rules, [each for each in others if rules.rules()[each[0]].select == "run"])
             whys.append(f"{rules.name}: {why}")
         self._listener("other", f"run {run.uid} ({_name(run)}) is no scan: " + "; ".join(whys))
-        self._last = time.monotonic(), f"the last run ({_name(run)}) was no scan, and no other has begun"
+        self._last = f"the last run ({_name(run)}) was no scan, and no other has begun"
         return None
 
     def _keep_fields(self, kind: FrameKind, run: Run) -> None:
@@ -224,14 +260,12 @@ class Attachment:
 
     def _added(self, run: Run, name: str, doc: Mapping[str, Any]) -> None:
         scan = self._scans.get(run.uid)
-        if scan is None and run not in self._fields.values():
-            if name == "stop":
-                self._collector.forget(run)
-            return
-        self._last = time.monotonic(), "nothing more has come"
-        if self._keeping is not None:
+        self._last = "nothing more has come"
+        if self._keeping is not None and not self._going_on:
             self._keeping.add(run.uid, name, doc)
         if scan is not None:
+            if scan.run.gone is not None:
+                self._ignored(run.uid, name)
             scan.heard = time.monotonic()
             scan.nbytes += image_bytes(doc)
             if scan.nbytes > self._config.attach.document_bytes:
@@ -241,17 +275,43 @@ class Attachment:
         if name == "stop":
             self._listener("stop", f"run {run.uid} has ended: {doc.get('exit_status', 'success')}")
 
+    def _ignored(self, uid: str, name: str) -> None:
+        """A document of a run that is not wanted, or not any more."""
+        if uid in self._given_up:
+            self._given_up.remove(uid)
+            self._listener(
+                "late",
+                f"run {uid} was given up, and goes on (a document: {name}): the rest of it is not reconstructed; a longer "
+                "--patience would have waited for it",
+            )
+
     def _give_up_silent(self) -> None:
-        """A run that another one follows, and of which nothing comes any more: its stop document was lost."""
-        now = time.monotonic()
-        for scan in list(self._scans.values())[:-1]:
-            if not scan.run.over and now - scan.heard > self._config.source.patience:
-                scan.run.give_up("another run has begun, and its own stop document did not come")
+        """A run in work of which nothing comes any more keeps another one waiting: its stop document was lost.
+
+        Documents do not say whether the RunEngine is still in it. So it is left alone as long as anything comes of the other one,
+        which may be a part of it.
+        """
+        now, current = time.monotonic(), self._current
+        if now < self._look or current is None or current.run.over:
+            return
+        self._look = now + POLL
+        scans = list(self._scans.values())
+        number = next((number for number, each in enumerate(scans) if each.run is current.run), len(scans))
+        newer = [max(scans[number].heard, each.heard) for each in scans[number + 1 :]]
+        if newer and now - min(newer) > self._config.source.patience:
+            self._given_up.add(current.run.uid)
+            current.run.give_up("another run has begun, and its own stop document did not come")
 
     def _tidy(self) -> None:
         while self._done:
             scan = self._done.popleft()
             self._scans.pop(scan.run.uid, None)
+            if (
+                scan.failed
+                and self._keeping is not None
+                and (path := self._keeping.set_aside(scan.run.uid)) is not None
+            ):
+                self._listener("aside", f"the documents of run {scan.run.uid} are in {path}")
             self._forget(scan.run)
 
     def _forget(self, run: Run) -> None:
@@ -269,6 +329,8 @@ class Attachment:
                     return
         except BaseException as error:
             self._failed = error
+        finally:
+            self._ended.set()
 
     def _reconstruct(self, scan: _Scan) -> None:
         run, config = scan.run, self._config
@@ -292,12 +354,18 @@ class Attachment:
         except StreamreconError as error:
             self.partial += 1
             self._listener("failed", f"run {run.uid} was not completed: {error}")
+        except Exception as error:
+            scan.failed = True
+            self.partial += 1
+            log.exception("run %s could not be reconstructed", run.uid)
+            what = "the system refused" if isinstance(error, OSError) else "a bug in streamrecon"
+            self._listener("failed", f"run {run.uid} was not completed: {what}: {type(error).__name__}: {error}")
         else:
             self.scans += 1
             self._listener("done", f"run {run.uid} is reconstructed: {_told(report)}")
         finally:
             self._current = self._sending = None
-            self._last = time.monotonic(), "the last scan is done, and no other has begun"
+            self._last = "the last scan is done, and no other has begun"
             self._done.append(scan)
 
     def _progress(self, end: SendingEnd) -> None:

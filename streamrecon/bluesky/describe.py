@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from streamrecon.bluesky.angles import Angles, value_of
 from streamrecon.bluesky.files import Files
-from streamrecon.bluesky.mapping import Mapping, fits
+from streamrecon.bluesky.mapping import Mapping, fits, why_no_scan
 from streamrecon.bluesky.run import Run
 from streamrecon.bluesky.shots import Place, Shot, Shots, Stream
 from streamrecon.errors import MessageError, StreamreconError
@@ -36,13 +36,15 @@ def describe(run: Run, mappings: Sequence[Mapping], roots: Roots) -> list[str]:
     lines = [
         f"run {run.uid}: {start.get('plan_name', 'without a plan_name')}, scan_id {start.get('scan_id', 'unknown')}"
     ]
-    for mapping in mappings:
+    for number, mapping in enumerate(mappings):
         for kind, rule in mapping.rules().items():
             if rule.select == "run" and fits(rule.match, start) is None:
                 return [*lines, f"  {mapping.name}: it has the {kind.name.lower()}s of the scans that follow"]
-        why = fits(mapping.run.match, start)
+        why = why_no_scan(mapping, start)
         if why is None:
-            return [*lines, *(f"  {line}" for line in _mapped(run, mapping, roots))]
+            lines.extend(f"  {line}" for line in _mapped(run, mapping, roots))
+            also = [each.name for each in mappings[number + 1 :] if why_no_scan(each, start) is None]
+            return [*lines, f"  note        it fits {', '.join(also)} as well: the first counts"] if also else lines
         lines.append(f"  {mapping.name}: no scan, as {why}")
     return lines
 

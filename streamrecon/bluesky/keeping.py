@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import logging
 import os
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -18,15 +21,32 @@ from streamrecon.scan import UID_PATTERN
 log = logging.getLogger(__name__)
 
 SUFFIX = ".documents"
+FAILED = ".failed"
+"""Instead of the other, of what is not to be tried again."""
+LOCK = ".lock"
 _HEAD = 12
 _ARRAY = 1
+
+
+@dataclass(slots=True)
+class _Kept:
+    """The documents of a run."""
+
+    file: BinaryIO
+    size: int
+    """Bytes up to the end of the last whole entry."""
+    missing: int = 0
+    """Documents that could not be written."""
+    headless: bool = False
+    """Whether the start is one of them: nothing can be made of the others."""
 
 
 class Keeping:
     """A folder with a file for each run; used by one thread.
 
     A file is a row of entries: length (4 bytes) and xxh3 (8 bytes) of a msgpack of name and document, and that. What is written
-    survives the process, not the machine: documents are small beside frames, and are never waited for.
+    survives the process, not the machine: documents are small beside frames, and are never waited for. A folder belongs to one
+    at a time.
 
     Parameters
     ----------
@@ -36,44 +56,94 @@ class Keeping:
     Raises
     ------
     OutputError
-        If it cannot be made.
+        If it cannot be made, or another process uses it.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._files: dict[str, BinaryIO] = {}
+        self._runs: dict[str, _Kept] = {}
         self.error: str | None = None
-        """Why documents are not kept any more."""
+        """Why documents are not kept now."""
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            self._lock = (folder / LOCK).open("w")
         except OSError as error:
             raise OutputError(f"cannot use the folder {folder}: {error.strerror}") from error
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            self._lock.close()
+            raise OutputError(f"another attachment keeps its documents in {folder}: choose another --keep") from error
+        except OSError as error:
+            log.warning(
+                "the disk of %s has no locks (%s): make sure that no other attachment uses it", folder, error.strerror
+            )
 
     def add(self, uid: str, name: str, doc: Mapping[str, Any]) -> None:
-        """Keep a document. A disk that is full is told, and the run goes on."""
+        """Keep a document. A disk that is full is told, and the run goes on; so does keeping, once there is room again."""
         try:
-            if uid not in self._files:
-                self._files[uid] = self._path(uid).open("ab", buffering=0)
+            kept = self._runs.get(uid) or self._open(uid)
+        except OSError as error:
+            self._tell(uid, error)
+            return
+        if kept.headless:
+            return
+        try:
             data = msgpack.packb([name, doc], default=_default, unicode_errors="surrogatepass")
-            head = len(data).to_bytes(4, "little") + xxhash.xxh3_64_digest(data)
-            self._files[uid].write(head + data)
+            entry = memoryview(len(data).to_bytes(4, "little") + xxhash.xxh3_64_digest(data) + data)
+            left = entry
+            while left:  # a disk that gets full takes a part
+                left = left[kept.file.write(left) :]
         except (OSError, ValueError, OverflowError, TypeError) as error:
-            if self.error is None:
-                self.error = f"documents of run {uid} cannot be kept: {error}; a restart would not know of them"
-                log.warning("%s", self.error)
+            with contextlib.suppress(OSError):
+                os.ftruncate(kept.file.fileno(), kept.size)
+            kept.missing += 1
+            kept.headless = name == "start"
+            self._tell(uid, error)
+            return
+        kept.size += len(entry)
+        if self.error is not None:
+            self.error = None
+            log.warning("documents are kept again; of run %s, a restart would not know of %d", uid, kept.missing)
+
+    def _open(self, uid: str) -> _Kept:
+        file = self._path(uid).open("ab", buffering=0)
+        kept = self._runs[uid] = _Kept(file, os.fstat(file.fileno()).st_size)
+        return kept
+
+    def _tell(self, uid: str, error: Exception) -> None:
+        if self.error is None:
+            self.error = f"documents of run {uid} cannot be kept: {error}; a restart would not know of them"
+            log.warning("%s", self.error)
 
     def forget(self, uid: str) -> None:
         """A run is done with."""
-        if (file := self._files.pop(uid, None)) is not None:
-            file.close()
-        self._path(uid).unlink(missing_ok=True)
+        self._close(uid)
+        with contextlib.suppress(OSError):
+            self._path(uid).unlink(missing_ok=True)
+
+    def set_aside(self, uid: str) -> Path | None:
+        """A run is not to be tried again, but its documents stay, for people; where, if there are any."""
+        self._close(uid)
+        path = self._path(uid)
+        try:
+            return path.replace(path.with_suffix(FAILED))
+        except OSError:
+            return None
+
+    def runs(self) -> list[str]:
+        """Those of which documents are kept, the oldest first."""
+        paths = sorted(self.folder.glob(f"*{SUFFIX}"), key=lambda path: path.stat().st_mtime_ns)
+        names = [path.name.removesuffix(SUFFIX) for path in paths]
+        return [name for name in names if UID_PATTERN.fullmatch(name)]
 
     def left(self) -> Iterator[tuple[str, dict[str, Any]]]:
         """Documents of all runs that are there, the oldest run first; what was not written to its end is cut off."""
-        paths = sorted(self.folder.glob(f"*{SUFFIX}"), key=lambda path: path.stat().st_mtime_ns)
-        for path in paths:
-            if UID_PATTERN.fullmatch(path.name.removesuffix(SUFFIX)):
-                yield from self._read(path)
+        for uid in self.runs():
+            try:
+                yield from self._read(self._path(uid))
+            except OSError as error:
+                log.warning("what was kept of run %s cannot be read: %s", uid, error)
 
     def _read(self, path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         with path.open("r+b") as file:
@@ -84,17 +154,26 @@ class Keeping:
                 if xxhash.xxh3_64_digest(data) != head[4:]:
                     break
                 sound = file.tell()
-                name, doc = msgpack.unpackb(
-                    data, ext_hook=_extension, strict_map_key=False, unicode_errors="surrogatepass"
-                )
+                try:
+                    name, doc = msgpack.unpackb(
+                        data, ext_hook=_extension, strict_map_key=False, unicode_errors="surrogatepass"
+                    )
+                except Exception as error:  # a restart must not fail on it again and again
+                    log.warning("a document in %s cannot be read: %s: %s", path, type(error).__name__, error)
+                    continue
                 yield name, doc
-            file.truncate(sound)
+            if sound < size:
+                file.truncate(sound)
 
     def close(self) -> None:
         """Close all files; they stay."""
-        for file in self._files.values():
-            file.close()
-        self._files = {}
+        for uid in list(self._runs):
+            self._close(uid)
+        self._lock.close()
+
+    def _close(self, uid: str) -> None:
+        if (kept := self._runs.pop(uid, None)) is not None:
+            kept.file.close()
 
     def _path(self, uid: str) -> Path:
         return self.folder / f"{uid}{SUFFIX}"

@@ -178,6 +178,19 @@ def fits(match: Table[str, Any], start: Table[str, Any]) -> str | None:
     return None
 
 
+def why_no_scan(mapping: Mapping, start: Table[str, Any]) -> str | None:
+    """Why a run is not one for a mapping, in a few words; None if it is.
+
+    Besides what `run.match` expects, angles that the start document tells have to be there: a plan of the same name may not.
+    """
+    why, theta = fits(mapping.run.match, start), mapping.theta
+    if why is not None or theta.from_ != "linear":
+        return why
+    places = [value for value in (theta.start, theta.step) if isinstance(value, str) and value.startswith("start.")]
+    paths = [place.removeprefix("start.") for place in places]
+    return next((f"it has no {path}" for path in paths if at_path(start, path) is None), None)
+
+
 def at_path(document: Any, path: str) -> Any:
     """What is at a dotted path; None if nothing is. A key that has dots itself counts as well."""
     parts = path.split(".")

@@ -9,12 +9,15 @@ from typing import Any
 
 from streamrecon.bluesky.account import Account, Document
 from streamrecon.bluesky.plain import plain
+from streamrecon.bluesky.sizes import size_of
 
 log = logging.getLogger(__name__)
 
 LIMIT = 10_000
 """Documents that wait to be taken."""
-RESERVE = 1000
+LIMIT_BYTES = 256 << 20
+"""Of all of them together."""
+RESERVE, RESERVE_BYTES = 1000, 32 << 20
 """How many more there may be of those without which nothing else can be understood: the start, the stop, descriptors."""
 MANY = frozenset(("event", "event_page", "bulk_events", "datum", "datum_page", "bulk_datum", "stream_datum"))
 """Kinds of which a run has any number."""
@@ -31,13 +34,18 @@ class DocumentQueue(Account):
     ----------
     limit
         Documents that wait to be taken. Beyond, new ones are dropped: counted, and told once.
+    limit_bytes
+        What these may take in memory; more where images are in the documents and the engine may be slow.
     """
 
-    def __init__(self, limit: int = LIMIT) -> None:
+    def __init__(self, limit: int = LIMIT, limit_bytes: int = LIMIT_BYTES) -> None:
         super().__init__()
         self.dropped = 0
         """Documents for which there was no room."""
-        self._limit, self._waiting, self._closed = limit, deque[Document](), False
+        self.nbytes = 0
+        """What those take that wait."""
+        self._limit, self._limit_bytes = limit, limit_bytes
+        self._waiting, self._closed = deque[tuple[Document, int]](), False
         self._changed = threading.Condition()
 
     @property
@@ -49,25 +57,32 @@ class DocumentQueue(Account):
     def __call__(self, name: str, doc: dict[str, Any]) -> None:
         """Take a document from the RunEngine."""
         try:
-            self._take_in(name, plain(doc, SIZE_LIMIT, own_arrays=True))
+            contents = plain(doc, SIZE_LIMIT, own_arrays=True)
+            self._take_in(name, contents, size_of(contents))
         except Exception as error:
             # Whatever is wrong with a document, the measurement goes on.
             self.refuse(f"{type(error).__name__}: {ascii(str(error))[:200]}")
 
-    def _take_in(self, name: str, contents: Any) -> None:
+    def _take_in(self, name: str, contents: Any, nbytes: int) -> None:
         with self._changed:
             if self._closed or not self.knows(name):
                 return
-            if len(self._waiting) >= (self._limit if name in MANY else self._limit + RESERVE):
+            limit, limit_bytes = self._limit, self._limit_bytes
+            if name not in MANY:
+                limit, limit_bytes = limit + RESERVE, limit_bytes + RESERVE_BYTES
+            if len(self._waiting) >= limit or self.nbytes + nbytes > limit_bytes:
                 self._drop(name)
             elif (document := self.accept(name, contents)) is not None:
-                self._waiting.append(document)
+                self._waiting.append((document, nbytes))
+                self.nbytes += nbytes
                 self._changed.notify()
 
     def _drop(self, name: str) -> None:
         self.dropped += 1
         if self.dropped == 1:
-            self.last_error = f"{len(self._waiting)} documents wait to be taken; {name} was dropped"
+            self.last_error = (
+                f"{len(self._waiting)} documents of {self.nbytes} bytes wait to be taken; {name} was dropped"
+            )
             log.error(
                 "documents of the RunEngine come faster than they are taken: %s, and more may be", self.last_error
             )
@@ -76,7 +91,11 @@ class DocumentQueue(Account):
         """The next document, if one comes within the time (seconds)."""
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._closed, timeout)
-            return self._waiting.popleft() if self._waiting else None
+            if not self._waiting:
+                return None
+            document, nbytes = self._waiting.popleft()
+            self.nbytes -= nbytes
+            return document
 
     def close(self) -> None:
         """Take no more; who waits is told."""

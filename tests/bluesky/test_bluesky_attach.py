@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,9 @@ import pytest
 from bluesky_scans import COLUMNS, ROWS, STEP, Scan, image, projections, shown, step_scan, write
 
 from streamrecon.bluesky import attach as module
+from streamrecon.bluesky import keeping as keeping_module
 from streamrecon.bluesky.attach import Attachment
-from streamrecon.bluesky.collect import ORPHANS, Collector
+from streamrecon.bluesky.collect import ORPHANS, Collector, image_bytes
 from streamrecon.bluesky.documents import DocumentQueue
 from streamrecon.bluesky.keeping import Keeping
 from streamrecon.bluesky.mapping import mapping_from_dict
@@ -171,6 +174,59 @@ def test_a_run_whose_stop_was_lost_ends_once_another_has_begun(tmp_path: Path, e
     assert len(engine.scans[lost.uid]) == 2, "what it had is sent"
 
 
+def test_a_run_is_left_alone_while_another_measures(tmp_path: Path, engine: Engine) -> None:
+    """A nested run, or a pause of one RunEngine while another measures."""
+    attached = Attached(tmp_path, patience=0.6)
+    outer, inner = step_scan(write(tmp_path / "a.h5", 3), 3), step_scan(write(tmp_path / "b.h5", 8), 8)
+    attached.say(outer.documents[:5])
+    for each in inner.documents:
+        attached.say([each])
+        time.sleep(0.1)  # in all three times the patience
+    attached.say(outer.documents[5:])
+    attached.close()
+    assert not engine.errors
+    assert len(engine.scans[outer.uid]) == 3
+    assert len(engine.scans[inner.uid]) == 8
+
+
+def test_a_lost_stop_is_seen_while_documents_flow_and_who_comes_back_is_told(tmp_path: Path, engine: Engine) -> None:
+    attached = Attached(tmp_path, patience=0.4)
+    lost, following = step_scan(write(tmp_path / "a.h5", 4), 4, stop=False), step_scan(write(tmp_path / "b.h5", 2), 2)
+    attached.say(lost.documents[:-2])
+    attached.say(following.documents)
+    stopped = threading.Event()
+
+    def others() -> None:
+        while not stopped.wait(0.01):
+            other = Scan(plan_name="count")
+            other.stop()
+            attached.say(other.documents)
+
+    flow = threading.Thread(target=others)
+    flow.start()
+    until(lambda: following.uid in engine.scans, "the next run")
+    until(lambda: attached.attachment.scans, "its end")
+    stopped.set()
+    flow.join()
+    attached.say(lost.documents[-2:])
+    attached.close()
+    assert "stop document did not come" in str(engine.errors[lost.uid])
+    (told,) = attached.told("late")
+    assert lost.uid in told
+
+
+def test_why_nothing_happens_tells_of_a_missed_start(tmp_path: Path, engine: Engine) -> None:
+    attached = Attached(tmp_path)
+    scan = step_scan(write(tmp_path / "a.h5", 2), 2)
+    attached.say(scan.documents[1:])
+    attached.say([("start", {"uid": "../x"})])
+    count = len(scan.documents) - 1
+    expected = f"{count} documents are of a run whose start was missed: it cannot be reconstructed"
+    until(lambda: expected in attached.attachment.why_nothing_happens(), "why")
+    until(lambda: "a start document is not as it should be" in attached.attachment.why_nothing_happens(), "the refusal")
+    attached.close()
+
+
 def test_a_pipe_that_closes_ends_the_run_in_work(tmp_path: Path, engine: Engine) -> None:
     attached = Attached(tmp_path)
     scan = step_scan(write(tmp_path / "a.h5", 2), 2, stop=False)
@@ -256,7 +312,8 @@ def test_what_is_kept_comes_back_as_it_was(tmp_path: Path) -> None:
     keeping.add("r-1", "start", doc)
     keeping.add("r-1", "event", {"uid": "e", "n": float("nan")})
     keeping.close()
-    ((name, found), (_, event)) = Keeping(tmp_path).left()
+    with closing(Keeping(tmp_path)) as again:
+        ((name, found), (_, event)) = again.left()
     assert name == "start"
     np.testing.assert_array_equal(found["data"].pop("a"), doc["data"]["a"])  # type: ignore[index]
     assert found["data"] == {"b": 1.5, "c": [1, None, "é"]}
@@ -274,13 +331,121 @@ def test_damage_in_what_is_kept_costs_what_follows(tmp_path: Path, where: str) -
     data = bytearray(path.read_bytes())
     data[len(data) // 3 + (2 if where == "head" else 15)] ^= 1
     path.write_bytes(data)
-    assert [doc["uid"] for _, doc in Keeping(tmp_path).left()] == ["e0"]
+    with closing(Keeping(tmp_path)) as again:
+        assert [doc["uid"] for _, doc in again.left()] == ["e0"]
+
+
+def test_an_entry_that_cannot_be_read_costs_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(code: int, data: bytes) -> None:
+        raise ZeroDivisionError("nobody thought of this")
+
+    with closing(Keeping(tmp_path)) as keeping:
+        for number, data in enumerate([{}, {"a": np.arange(3)}, {}]):
+            keeping.add("r-1", "event", {"uid": f"e{number}", "data": data})
+    monkeypatch.setattr(keeping_module, "_extension", fail)
+    with closing(Keeping(tmp_path)) as again:
+        assert [doc["uid"] for _, doc in again.left()] == ["e0", "e2"]
+
+
+@pytest.mark.parametrize("kept", [np.empty((0, 3)), np.array([], "U1"), np.array(["", ""]), np.array(5.0)], ids=repr)
+def test_arrays_of_nothing_are_kept(tmp_path: Path, kept: Any) -> None:
+    with closing(Keeping(tmp_path)) as keeping:
+        keeping.add("r-1", "event", {"data": kept})
+    with closing(Keeping(tmp_path)) as again:
+        ((_, doc),) = again.left()
+    np.testing.assert_array_equal(doc["data"], kept)
 
 
 def test_a_folder_that_cannot_be_used(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match="file"):
         Keeping(tmp_path / "file")
+
+
+def test_a_bug_costs_the_run_and_its_documents_stay(
+    tmp_path: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad, good = (step_scan(write(tmp_path / f"{n}.h5", 2), 2) for n in range(2))
+    right = module.RunSource.info
+
+    def info(self: Any) -> Any:
+        if self.run.uid == bad.uid:
+            raise ZeroDivisionError("nobody thought of this")
+        return right(self)
+
+    monkeypatch.setattr(module.RunSource, "info", info)
+    keep = tmp_path / "keep"
+    attached = Attached(tmp_path, keep=keep)
+    attached.say([*bad.documents, *good.documents])
+    attached.close()
+    assert list(engine.scans) == [good.uid]
+    assert "a bug in streamrecon: ZeroDivisionError: nobody thought of this" in attached.told("failed")[0]
+    assert [path.name for path in keep.glob("*.[df]*")] == [f"{bad.uid}.failed"]
+    assert f"{bad.uid}.failed" in attached.told("aside")[0]
+    again = Attached(tmp_path, keep=keep)
+    again.close()
+    assert not again.told("run"), "not tried again"
+
+
+def test_one_attachment_to_a_folder(tmp_path: Path) -> None:
+    keeping = Keeping(tmp_path)
+    keeping.add("r-1", "start", {"uid": "r-1"})
+    with pytest.raises(OutputError, match=r"another attachment keeps its documents in .*: choose another --keep"):
+        Keeping(tmp_path)
+    keeping.close()
+    with closing(Keeping(tmp_path)) as again:
+        assert len(list(again.left())) == 1
+
+
+class Disk:
+    """Has room for so many bytes."""
+
+    def __init__(self, file: Any) -> None:
+        self.file, self.room = file, 10_000
+
+    def write(self, data: Any) -> int:
+        if not self.room:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        written = self.file.write(data[: self.room])
+        self.room -= written
+        return int(written)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.file, name)
+
+
+@pytest.mark.parametrize("room", [0, 1, 12, 20])
+def test_a_disk_that_is_full_for_a_while(tmp_path: Path, room: int) -> None:
+    keeping = Keeping(tmp_path)
+    keeping.add("r-1", "start", {"uid": "r-1"})
+    disk = Disk(keeping._runs["r-1"].file)
+    keeping._runs["r-1"].file = disk  # type: ignore[assignment]
+    keeping.add("r-1", "event", {"uid": "e0"})
+    disk.room = room
+    for number in (1, 2):
+        keeping.add("r-1", "event", {"uid": f"e{number}"})
+    assert "No space left" in str(keeping.error)
+    disk.room = 10_000
+    keeping.add("r-1", "event", {"uid": "e3"})
+    assert keeping.error is None
+    assert keeping._runs["r-1"].missing == 2
+    keeping.close()
+    with closing(Keeping(tmp_path)) as again:
+        assert [doc["uid"] for _, doc in again.left()] == ["r-1", "e0", "e3"]
+
+
+def test_what_was_kept_of_runs_that_are_no_scans_any_more_goes(tmp_path: Path, engine: Engine) -> None:
+    scan = step_scan(write(tmp_path / "a.h5", 2), 2)
+    keeping = Keeping(tmp_path / "keep")
+    for name, doc in scan.documents:
+        keeping.add(scan.uid, name, doc)
+    keeping.close()
+    other = {**STEP, "run": {"match": {"plan_name": "tomo"}}}
+    attached = Attached(tmp_path, other, keep=tmp_path / "keep")
+    attached.close()
+    assert not engine.scans
+    assert not list((tmp_path / "keep").glob("*.documents"))
+    assert scan.uid in attached.told("forgotten")[0]
 
 
 # Documents, as they come.
@@ -312,6 +477,91 @@ def test_orphans_are_bounded() -> None:
     for number in range(400):
         collector.hear("event", {"uid": f"b{number}", "descriptor": f"b{number}", "data": {"image": big}})
     assert collector.waiting < 300
+
+
+def test_orphans_are_bounded_whatever_their_images_are() -> None:
+    collector = Collector(lambda run: None)
+    for number, each in enumerate([bytes(1 << 20), "x" * (1 << 20), [[1.0] * 1000] * 33] * 150):
+        collector.hear("event", {"uid": f"b{number}", "descriptor": f"b{number}", "data": {"image": each}})
+    assert collector.waiting < 300
+
+
+@pytest.mark.parametrize("each", [np.zeros(1 << 20, np.uint8), bytes(1 << 20), [[1.0] * 1000] * 33])
+def test_what_images_take_is_counted(each: Any) -> None:
+    assert 1 << 20 <= image_bytes({"data": {"image": each, "rot": 1.0}}) < 2 << 20
+
+
+def test_a_run_that_is_not_wanted_keeps_nothing_and_leaves_none_waiting(tmp_path: Path) -> None:
+    runs, ignored = list[Any](), list[str]()
+
+    def opened(run: Any) -> bool:
+        runs.append(run)
+        return False
+
+    collector = Collector(opened, ignored=lambda uid, name: ignored.append(name))
+    scan = step_scan(tmp_path / "a.h5", 3)
+    late = [scan.documents[4], scan.documents[1], scan.documents[0]]
+    for each in [*late, *scan.documents]:
+        collector.hear(*each)
+    assert len(runs) == 1
+    assert len(runs[0]) == 1, "only the start"
+    assert collector.waiting == 0
+    assert "stop" in ignored
+    assert not collector._owners
+    assert not collector._unwanted
+
+
+def test_of_a_run_that_is_no_scan_nothing_is_kept(tmp_path: Path, engine: Engine) -> None:
+    attached = Attached(tmp_path)
+    other = step_scan(tmp_path / "a.h5", 3, stop=False, plan_name="count")
+    attached.say(other.documents)
+    until(lambda: attached.told("other"), "it is told")
+    attached.close()
+    assert not attached.attachment._collector._runs
+    assert attached.attachment._collector.waiting == 0
+
+
+def test_a_bug_costs_the_document() -> None:
+    seen: list[str] = []
+
+    def opened(run: Any) -> None:
+        seen.append(run.uid)
+        if run.uid == "bad":
+            raise RecursionError("too deep")
+
+    collector = Collector(opened)
+    for uid in ("bad", "good"):
+        collector.hear("start", {"uid": uid})
+    assert seen == ["bad", "good"]
+    assert "RecursionError: too deep" in str(collector.last_refusal)
+
+
+def test_what_still_comes_of_a_run_that_is_done_does_not_wait(tmp_path: Path) -> None:
+    runs: list[Any] = []
+    collector = Collector(runs.append)
+    scan = step_scan(tmp_path / "a.h5", 3)
+    for each in scan.documents[:5]:
+        collector.hear(*each)
+    collector.forget(runs[0])
+    for each in scan.documents[5:]:
+        collector.hear(*each)
+    assert collector.waiting == 0
+    assert len(runs[0]) == 5
+
+
+def test_the_queue_is_bounded_in_bytes() -> None:
+    documents = DocumentQueue(limit_bytes=1 << 20)
+    lists = [[1.0] * 100] * 100
+    for number in range(20):
+        documents("event", {"uid": f"e{number}", "data": {"image": lists}})
+    assert 0 < documents.dropped < 20
+    assert documents.nbytes <= 1 << 20
+    documents("stop", {"run_start": "r"})
+    taken = 0
+    while documents.take(0) is not None:
+        taken += 1
+    assert taken == 20 - documents.dropped + 1
+    assert documents.nbytes == 0
 
 
 def test_pages_are_taken_apart(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamrecon.bluesky.describe import describe
-from streamrecon.bluesky.mapping import at_path, bounds, fits, load_mapping, mapping_from_dict, profiles
+from streamrecon.bluesky.mapping import at_path, bounds, fits, load_mapping, mapping_from_dict, profiles, why_no_scan
 from streamrecon.bluesky.shots import _within
 from streamrecon.errors import ConfigError
 from streamrecon.scan import FrameKind
@@ -26,6 +26,32 @@ def test_the_profiles_that_are_shipped(name: str) -> None:
     assert mapping.name == name
     assert mapping.run.match, "a profile does not take every run for a scan"
     assert FrameKind.PROJECTION in mapping.rules()
+
+
+PLANS = ["scan", "list_scan", "rel_scan", "step_scan", "tomo", "tomo_scan", "tomo_step_scan", "tomo_fly_scan", "tomography_fly",
+         "fly", "flyscan", "fly_scan", "fly_scan2", "fly_scan_3", "flyer", "count"]  # fmt: skip
+
+
+@pytest.mark.parametrize("plan", PLANS)
+def test_the_profiles_do_not_take_each_others_runs(plan: str) -> None:
+    start = {"plan_name": plan, "theta_start": 0.0, "theta_step": 1.0}
+    found = {name.split("-")[0] for name in profiles() if why_no_scan(load_mapping(name), start) is None}
+    assert len(found) == (0 if plan == "count" else 1)
+    assert found <= ({"fly", "fxi"} if "fly" in plan else {"step"})
+
+
+def test_angles_that_the_start_should_tell_have_to_be_there() -> None:
+    linear = load_mapping("fly-scan-linear")
+    assert why_no_scan(linear, {"plan_name": "fly", "theta_start": 0.0, "theta_step": 1.0}) is None
+    assert why_no_scan(linear, {"plan_name": "fly", "theta_start": 0.0}) == "it has no theta_step"
+    assert why_no_scan(load_mapping("fly-scan-dataset"), {"plan_name": "fly"}) is None
+
+
+def test_a_run_that_fits_several_is_told(tmp_path: Path) -> None:
+    (run,) = collected(step_scan(tmp_path / "a.h5", 1).documents)
+    both = [mapping_from_dict({"name": name, **STEP}) for name in ("one", "two")]
+    lines = describe(run, both, Roots([tmp_path]))
+    assert any("it fits two as well: the first counts" in line for line in lines)
 
 
 WRONG: list[tuple[dict[str, Any], str]] = [
