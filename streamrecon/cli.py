@@ -165,7 +165,7 @@ def _stream(options: argparse.Namespace, scan: str, config: Config, out: Path) -
 def _recon(options: argparse.Namespace) -> int:
     from streamrecon.engine import join
 
-    world = join(EXIT_RANK)
+    world = join()
     try:
         code = _once(options, world) if options.once else _serve(options, world)
         engine = config_of(options).engine

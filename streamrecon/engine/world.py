@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -84,21 +84,15 @@ class Alone:
 
 
 class Mpi:
-    """The ranks that `mpiexec` has started.
+    """The ranks that `mpiexec` has started."""
 
-    Parameters
-    ----------
-    late
-        Exit code of this process where some of them do not come.
-    """
-
-    def __init__(self, late: int) -> None:
+    def __init__(self) -> None:
         try:
             import mpi4py
 
             # One thread at a time calls it, but for the end of the job, which does not wait for another one's call.
             mpi4py.rc.thread_level = "multiple"
-            with _deadline(START_SECONDS, late):
+            with _deadline(START_SECONDS):
                 from mpi4py import MPI
         except (ImportError, RuntimeError) as error:
             raise ConfigError(
@@ -148,30 +142,25 @@ class Mpi:
 
 
 @contextlib.contextmanager
-def _deadline(seconds: float, code: int) -> Iterator[None]:
-    """End this process, and by that the job, where MPI waits for a rank that does not come: it has no deadline of its own."""
+def _deadline(seconds: float) -> Iterator[None]:
+    """Kill this process, and by that the job, where MPI waits for a rank that does not come: it has no deadline of its own.
 
-    def give_up() -> None:
-        sys.stderr.write(f"streamrecon: the ranks of this job did not all start within {seconds:g} s\n")
-        sys.stderr.flush()
-        os._exit(code)
-
-    timer = threading.Timer(seconds, give_up)
-    timer.daemon = True
-    timer.start()
+    By a signal that the kernel sends and nobody handles: MPI holds the interpreter while it starts, so no thread of Python could.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         yield
     finally:
-        timer.cancel()
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+        signal.signal(signal.SIGALRM, before)
 
 
-def join(late: int) -> Alone | Mpi:
+def join() -> Alone | Mpi:
     """The ranks that this process was started with.
-
-    Parameters
-    ----------
-    late
-        As of `Mpi`.
 
     Raises
     ------
@@ -180,7 +169,7 @@ def join(late: int) -> Alone | Mpi:
     """
     steps = int(os.environ.get("SLURM_STEP_NUM_TASKS", "1") or 1)
     if steps > 1 or any(name in os.environ for name in LAUNCHED):
-        world = Mpi(late)
+        world = Mpi()
         return world if world.size > 1 else Alone()
     return Alone()
 
