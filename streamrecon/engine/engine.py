@@ -343,14 +343,16 @@ class Engine:
         known = isinstance(error, StreamreconError)
         text = str(error) if known else f"{type(error).__name__}: {error}"
         self._story.tell("failed", text)
-        if known and not isinstance(error, JournalError | RankError):
-            self._ingest.refuse(f"the engine failed: {error}")
-        else:  # the sender is there for the one that goes on
-            self._ingest.dismiss(f"the engine failed: {text}; another one is waited for")
+        again = not known or isinstance(error, JournalError | RankError)
+        why = f"the engine failed: {text}" + ("; another one is waited for" if again else "")
+        if again:
+            self._ingest.dismiss(why)
+        else:
+            self._ingest.refuse(why)
         if self._number:
             self._ingest.report(Failed(type(error).__name__, text))
         else:
-            self._ingest.tell(Done(False, True, text))
+            self._ingest.tell(Done(False, True, why, again))
 
     def _reconstruct(self) -> Result:
         event = self._accepted()

@@ -334,7 +334,10 @@ class Ingest(threading.Thread):
             elif isinstance(message, Stop):
                 self._act(self._end.refuse(message.reason))
             elif isinstance(message, Done):
-                self._act(self._end.finish() if message.final else self._end.refuse(message.reason or BROKE_OFF))
+                if message.again:
+                    self.dismiss(message.reason or BROKE_OFF)
+                else:
+                    self._act(self._end.finish() if message.final else self._end.refuse(message.reason or BROKE_OFF))
             self.orders.put(message)
         else:
             self.reports.put((rank, message))

@@ -90,6 +90,7 @@ class Intake:
                 self._hold(event, error)
             else:
                 self._counters.alarm = None
+                self._counters.beat()  # a disk that is slow does not hang
 
     def _next_event(self, deadline: float) -> Event | None:
         """What happened next, also if it happened before and could not be dealt with; None if nothing until then."""

@@ -139,7 +139,11 @@ class Journal:
                 os.fsync(self._file)
                 place.rename(path)
                 sync(path.parent)
+        except OutputError:
+            raise
         except OSError as error:
+            if resume:
+                raise JournalError(f"cannot read the journal {path}: {error.strerror or error}") from error
             raise OutputError(f"cannot make the journal {path}: {error.strerror or error}") from error
         self.inventory = history.inventory
         """Of the entries that an earlier process wrote."""

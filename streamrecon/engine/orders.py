@@ -172,6 +172,8 @@ class Done:
     """Whether the journals stay."""
     reason: str | None = None
     """Why the scan was not completed, where it was not."""
+    again: bool = False
+    """Whether another job is to go on with it: senders are to wait for that."""
 
 
 Report = Pulse | Studied | Reduced | Finished | Part | NotWritten | Failed

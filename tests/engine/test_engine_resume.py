@@ -16,8 +16,9 @@ from engine_scans import D, F, P, Scan, batch, config, difference, read, read_vo
 from streamrecon import failpoints
 from streamrecon.config import Config, SendConfig
 from streamrecon.engine import Engine, Result
+from streamrecon.engine.journal import Journal
 from streamrecon.engine.journal_entries import HEAD, MARK
-from streamrecon.errors import OutputError, StreamreconError
+from streamrecon.errors import JournalError, OutputError, StreamreconError
 from streamrecon.scan import Frame, Gap
 from streamrecon.transport import send_scan
 
@@ -399,3 +400,22 @@ def test_credit_window_smaller_than_a_batch_and_than_the_centers_buffer(
     assert time.monotonic() - began < 25
     found = read(tmp_path, "entry/reconstruction/parameters/center")
     assert difference(streamed.volume, batch(scan, config(), center=found)) < 1e-5
+
+
+def test_a_disk_that_fails_while_a_journal_is_read_is_tried_again(scan: Scan, tmp_path: Path) -> None:
+    """Whoever supervises it starts it again: the error is none of usage."""
+    path = tmp_path / "journal" / "0001" / "rows-00000-00006.frames"
+    journal = Journal(path, scan.info, (0, 6))
+    journal.close(keep=True)
+    failpoints.arm("journal.recover=error:1")
+    with path.open("ab") as file:
+        file.write(bytes(8192))
+    with pytest.raises(JournalError, match="cannot read the journal"):
+        Journal(path, scan.info, (0, 6), resume=True)
+
+
+def test_a_disk_that_is_slow_does_not_hang(scan: Scan, tmp_path: Path) -> None:
+    """Each frame takes less than `work_timeout`, many of them more."""
+    failpoints.arm("journal.write=slow:20:26")
+    options = config(engine={"work_timeout": 2.5, "batch": 64})
+    assert difference(stream(scan, options, tmp_path).volume, batch(scan, config())) < 1e-5
