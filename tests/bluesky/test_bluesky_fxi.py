@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from streamrecon.bluesky.attach import Attachment
 from streamrecon.bluesky.documents import DocumentQueue
 from streamrecon.bluesky.mapping import mapping_from_dict, profiles
 from streamrecon.config import ReconConfig, SimulatedConfig, SourceConfig
+from streamrecon.engine.warmup import compile_kernels
+from streamrecon.recon.device import CPU
 from streamrecon.scan import FrameKind
 from streamrecon.sources import SimulatedSource
 
@@ -58,8 +61,7 @@ def fly_scan(folder: Path, number: int) -> Scan:
 
 
 def test_flats_of_the_scan_before_stand_in(tmp_path: Path) -> None:
-    import tomllib
-
+    compile_kernels(CPU)
     tables = tomllib.loads(profiles()["fxi-streams"].read_text())
     tables["scan"]["pixel_size"] = 1e-6
     config = Config(source=SourceConfig(roots=(str(tmp_path),)), recon=RECON)
@@ -75,7 +77,7 @@ def test_flats_of_the_scan_before_stand_in(tmp_path: Path) -> None:
             for name, doc in scan.documents:
                 documents(name, doc)
         documents.close()
-        attached.join(60)
+        attached.join(90)
         assert not attached.is_alive()
         service.stop()
         serving.join(30)

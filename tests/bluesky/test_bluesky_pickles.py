@@ -156,6 +156,7 @@ def test_what_comes_out_shares_nothing() -> None:
     assert read == {"a": [1, 2], "b": [[1], [1]]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_pickles_are_refused_within_bounds(name: str) -> None:
     data = HOSTILE[name]

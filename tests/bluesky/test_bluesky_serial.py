@@ -171,6 +171,7 @@ REASONS = {
 """What some are refused for, where several guards stand one behind the other."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_payloads_are_refused_within_bounds(name: str) -> None:
     tracemalloc.start()

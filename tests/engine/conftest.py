@@ -7,6 +7,15 @@ from collections.abc import Iterator
 import pytest
 from streamrecon_kernels import limit_threads
 
+from streamrecon.engine.warmup import compile_kernels
+from streamrecon.recon.device import CPU
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _compiled() -> None:
+    """Scans are waited for as long as they take, and not for kernels that compile."""
+    compile_kernels(CPU)
+
 
 @pytest.fixture(autouse=True)
 def _all_cores() -> Iterator[None]:

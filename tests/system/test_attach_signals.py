@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 from system_processes import Processes, free_endpoint, processes, told, until
 
+pytestmark = pytest.mark.slow
+
 UID = "in-the-middle"
 KEYS = {"cam": {"shape": [4, 16], "dtype": "array", "source": "x"}, "rotation": {"shape": [], "dtype": "number"}}
 

@@ -19,6 +19,8 @@ from system_processes import Process, Processes, free_endpoint, processes, told,
 from streamrecon import Config, reconstruct
 from streamrecon.config import ReconConfig, SimulatedConfig
 
+pytestmark = pytest.mark.slow
+
 EXAMPLES = Path(__file__).parents[2] / "docs/examples"
 CONFIG = """
 [engine]

@@ -20,6 +20,8 @@ from system_processes import Process, Processes, finished, free_endpoint, proces
 from streamrecon.cli import FILES
 from streamrecon.failpoints import VARIABLE
 
+pytestmark = pytest.mark.slow
+
 CONFIG = """
 [simulated]
 phantom = "disc"

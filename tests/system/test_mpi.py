@@ -56,6 +56,7 @@ return_timeout = 60.0
 MPIEXEC = beside_python("mpiexec") or shutil.which("mpiexec")
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.mpi,
     pytest.mark.skipif(
         MPIEXEC is None or importlib.util.find_spec("mpi4py") is None,

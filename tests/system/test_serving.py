@@ -28,6 +28,8 @@ from system_processes import (
 from streamrecon.config import load
 from streamrecon.sources import open_source
 
+pytestmark = pytest.mark.slow
+
 CONFIG = """
 [simulated]
 phantom = "disc"
