@@ -219,7 +219,7 @@ def test_a_scan_that_breaks_off_does_not_end_the_service(serving: Callable[..., 
 
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_a_scan_that_does_not_fit_does_not_end_the_service(serving: Callable[..., Serving], ranks: int) -> None:
-    room = psutil.Process().memory_info().rss + 100_000_000  # what earlier tests have left in this process counts, too
+    room = psutil.Process().memory_info().rss + 50_000_000  # what earlier tests have left in this process counts, too
     job = serving(config(engine={"memory_bytes": room}), ranks=ranks)
     refused = job.send(named("large", rows=60, columns=600, projections=2))
     assert isinstance(refused.error, ScanAbortedError)
