@@ -95,10 +95,6 @@ class Files:
         """Images that follow each other, (frame, row, column), which are ready."""
         return self._stack(place.resource).read(place.row, place.row + count, rows)
 
-    def available(self, place: Place) -> int:
-        """Images of a resource, from its first, that can be read now."""
-        return self._stack(place.resource).poll()
-
     def place(self, place: Place) -> str:
         """Where an image is, for people."""
         asset, stack = self._asset(place.resource), self._stack(place.resource)
