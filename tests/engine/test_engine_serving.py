@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import pytest
 from engine_ranks import Job
 from engine_scans import D, F, P, Scan, Sending, batch, config, difference, read, read_volume, simulated, stream
+from streamrecon_kernels import all_compiled
 
 from streamrecon.config import Config, ReconConfig
-from streamrecon.engine import Service
+from streamrecon.engine import Service, cost
 from streamrecon.engine.alignment import Alignment
 from streamrecon.engine.journal import Journal
 from streamrecon.engine.lock import FolderLock
@@ -219,7 +219,7 @@ def test_a_scan_that_breaks_off_does_not_end_the_service(serving: Callable[..., 
 
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_a_scan_that_does_not_fit_does_not_end_the_service(serving: Callable[..., Serving], ranks: int) -> None:
-    room = psutil.Process().memory_info().rss + 50_000_000  # what earlier tests have left in this process counts, too
+    room = cost.PROGRAM_BYTES + (0 if all_compiled() else cost.COMPILING_BYTES) + 50_000_000
     job = serving(config(engine={"memory_bytes": room}), ranks=ranks)
     refused = job.send(named("large", rows=60, columns=600, projections=2))
     assert isinstance(refused.error, ScanAbortedError)
