@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
 import os
 from collections.abc import Iterator, Mapping
@@ -15,7 +14,7 @@ import msgpack
 import numpy as np
 import xxhash
 
-from streamrecon.errors import OutputError
+from streamrecon.lock import FolderLock
 from streamrecon.scan import UID_PATTERN
 
 log = logging.getLogger(__name__)
@@ -23,7 +22,6 @@ log = logging.getLogger(__name__)
 SUFFIX = ".documents"
 FAILED = ".failed"
 """Instead of the other, of what is not to be tried again."""
-LOCK = ".lock"
 _HEAD = 12
 _ARRAY = 1
 
@@ -64,20 +62,7 @@ class Keeping:
         self._runs: dict[str, _Kept] = {}
         self.error: str | None = None
         """Why documents are not kept now."""
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._lock = (folder / LOCK).open("w")
-        except OSError as error:
-            raise OutputError(f"cannot use the folder {folder}: {error.strerror}") from error
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            self._lock.close()
-            raise OutputError(f"another attachment keeps its documents in {folder}: choose another --keep") from error
-        except OSError as error:
-            log.warning(
-                "the disk of %s has no locks (%s): make sure that no other attachment uses it", folder, error.strerror
-            )
+        self._lock = FolderLock(folder, "attachment", "--keep")
 
     def add(self, uid: str, name: str, doc: Mapping[str, Any]) -> None:
         """Keep a document. A disk that is full is told, and the run goes on; so does keeping, once there is room again."""
@@ -169,7 +154,7 @@ class Keeping:
         """Close all files; they stay."""
         for uid in list(self._runs):
             self._close(uid)
-        self._lock.close()
+        self._lock.release()
 
     def _close(self, uid: str) -> None:
         if (kept := self._runs.pop(uid, None)) is not None:

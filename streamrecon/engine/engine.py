@@ -20,7 +20,6 @@ from streamrecon.engine.emit import EmitPolicy, LeadingMarks, Marks, Versions
 from streamrecon.engine.ingest import BROKE_OFF, Accepted, Event, Ingest
 from streamrecon.engine.journal_layout import Layout
 from streamrecon.engine.lead import Lead
-from streamrecon.engine.lock import FolderLock
 from streamrecon.engine.orders import Done, Failed, Finished, NotWritten
 from streamrecon.engine.plan import Plan, Share
 from streamrecon.engine.preparation import Preparation
@@ -35,6 +34,7 @@ from streamrecon.engine.warmup import compile_kernels
 from streamrecon.engine.world import Alone, World
 from streamrecon.engine.writer import Writer
 from streamrecon.errors import JournalError, OutputError, RankError, ScanAbortedError, StreamreconError
+from streamrecon.lock import FolderLock
 from streamrecon.scan import FrameKind, ScanInfo
 from streamrecon.transport import ControlHub, ControlLink
 from streamrecon.wire.outputs import Broken
@@ -117,7 +117,7 @@ class Engine:
             self._ingest.alarmed = self._alarmed
             undo.callback(self._ingest.stop)
             # A folder of many scans is held by whoever lets them have theirs in it.
-            self._lock = None if apart else FolderLock(out, rank)
+            self._lock = None if apart else FolderLock(out, "engine", "--out", rank)
             if self._lock is not None:
                 undo.callback(self._lock.release)
             self._meet(resume)

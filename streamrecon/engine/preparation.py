@@ -15,7 +15,6 @@ from streamrecon.engine.decompose import decompose
 from streamrecon.engine.ingest import Ingest
 from streamrecon.engine.journal import AtWork, Journal
 from streamrecon.engine.journal_layout import Layout, assemble, begin_next, clear, find, place, settle
-from streamrecon.engine.lock import FolderLock
 from streamrecon.engine.mask import Mask
 from streamrecon.engine.output import Output, finished
 from streamrecon.engine.plan import Plan, Share, make_plan
@@ -24,6 +23,7 @@ from streamrecon.engine.status import Counters
 from streamrecon.engine.story import Story, log_name
 from streamrecon.engine.world import Watch, World
 from streamrecon.errors import OutputError, PlanError, ScanAbortedError
+from streamrecon.lock import FolderLock
 from streamrecon.scan import FrameKind, ScanInfo
 from streamrecon.wire.messages import Range
 from streamrecon.wire.outputs import Opened
@@ -109,7 +109,7 @@ class Preparation:
     def _move_in(self, info: ScanInfo, can_replay: bool) -> None:
         """Give the scan a folder of its own; refuse it where that holds what could not be had again."""
         self.out = self.out / info.uid
-        self._lock = FolderLock(self.out, self._world.rank)
+        self._lock = FolderLock(self.out, "engine", "--out", self._world.rank)
         self.story.go_on_in(self.out / log_name(self._world.rank))
         if self._world.rank:
             return  # rank 0 has looked

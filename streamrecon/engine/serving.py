@@ -12,13 +12,13 @@ from types import TracebackType
 from streamrecon.config import Config
 from streamrecon.engine.engine import Engine
 from streamrecon.engine.journal_layout import clear, find
-from streamrecon.engine.lock import FolderLock
 from streamrecon.engine.output import broke_off, finished
 from streamrecon.engine.result import Result
 from streamrecon.engine.series import Series
 from streamrecon.engine.story import Listener, Story, log_name
 from streamrecon.engine.world import Alone, World
 from streamrecon.errors import JournalError, OutputError, RankError, StreamreconError
+from streamrecon.lock import FolderLock
 from streamrecon.scan import UID_PATTERN
 
 GRACE = 60.0
@@ -101,7 +101,7 @@ class Service:
         self.publish_endpoint = self._series.doors.publish_endpoint
         """Where viewers are to connect, or None; the same from scan to scan."""
         try:
-            self._lock = FolderLock(self._out, self._world.rank)
+            self._lock = FolderLock(self._out, "engine", "--out", self._world.rank)
             self._story = Story(self._out / log_name(self._world.rank), listener)
         except OutputError:
             self._series.doors.close()

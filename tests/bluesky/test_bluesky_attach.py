@@ -390,7 +390,7 @@ def test_a_bug_costs_the_run_and_its_documents_stay(
 def test_one_attachment_to_a_folder(tmp_path: Path) -> None:
     keeping = Keeping(tmp_path)
     keeping.add("r-1", "start", {"uid": "r-1"})
-    with pytest.raises(OutputError, match=r"another attachment keeps its documents in .*: choose another --keep"):
+    with pytest.raises(OutputError, match=r"another attachment is writing to .*: choose another --keep"):
         Keeping(tmp_path)
     keeping.close()
     with closing(Keeping(tmp_path)) as again:

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from streamrecon.engine.lock import FolderLock
 from streamrecon.engine.orders import LAST, Part
 from streamrecon.engine.output import Output, Provenance, finished, most_kept, slab_name
 from streamrecon.engine.picture import planes_of
 from streamrecon.errors import OutputError
+from streamrecon.lock import FolderLock
 from streamrecon.scan import FrameKind, Geometry, ScanInfo, VolumeUpdate
 from streamrecon.wire.messages import Range
 
@@ -167,14 +167,14 @@ def test_old_versions_go_with_all_their_slabs(tmp_path: Path, seconds: float, ke
 
 
 def test_each_rank_has_a_lock_of_its_own_that_one_process_holds(tmp_path: Path) -> None:
-    locks = [FolderLock(tmp_path / "out", rank) for rank in range(3)]
+    locks = [FolderLock(tmp_path / "out", "engine", "--out", rank) for rank in range(3)]
     for rank in range(3):
         with pytest.raises(OutputError, match="another engine"):
-            FolderLock(tmp_path / "out", rank)
+            FolderLock(tmp_path / "out", "engine", "--out", rank)
     locks[1].release()
     with pytest.raises(OutputError, match="another engine"):
-        FolderLock(tmp_path / "out", 2)
-    again = FolderLock(tmp_path / "out", 1)
+        FolderLock(tmp_path / "out", "engine", "--out", 2)
+    again = FolderLock(tmp_path / "out", "engine", "--out", 1)
     for lock in (locks[0], locks[2], again):
         lock.release()
-    FolderLock(tmp_path / "out").release()
+    FolderLock(tmp_path / "out", "engine", "--out").release()

@@ -23,10 +23,10 @@ from streamrecon.config import Config, ReconConfig
 from streamrecon.engine import Service, cost
 from streamrecon.engine.alignment import Alignment
 from streamrecon.engine.journal import Journal
-from streamrecon.engine.lock import FolderLock
 from streamrecon.engine.orders import Studied
 from streamrecon.engine.ring import Ring
 from streamrecon.errors import JournalError, OutputError, PeerLostError, ScanAbortedError, StreamreconError
+from streamrecon.lock import FolderLock
 from streamrecon.recon.center import Bands
 from streamrecon.scan import Frame, FrameKind
 from streamrecon.transport import subscribe
@@ -463,7 +463,7 @@ def test_a_scan_that_cannot_be_gone_on_with_keeps_none_from_being_served(
 def test_a_scan_that_another_engine_goes_on_with_is_left_to_it(serving: Callable[..., Serving], tmp_path: Path) -> None:
     unfinished(config(), tmp_path / "out", "left")
     forget_the_end(tmp_path / "out" / "left")
-    lock = FolderLock(tmp_path / "out" / "left")
+    lock = FolderLock(tmp_path / "out" / "left", "engine", "--out")
     try:
         job = serving(resume=True)
         assert job.send(named("new")).error is None
