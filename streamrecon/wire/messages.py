@@ -279,39 +279,194 @@ class Abort(Message):
     reason: str
 
 
+Axis: TypeAlias = Literal["z", "y", "x"]
+"""Of a volume: slice, y, x."""
+
+Action: TypeAlias = Literal[
+    "center", "filter", "side", "every", "interval", "snapshot", "pause", "resume", "advise_stop", "centers"
+]
+"""What a viewer may ask for that has the control token."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Control(Message):
+    """Viewer: change the reconstruction; applied at a cut, and answered once."""
+
+    TYPE: ClassVar[int] = 16
+    serial: int
+    """Chosen by the viewer, for the answer."""
+    token: str
+    """The control token of the engine."""
+    action: Action
+    numbers: tuple[float, ...] = ()
+    """What the action takes: `center`: column, none to find it; `side`: pixels, none for the detector's; `every`: projections;
+    `interval`: seconds, none to have versions by number only; `centers`: slice, first and last column, how many."""
+    text: str = ""
+    """`filter`: its name; `advise_stop`: why."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Picture(Message):
+    """Part of UPDATE and RESULT: what the next pixels of the payload are."""
+
+    TYPE: ClassVar[int] = 0
+    kind: Literal["slice", "preview", "projection", "sinogram", "centers"]
+    axis: Literal["z", "y", "x", ""] = ""
+    """Of a slice: the axis that is at right angles to it."""
+    index: int = 0
+    """Of a slice: along that axis, in the full volume; of a projection: its index; of a sinogram: the detector row."""
+    shape: tuple[int, ...]
+    """slice: the other two axes; preview: (slice, y, x); projection: (row, column); sinogram: (projection, column); centers:
+    (center, y, x)."""
+    full: tuple[int, ...]
+    """Shape before it was binned, as it is with whole numbers to be no larger than was asked for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result(Message):
+    """Publisher: the answer to CONTROL. The payload holds the pictures' pixels, little-endian float32."""
+
+    TYPE: ClassVar[int] = 17
+    HEADER_LIMIT: ClassVar[int] = 1 << 14
+    PAYLOAD: ClassVar[bool] = True
+    serial: int
+    done: bool
+    text: str
+    """What was done, or why it was not."""
+    pictures: tuple[Picture, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plane(Message):
+    """Part of WANT: a slice."""
+
+    TYPE: ClassVar[int] = 0
+    axis: Axis
+    index: int | None = None
+    """Along that axis, in the full volume; null is the middle."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Want(Message):
-    """Viewer: send me the newest update after this version, when there is one. One at a time: this is a viewer's credit."""
+    """Viewer: send me the newest version after this one, when there is one. One at a time: this is a viewer's credit."""
 
     TYPE: ClassVar[int] = 18
+    uid: str = ""
+    """Of the scan that `after` is a version of."""
     after: int
-    """0 for any."""
+    """0 for any: also what is there already, with other slices."""
+    planes: tuple[Plane, ...] = (Plane(axis="z"), Plane(axis="y"), Plane(axis="x"))
+    """Slices to be sent, in full resolution where the volume has it."""
+    most: int = 0
+    """Pixels of the longest side of a picture, at most; 0 for any."""
+    preview: int = 0
+    """Voxels of the longest side of a preview of the volume, at most; 0 for none."""
+    projection: bool = False
+    """Whether to send the newest projection, as line integrals."""
+    sinogram: int | None = None
+    """Slice whose sinogram is to be sent with the next versions."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Update(Message):
-    """Publisher: one version of the volume as its three central slices. The payload holds their pixels, float32."""
+    """Publisher: one version of the volume. The payload holds the pictures' pixels, little-endian float32, one after the other."""
 
     TYPE: ClassVar[int] = 19
+    HEADER_LIMIT: ClassVar[int] = 1 << 14
     PAYLOAD: ClassVar[bool] = True
     version: int
     uid: str
+    title: str = ""
+    """What people call the scan."""
     projections: int
+    """In this version."""
     coverage: float
+    """Share of the half circle, with an offset axis of the full one, covered by them, 0 to 1."""
     final: bool
     binning: int
+    """Of the volume's voxels."""
     shape: tuple[int, int, int]
-    """(slice, y, x) of the volume. The payload is the (y, x), the (slice, x) and the (slice, y) slice through its middle."""
+    """(slice, y, x) of the volume; the full one has `full`."""
+    full: tuple[int, int, int]
+    """(slice, y, x) without binning: what indices refer to."""
+    pixel_size: float | None = None
+    """m, of the detector."""
+    center: float | None = None
+    """Column of the rotation axis."""
+    filter: str = ""
+    angles: tuple[int, ...] = ()
+    """Projections in each of equal parts of the full circle, the first beginning at 0."""
+    minimum: float | None = None
+    maximum: float | None = None
+    mean: float | None = None
+    deviation: float | None = None
+    """Of the values within the volume; null where there are none."""
+    change: float | None = None
+    """Root mean square difference of the preview to that of the version before, as a share of its deviation."""
+    pictures: tuple[Picture, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Look(Message):
+    """Viewer: what is happening? Answered at once, by PROGRESS."""
+
+    TYPE: ClassVar[int] = 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress(Message):
+    """Publisher: what is happening, or why nothing is."""
+
+    TYPE: ClassVar[int] = 21
+    HEADER_LIMIT: ClassVar[int] = 1 << 14
+    uid: str
+    """Of the scan in work, or of the last one; empty where there was none."""
+    title: str
+    phase: str
+    """In words."""
+    frames: int
+    projections: int
+    """Received."""
+    expected: int | None
+    """Projections announced."""
+    in_volume: int
+    """Projections accumulated."""
+    coverage: float
+    version: int
+    """Newest that can be read."""
+    center: float | None
+    filter: str
+    credit_frames: int
+    ring_frames: int
+    rate: float
+    """Frames received per second, lately."""
+    nbytes: int
+    latency: float | None
+    """Seconds from a projection's arrival to the first version that holds it, median."""
+    dropped: int
+    alarm: str | None
+    ranks: int
+    angles: tuple[int, ...]
+    """As in UPDATE, of the projections received."""
+    paused: bool
+    """Whether partial versions are made only when asked for."""
+    advice: str | None
+    """Why a viewer has advised to stop the scan, where one has."""
+    every: int | None
+    """Projections between versions."""
+    interval: float | None
+    """Seconds between versions."""
+    viewers: int
 
 
 MESSAGES: dict[int, type[Message]] = {
     cls.TYPE: cls
     for cls in (
         Hello, Welcome, Busy, Reset, ScanOpen, Have, FrameHeader, Gap, Credit, Ack, Nack, Status, End, EndOk, Abort,
-        Want, Update,
+        Control, Result, Want, Update, Look, Progress,
     )
 }  # fmt: skip
-"""By type. 16 and 17 are kept for CONTROL and RESULT."""
+"""By type."""
 
 
 def table() -> str:
