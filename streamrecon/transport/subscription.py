@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Iterator, Sequence
@@ -54,10 +55,8 @@ class Subscription:
 
     def ask(self, request: Want | Look | Control) -> None:
         """Send a request; where the engine is not there, it is asked once it is, or never."""
-        try:
+        with contextlib.suppress(zmq.Again):  # so many are waiting for it that one more would not help
             self._socket.send_multipart(encode(request), zmq.NOBLOCK)
-        except zmq.Again:
-            pass  # so many are waiting for it that one more would not help
 
     def receive(self, seconds: float = 0.0) -> tuple[Answer, Pictures] | None:
         """The next answer, waited for so long; None if there is none.

@@ -40,8 +40,8 @@ class Link:
 class Source(Protocol):
     """Shared by all sessions of a server; any thread.
 
-    What is known can be looked at any time. `changed`, given to `start`, is called from the source's own thread whenever something
-    of it has changed.
+    What is known can be looked at any time. `changed`, given to `start`, is called from the source's own thread whenever
+    something of it has changed.
     """
 
     def start(self, changed: Callable[[], None]) -> None:

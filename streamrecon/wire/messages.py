@@ -369,7 +369,7 @@ class Want(Message):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Update(Message):
-    """Publisher: one version of the volume. The payload holds the pictures' pixels, little-endian float32, one after the other."""
+    """Publisher: one version of the volume. The payload holds the pictures' pixels, little-endian float32, in their order."""
 
     TYPE: ClassVar[int] = 19
     HEADER_LIMIT: ClassVar[int] = 1 << 14
