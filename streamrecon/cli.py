@@ -324,9 +324,12 @@ class _Sending:
     """Says, now and then, how far a replay is."""
 
     def __init__(self, quiet: bool) -> None:
-        self._quiet, self._told = quiet, ""
+        self._quiet, self._told, self._advice = quiet, "", ""
 
     def __call__(self, end: Any) -> None:
+        if end.advice != self._advice:
+            self._advice = end.advice
+            sys.stderr.write(f"who watches the scan advises to stop it: {end.advice}\n")
         state = end.session.state
         words = f"{state.name.lower()}: {state.value}" if not end.busy else f"the engine is busy: {end.busy.reason}"
         if not self._quiet and words != self._told:

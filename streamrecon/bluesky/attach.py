@@ -370,6 +370,9 @@ class Attachment:
 
     def _progress(self, end: SendingEnd) -> None:
         self._sending = end
+        if end.advice != self._advised:
+            self._advised = end.advice
+            self._listener("advice", f"who watches the scan advises to stop it: {end.advice}")
         if self._stopped.is_set():
             raise ScanAbortedError("the attachment was ended")
 

@@ -77,9 +77,13 @@ class Alignment:
         self._slabs = set(slabs)
         self.used: Align | None = None
         """What all accumulate with; None while it is waited for."""
+        self._candidate: CenterEstimate | None = None
+        """Better than what is used, but for whether the axis is offset then."""
+        self._looks = given is None
+        """Whether slabs tell what it takes to find it."""
         self._estimate: CenterEstimate | None = None
         if given is not None:
-            self._estimate = CenterEstimate(given, 0.0, "user", 0, f"center {given:.2f} as given")
+            self.give(given)
         self._guess = guess if given is None and guess is not None and self._may_guess(guess) else None
         self.tag: Tag = ()
         """Of the line integrals that count."""
@@ -97,8 +101,7 @@ class Alignment:
         """Whether only those are left that count at the end, in their order."""
         self._stale = True
         self._looked: tuple[int, float] = (0, math.inf)
-        self._candidate: CenterEstimate | None = None
-        """Better than what is used, but for whether the axis is offset then."""
+        self._candidate = None
         self._pair: tuple[int, int, float] | None = None
         self._some: tuple[int, ...] = ()
         """What was asked to be seen: not anew for each projection that comes before the answer."""
@@ -124,6 +127,19 @@ class Alignment:
                 self.theta[index] = float(theta)
                 if news.sums is not None:
                     self._finder.add_sums(index, float(theta), self._sums[index])
+
+    def give(self, center: float) -> None:
+        """Someone says where the axis is: it is no longer looked for."""
+        self.given, self._candidate = center, None
+        self._estimate = CenterEstimate(center, 0.0, "user", 0, f"center {center:.2f} as given")
+
+    def find(self) -> bool:
+        """Nobody says any more where the axis is; whether it can be looked for."""
+        if not self._looks:
+            return False
+        self.given = self._estimate = None
+        self._looked = (0, math.inf)
+        return True
 
     def better(self) -> Align | None:
         """An axis to start with, or to start over with, before the scan's end; None while there is nothing to do.
@@ -184,7 +200,7 @@ class Alignment:
     @property
     def _guessing(self) -> bool:
         """Whether nothing of this scan has told the axis yet."""
-        return self.used is None or self.used.estimate.method == "previous"
+        return self.used is None or self.used.estimate.method in ("previous", "user")
 
     def _may_guess(self, center: float) -> bool:
         """Whether to start with the axis of the scan before.

@@ -7,8 +7,9 @@ import queue
 from collections.abc import Callable
 from typing import Protocol
 
+from streamrecon.engine.hands import Hands
 from streamrecon.engine.lead import Lead
-from streamrecon.engine.orders import Order, Report
+from streamrecon.engine.orders import Order, Report, Swept
 
 
 class Council(Protocol):
@@ -32,31 +33,43 @@ class Leading:
         Of the other ranks, as they come.
     tell
         Sends an order to all of them.
+    hands
+        What viewers ask for.
     """
 
     def __init__(
-        self, lead: Lead, reports: queue.SimpleQueue[tuple[int, Report]], tell: Callable[[Order], None]
+        self,
+        lead: Lead,
+        reports: queue.SimpleQueue[tuple[int, Report]],
+        tell: Callable[[Order], None],
+        hands: Hands,
     ) -> None:
-        self._lead, self._reports, self._tell = lead, reports, tell
+        self._lead, self._reports, self._tell, self._hands = lead, reports, tell, hands
 
     def report(self, report: Report) -> None:
         """See `Council.report`."""
-        self._lead.hear(0, report)
+        self._hear(0, report)
+
+    def _hear(self, rank: int, report: Report) -> None:
+        if isinstance(report, Swept):
+            self._hands.hear(report)
+        else:
+            self._lead.hear(rank, report)
 
     def orders(self, patience: float = 0.0) -> list[Order]:
         """See `Council.orders`."""
         orders = self._turn()
         if not orders and patience:
             with contextlib.suppress(queue.Empty):
-                self._lead.hear(*self._reports.get(timeout=patience))
+                self._hear(*self._reports.get(timeout=patience))
                 orders = self._turn()
         return orders
 
     def _turn(self) -> list[Order]:
         with contextlib.suppress(queue.Empty):
             while True:
-                self._lead.hear(*self._reports.get_nowait())
-        orders = self._lead.turn()
+                self._hear(*self._reports.get_nowait())
+        orders = [*self._hands.turn(), *self._lead.turn()]
         for order in orders:
             self._tell(order)
         return orders

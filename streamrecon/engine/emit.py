@@ -17,6 +17,13 @@ class Versions(Protocol):
     def number(self) -> int:
         """Of the cut that is due."""
 
+    @property
+    def whole(self) -> bool:
+        """Whether it is to have no binning."""
+
+    def make_whole(self, cut: int) -> None:
+        """The version of this cut is to have no binning."""
+
     def remaining(self, projections: int) -> int:
         """Projections until the next version: where a batch ends, with so many in the accumulator."""
 
@@ -64,8 +71,11 @@ class EmitPolicy:
     """
 
     def __init__(self, every: int, interval: float | None) -> None:
-        self.every, self._interval = every, interval
+        self.every, self.interval = every, interval
+        self.paused = False
+        """Whether versions come on request only."""
         self._requested = threading.Event()
+        self._whole = False
         self._projections = 0
         self._time: float | None = None
         self._renewed = False
@@ -76,8 +86,17 @@ class EmitPolicy:
         """See `Versions.number`."""
         return self._number
 
-    def request(self) -> None:
-        """Ask for a version as soon as there is something new; any thread."""
+    @property
+    def whole(self) -> bool:
+        """See `Versions.whole`."""
+        return self._whole
+
+    def make_whole(self, cut: int) -> None:
+        """See `Versions.make_whole`: one rank is asked by `request`."""
+
+    def request(self, whole: bool = False) -> None:
+        """Ask for a version, or for one without binning, as soon as there is something new; any thread."""
+        self._whole |= whole
         self._requested.set()
 
     def remaining(self, projections: int) -> int:
@@ -91,13 +110,15 @@ class EmitPolicy:
             self._time = now
         if projections < self._projections or (projections == self._projections and not self._renewed):
             return False
-        timed = idle and self._interval is not None and now - self._time >= self._interval
-        return timed or self._renewed or self._requested.is_set() or projections - self._projections >= self.every
+        timed = idle and self.interval is not None and now - self._time >= self.interval
+        due = timed or self._renewed or projections - self._projections >= self.every
+        return self._requested.is_set() or (due and not self.paused)
 
     def emitted(self, projections: int, now: float) -> None:
         """See `Versions.emitted`."""
         self._number += 1
         self._requested.clear()
+        self._whole = False
         self._projections, self._time, self._renewed = projections, now, False
 
     def resumed(self, projections: int) -> None:
@@ -137,6 +158,7 @@ class Marks:
     def __init__(self, give_up: Callable[[int, str], None]) -> None:
         self._give_up = give_up
         self._marks: list[_Mark] = []
+        self._wholes: set[int] = set()
         self._over = 0
         """Newest cut that was made or given up here. One that comes again is not made again: it may be about to be shown."""
 
@@ -144,6 +166,15 @@ class Marks:
     def number(self) -> int:
         """See `Versions.number`."""
         return self._marks[0].cut
+
+    @property
+    def whole(self) -> bool:
+        """See `Versions.whole`."""
+        return self.number in self._wholes
+
+    def make_whole(self, cut: int) -> None:
+        """See `Versions.make_whole`. Where a rank hears of it too late, the slabs differ, and it is asked for again."""
+        self._wholes = {*(each for each in self._wholes if each > self._over), cut}
 
     def remaining(self, projections: int) -> int:
         """See `Versions.remaining`."""
@@ -190,7 +221,7 @@ class LeadingMarks(Marks):
     policy
         When that is.
     want
-        Asks the sender to place a cut.
+        Asks the sender to place a cut, and all ranks to make its version without binning if so.
     over
         Whether the version of a cut is complete, or will not be.
     give_up
@@ -200,7 +231,7 @@ class LeadingMarks(Marks):
     def __init__(
         self,
         policy: EmitPolicy,
-        want: Callable[[int], None],
+        want: Callable[[int, bool], None],
         over: Callable[[int], bool],
         give_up: Callable[[int, str], None],
     ) -> None:
@@ -213,8 +244,11 @@ class LeadingMarks(Marks):
         reached = super().due(projections, received, now, idle)
         if self._cut_over(self._wanted) and self._policy.due(received, received, now, idle):
             self._wanted += 1
+            whole = self._policy.whole
             self._policy.emitted(received, now)
-            self._want(self._wanted)
+            if whole:
+                self.make_whole(self._wanted)
+            self._want(self._wanted, whole)
         return reached
 
     def resumed(self, projections: int) -> None:

@@ -13,15 +13,16 @@ from types import TracebackType
 
 from streamrecon_kernels import all_compiled
 
-from streamrecon.config import Config
+from streamrecon.config import Config, ReconConfig
 from streamrecon.engine.council import Council, Following, Leading
 from streamrecon.engine.device import choose
 from streamrecon.engine.emit import EmitPolicy, LeadingMarks, Marks, Versions
+from streamrecon.engine.hands import Hands
 from streamrecon.engine.ingest import BROKE_OFF, Accepted, Event, Ingest
 from streamrecon.engine.journal_layout import Layout
 from streamrecon.engine.lead import Lead
-from streamrecon.engine.orders import Done, Failed, Finished, NotWritten
-from streamrecon.engine.plan import Plan, Share
+from streamrecon.engine.orders import Done, Failed, Finished, NotWritten, Whole
+from streamrecon.engine.plan import Plan, Share, fit
 from streamrecon.engine.preparation import Preparation
 from streamrecon.engine.previous import Previous
 from streamrecon.engine.publishing import Publishing
@@ -30,12 +31,14 @@ from streamrecon.engine.result import Result
 from streamrecon.engine.series import Series
 from streamrecon.engine.status import Counters, Status
 from streamrecon.engine.story import Listener, Story, log_name
+from streamrecon.engine.token import remove_token, write_token
 from streamrecon.engine.warmup import compile_kernels
 from streamrecon.engine.world import Alone, World
 from streamrecon.engine.writer import Writer
 from streamrecon.errors import JournalError, OutputError, RankError, ScanAbortedError, StreamreconError
 from streamrecon.lock import FolderLock
-from streamrecon.scan import FrameKind, ScanInfo
+from streamrecon.recon.accumulate import Shape
+from streamrecon.scan import FrameKind, Geometry, ScanInfo
 from streamrecon.transport import ControlHub, ControlLink
 from streamrecon.wire.outputs import Broken
 from streamrecon.wire.ranges import Ranges
@@ -97,6 +100,7 @@ class Engine:
         self._publishing: Publishing | None = None
         self._requests: EmitPolicy | None = None
         self._rank: Rank | None = None
+        self._hands: Hands | None = None
         self._result: Result | None = None
         self._error: BaseException | None = None
         self._stopping, self._ready, self._done = threading.Event(), threading.Event(), threading.Event()
@@ -107,7 +111,7 @@ class Engine:
         with contextlib.ExitStack() as undo:
             if series is None:
                 series = Series(config, self._world)
-                undo.callback(series.doors.close)
+                undo.callback(series.close)
             self._series, doors = series, series.doors
             self._device = choose(config.engine.device, 1 << 20, series.index)
             share = Share(series.here, self._world.size)
@@ -122,11 +126,18 @@ class Engine:
                 undo.callback(self._lock.release)
             self._meet(resume)
             self._story = self._preparation.story = Story(out / log_name(rank), listener)
+            gallery = series.gallery
+            self.control_token = None if gallery is None else gallery.token
+            """What lets viewers change the reconstruction; also in OUT/control.token."""
+            if self.control_token is not None and not series.stay:
+                write_token(out, self.control_token)
             undo.pop_all()
         self.endpoint = doors.endpoint
         """Where a sender is to connect."""
-        self.publish_endpoint = doors.publish_endpoint
+        self.publish_endpoint = None if gallery is None else gallery.endpoint
         """Where viewers are to connect, or None."""
+        if gallery is not None:
+            gallery.look = self._counters.progress
         self._compute = threading.Thread(target=self._run, name="streamrecon-compute", daemon=True)
         self._story.tell("listen", f"waiting for a sender at {self.endpoint}", endpoint=self.endpoint)
 
@@ -272,6 +283,10 @@ class Engine:
         self._ingest.stop()
         self._preparation.put_away(self._keep)
         self._story.close()
+        if not self._series.stay:
+            self._series.close()
+            if self.control_token is not None:
+                remove_token(self.out)
         if self._lock is not None:
             self._lock.release()
         # What takes memory goes with the scan, also where somebody still looks at the counters.
@@ -365,9 +380,12 @@ class Engine:
         assert made.plan
         assert made.output
         assert made.journal
+        self._counters.title = str(info.metadata.get("title") or info.uid)
+        gallery, viewers = self._series.gallery, made.config.emit.publish is not None
         publishing = self._publishing = Publishing(
-            made.output, self._number, made.slabs(info), self._ingest, self.request_version, self._counters, self._story
-        )
+            made.output, self._number, made.slabs(info), self._ingest, self.request_version, self._counters, self._story,
+            viewers, gallery.show if gallery is not None else lambda exhibit: None,
+        )  # fmt: skip
         publishing.writer.start()
         policy, council = self._gather(event, made.plan, publishing)
         batch = made.config.engine.batch * (event.rows[1] - event.rows[0]) * info.geometry.columns * 4
@@ -379,12 +397,21 @@ class Engine:
         )  # fmt: skip
         if self._stopping.is_set():
             rank.stop("the engine was stopped")
-        end = rank.run()
+        try:
+            end = rank.run()
+        finally:
+            self._let_go()
         if end.ended:  # all ranks know of the same scans
             self._series.previous = rank.taught()
         if self._number:
             return self._follow_to_the_end(end, rank, publishing, council)
         return self._conclude(end, publishing, council)
+
+    def _let_go(self) -> None:
+        """Viewers' requests come too late from now on."""
+        if self._hands is not None and self._series.gallery is not None:
+            self._series.gallery.control = self._series.gallery.attend = None
+            self._hands.close()
 
     def _previous(self, scan: Accepted) -> Previous | None:
         """What a scan before this one has taught, where it was of the same detector."""
@@ -417,11 +444,39 @@ class Engine:
         self._requests = EmitPolicy(plan.every, config.emit.interval)
         policy: Versions = self._requests
         if len(members) > 1:
-            policy = LeadingMarks(self._requests, self._ingest.want_cut, assembly.over, assembly.give_up)
+            policy = LeadingMarks(self._requests, self._want_cut, assembly.over, assembly.give_up)
         previous = self._previous(scan)
         guess = None if previous is None else previous.center
         lead = Lead(scan.info, self._preparation.whole(scan.info), members, config.recon, guess)
-        return policy, Leading(lead, self._ingest.reports, self._ingest.tell)
+        return policy, Leading(lead, self._ingest.reports, self._ingest.tell, self._take_hands(scan, plan, lead))
+
+    def _want_cut(self, number: int, whole: bool) -> None:
+        if whole:
+            self._ingest.tell(Whole(number))
+        self._ingest.want_cut(number)
+
+    def _take_hands(self, scan: Accepted, plan: Plan, lead: Lead) -> Hands:
+        """Let viewers ask for changes."""
+        assert self._requests is not None
+        config, geometry = self._preparation.config, scan.info.geometry
+
+        def fits(options: ReconConfig) -> None:
+            used = lead.alignment.used
+            center = (geometry.columns - 1) / 2 if used is None else used.estimate.center
+            slab = Geometry(scan.rows[1] - scan.rows[0], geometry.columns, geometry.pixel_size)
+            shape = Shape.of(slab, options, center, used is not None and used.offset_axis)
+            changed = dataclasses.replace(config, recon=options)
+            fit(scan.info, shape, changed, plan.memory_limit, plan.disk_limit, plan.out, decided=plan.decided)
+
+        hands = self._hands = Hands(
+            lead, self._requests, config.recon, fits, plan.whole_fits, self._preparation.whole(scan.info), geometry.columns,
+            self._ingest.advise, self._counters, self._story,
+        )  # fmt: skip
+        gallery = self._series.gallery
+        if gallery is not None:
+            gallery.control, gallery.attend = hands.ask, hands.attend
+            hands.attend(gallery.attended)
+        return hands
 
     def _follow_to_the_end(self, end: Finished, rank: Rank, publishing: Publishing, council: Council) -> Result:
         """Wait until rank 0 says that the last version can be read."""

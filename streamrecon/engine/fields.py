@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -116,6 +117,16 @@ class Fields:
             text = f"projection {records[0].index} or one soon after it has pixels that are not finite: they are interpolated"
             self._story.tell("bad_pixels", text)
         return projections
+
+    def sinogram(self, records: Sequence[Record], row: int) -> NDArray[np.float32]:
+        """A row of the slab in projections of the journal as line integrals, (angle, column)."""
+        assert self.normalizer is not None
+        rows = slice(row, row + 1)
+        known = self.normalizer.normalization
+        groups = tuple(FlatGroup(group.position, group.image[rows]) for group in known.flats)
+        bad = None if known.bad is None else known.bad[rows]
+        normalizer = Normalizer(replace(known, dark=known.dark[rows], flats=groups, bad=bad))
+        return normalizer.line_integrals(self._journal.read(records, rows), positions(records))[:, 0]
 
     def known(self, ended: bool) -> Normalization:
         """The normalization by what has come so far; there is at least one projection."""

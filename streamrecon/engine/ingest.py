@@ -6,6 +6,7 @@ It takes no part in the maths, so heartbeats flow and frames arrive during a lon
 from __future__ import annotations
 
 import logging
+import math
 import queue
 import threading
 import time
@@ -20,15 +21,16 @@ from streamrecon.engine.decompose import decompose, lanes
 from streamrecon.engine.doors import Doors
 from streamrecon.engine.orders import Decided, Done, NotWritten, Order, Part, Report, Stop
 from streamrecon.engine.ring import Ring
-from streamrecon.engine.status import Counters
+from streamrecon.engine.status import ANGLES, Counters
 from streamrecon.engine.talk import Talk
 from streamrecon.errors import StreamreconError
+from streamrecon.recon.offset import TURN
 from streamrecon.scan import FrameKind, ScanInfo
 from streamrecon.transport import Clock, ControlHub, ControlLink, Poller, Wakeup
 from streamrecon.wire.credit import CreditWindow
 from streamrecon.wire.digest import frame_hash
 from streamrecon.wire.inventory import Inventory
-from streamrecon.wire.messages import Busy, Hello, Lane, Message, Range, Reset, Update
+from streamrecon.wire.messages import Busy, Hello, Lane, Message, Range, Reset
 from streamrecon.wire.outputs import (
     Arrived,
     Broken,
@@ -93,7 +95,7 @@ class Ingest(threading.Thread):
     counters
         Kept up to date for frames, bytes and credit.
     doors
-        Where senders and viewers come in; closed with this thread, unless they stay.
+        Where senders come in; closed with this thread, unless they stay.
     failed
         Called with why this job cannot go on.
     rank
@@ -126,10 +128,9 @@ class Ingest(threading.Thread):
         self._prepare, self._counters, self._options = prepare, counters, options
         self._rank, self._rows = rank, config.recon.rows
         self._unit = config.emit.preview
-        self._doors, self._receiver, self._publisher = doors, doors.receiver, doors.publisher
+        self._doors, self._receiver = doors, doors.receiver
         self._malformed = doors.receiver.malformed
         """Messages that were dropped before this scan."""
-        self.endpoint, self.publish_endpoint = doors.endpoint, doors.publish_endpoint
         self.failure: BaseException | None = None
         """Of this thread, which ends the scan."""
         self._end = ReceivingEnd(
@@ -189,6 +190,10 @@ class Ingest(threading.Thread):
         """Ask the sender to place a cut."""
         self._do(lambda: setattr(self._end, "want_cut", number))
 
+    def advise(self, why: str) -> None:
+        """Tell the sender that the scan may be stopped."""
+        self._do(lambda: setattr(self._end, "advice", why))
+
     def release(self, slot: int) -> None:
         """The frame in a slot was taken: its credit goes back to the sender."""
         self._do(lambda: self._free(slot))
@@ -213,12 +218,6 @@ class Ingest(threading.Thread):
             self._open_to_all = False
 
         self._do(dismiss)
-
-    def publish(self, update: Update, payload: bytes) -> None:
-        """Offer an update to viewers."""
-        if self._publisher is not None:
-            publisher = self._publisher
-            self._do(lambda: publisher.offer(update, payload))
 
     def resume(self, info: ScanInfo, rows: Range, ring: Ring, inventory: Inventory, ended: bool) -> None:
         """Go on with a scan that an earlier process received; before senders are let in."""
@@ -290,7 +289,7 @@ class Ingest(threading.Thread):
         self._ring, self._end.hash_payload = None, frame_hash
 
     def _loop(self) -> None:
-        sockets = [each for each in (self._receiver, self._publisher, self._talk.control) if each is not None]
+        sockets = [each for each in (self._receiver, self._talk.control) if each is not None]
         poller = Poller(self._wakeup, *sockets)
         self._talk.begin()
         while not self._stopped or self._end.parting(self._clock.now()) or self._talk.owes:
@@ -305,8 +304,6 @@ class Ingest(threading.Thread):
                     self._act(self._end.hear(peer, message, payload, self._clock.now()))
                 else:
                     self._receiver.send(peer, self._not_yet(message))
-            if self._publisher is not None:
-                self._publisher.serve()
             if self._open_to_all:
                 self._act(self._end.tick(self._clock.now()))
             self._count()
@@ -383,8 +380,10 @@ class Ingest(threading.Thread):
         slot = self._ring.take()  # filled when it was hashed
         self._counters.frames += 1
         self._counters.nbytes += header.nbytes
-        self._counters.projections += header.kind == FrameKind.PROJECTION
         kind = FrameKind(header.kind)
+        if kind is FrameKind.PROJECTION and header.theta is not None:
+            self._counters.projections += 1
+            self._counters.angles[math.floor(header.theta / TURN * ANGLES) % ANGLES] += 1
         self.inbox.put(Arrival(kind, header.index, header.theta, slot, header.xxh3, now, header.position))
 
     def _free(self, slot: int) -> None:

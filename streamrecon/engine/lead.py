@@ -72,6 +72,11 @@ class Lead:
         """Projections that every slab has."""
         return len(self.alignment.theta)
 
+    @property
+    def ended(self) -> bool:
+        """Whether the last version is being made."""
+        return self._end is not None
+
     def hear(self, rank: int, report: Report) -> None:
         """Take in what a rank says.
 

@@ -10,6 +10,8 @@ import msgpack
 import numpy as np
 from numpy.typing import NDArray
 
+from streamrecon.config import FilterName
+from streamrecon.engine.bins import Bins, Moments
 from streamrecon.recon.center import CenterEstimate
 from streamrecon.wire.messages import Range
 
@@ -83,6 +85,20 @@ class Finished:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Aside:
+    """What goes with a slab of a version, for viewers; empty where nobody is to see it."""
+
+    preview: Bins | None = None
+    """Of its slices."""
+    moments: Moments | None = None
+    """Of its values."""
+    projection: tuple[int, Bins] | None = None
+    """Index of the newest projection in it, and its line integrals (row, column)."""
+    sinograms: tuple[tuple[int, NDArray[np.float32]], ...] = ()
+    """Detector row and line integrals (projection, column), of those rows that viewers look at."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Part:
     """A slab of a version is on the disk."""
 
@@ -96,8 +112,10 @@ class Part:
     changed and, before the end, epoch and last GAP of the sender, flats, darks."""
     slices: tuple[int, int, int]
     """(slice, y, x) of the slab."""
-    planes: tuple[NDArray[np.float32] | None, NDArray[np.float32], NDArray[np.float32]]
-    """Its part of the central slices: (y, x) where it is in this slab, (slice, x), (slice, y)."""
+    offset: int
+    """Byte of its file where its pixels begin."""
+    aside: Aside
+    """What viewers see besides its slices."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +124,15 @@ class NotWritten:
 
     cut: int
     reason: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Swept:
+    """The answer to `Sweep`, of the rank whose row it is."""
+
+    number: int
+    slices: NDArray[np.float32]
+    """(center, y, x)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +174,41 @@ class Ask:
 
 
 @dataclass(frozen=True, slots=True)
+class Change:
+    """Reconstruct with these options from now on: accumulate from the start."""
+
+    filter: FilterName
+    side: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """The version of this cut is to have no binning."""
+
+    cut: int
+
+
+@dataclass(frozen=True, slots=True)
+class Attend:
+    """Viewers look at these rows' sinograms."""
+
+    rows: tuple[int, ...]
+    """Of the detector."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """Reconstruct a row with other centers."""
+
+    number: int
+    """For the answer."""
+    row: int
+    """Of the detector."""
+    centers: tuple[float, ...]
+    """Columns."""
+
+
+@dataclass(frozen=True, slots=True)
 class Finish:
     """Every slab has all that comes: make the last version."""
 
@@ -176,13 +238,14 @@ class Done:
     """Whether another job is to go on with it: senders are to wait for that."""
 
 
-Report = Pulse | Studied | Reduced | Finished | Part | NotWritten | Failed
-Order = Decided | Align | Ask | Finish | Stop | Done
+Report = Pulse | Studied | Reduced | Finished | Part | NotWritten | Swept | Failed
+Order = Decided | Align | Ask | Change | Whole | Attend | Sweep | Finish | Stop | Done
 
 _TYPES: dict[str, Any] = {
     each.__name__: each
     for each in (
-        Pulse, Studied, Reduced, Finished, Part, NotWritten, Failed, Decided, Align, Ask, Finish, Stop, Done, CenterEstimate,
+        Pulse, Studied, Reduced, Finished, Part, Aside, Bins, Moments, NotWritten, Swept, Failed, Decided, Align, Ask, Change,
+        Whole, Attend, Sweep, Finish, Stop, Done, CenterEstimate,
     )
 }  # fmt: skip
 _ARRAY, _OBJECT = 1, 2

@@ -22,7 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamrecon.engine.orders import LAST, Part
-from streamrecon.engine.picture import assembled, draw, save
+from streamrecon.engine.picture import central, draw, save
+from streamrecon.engine.slab_files import SlabFiles
 from streamrecon.engine.sync import sync
 from streamrecon.errors import OutputError
 from streamrecon.failpoints import fail
@@ -107,7 +108,7 @@ class Output:
 
     def write_slab(
         self, cut: int, update: VolumeUpdate, provenance: Provenance, go_on: Callable[[], None] = lambda: None
-    ) -> None:
+    ) -> int:
         """Write this rank's slab of a version that nobody sees yet.
 
         Parameters
@@ -118,6 +119,11 @@ class Output:
             What to write.
         go_on
             Called as some more is written.
+
+        Returns
+        -------
+        offset
+            Byte of the file where its pixels begin.
 
         Raises
         ------
@@ -138,9 +144,11 @@ class Output:
                     volume[first : first + step] = update.volume[first : first + step]
                     go_on()
                 _finish_data(data, update.binning, provenance, update.volume.shape, [provenance.rows])
+                offset = int(volume.id.get_offset())
             sync(temporary)
             temporary.replace(place)
             sync(folder)
+            return offset
         except (OSError, RuntimeError) as error:  # h5py has both for a full disk
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
@@ -170,12 +178,12 @@ class Output:
             If the disk is full or fails; what was written before stays as it is.
         """
         update = replace(update, version=self.newest + 1)
-        name, temporary = f"v{update.version:04d}", self._hidden(cut)
-        place = self.partials / name
+        place, temporary = version_folder(self.folder, update.version), self._hidden(cut)
         try:
             title = provenance.info.metadata.get("title") or provenance.info.uid
-            text = f"{title}   {name}   {len(update.theta)} projections   coverage {update.coverage:.0%}"
-            save(draw(assembled(parts), text + ("   final" if update.final else "")), temporary / "volume.png")
+            text = f"{title}   {place.name}   {len(update.theta)} projections   coverage {update.coverage:.0%}"
+            text += "   final" if update.final else ""
+            save(draw(central(slab_files(temporary, parts)), text), temporary / "volume.png")
             temporary.rename(place)
             self.newest = update.version  # also if it cannot be named: the next one needs another place
             sync(self.partials)
@@ -229,6 +237,16 @@ class Output:
 def slab_name(rank: int) -> str:
     """File of a rank's slab in a version's folder."""
     return f"slab-{rank:03d}.h5"
+
+
+def slab_files(folder: Path, parts: Sequence[Part]) -> SlabFiles:
+    """The slabs of a version in its folder."""
+    return SlabFiles([(folder / slab_name(part.rank), part.offset, part.slices) for part in parts])
+
+
+def version_folder(out: Path, version: int) -> Path:
+    """Where a version is."""
+    return out / "partials" / f"v{version:04d}"
 
 
 def most_kept(keep: int) -> int:

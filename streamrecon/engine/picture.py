@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from streamrecon.engine.orders import Part
+from streamrecon.engine.slab_files import SlabFiles
 
 LARGEST = 900
 """Pixels of the longest side of a slice in the picture."""
@@ -31,19 +30,16 @@ Planes = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]
 """The (y, x), (slice, x) and (slice, y) slices through the middle of a volume."""
 
 
-def planes_of(
-    volume: NDArray[np.float32], axial: int | None
-) -> tuple[NDArray[np.float32] | None, NDArray[np.float32], NDArray[np.float32]]:
-    """What a slab (slice, y, x) has of the volume's central slices, as copies; `axial` is its slice that is the middle one."""
-    _, height, width = volume.shape
-    middle = None if axial is None else volume[min(axial, len(volume) - 1)].copy()
-    return middle, volume[:, height // 2].copy(), volume[:, :, width // 2].copy()
+def central(files: SlabFiles) -> Planes:
+    """The slices through the middle of a version.
 
-
-def assembled(parts: Sequence[Part]) -> Planes:
-    """The central slices, from those of all slabs in their order."""
-    axial = next(part.planes[0] for part in parts if part.planes[0] is not None)
-    return axial, np.concatenate([part.planes[1] for part in parts]), np.concatenate([part.planes[2] for part in parts])
+    Raises
+    ------
+    OSError
+        If the disk fails.
+    """
+    z, y, x = (size // 2 for size in files.shape)
+    return files.slice("z", z), files.slice("y", y), files.slice("x", x)
 
 
 def draw(slices: Planes, title: str) -> Image.Image:

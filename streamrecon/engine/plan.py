@@ -70,6 +70,8 @@ class Plan:
     disk_limit: int
     out: Path
     """The output folder, on whose disk the limit is."""
+    whole_fits: bool
+    """Whether partial versions without binning would fit, too."""
     refusals: tuple[str, ...] = ()
     """Why the scan does not fit, naming the options to change."""
     warnings: tuple[str, ...] = ()
@@ -323,6 +325,7 @@ def fit(
         memory_limit,
         disk_limit,
         out,
+        _fits(full[1][method], limits) and frames * frame + 2 * volume <= disk_limit,
         tuple(refusals),
         tuple(warnings),
     )

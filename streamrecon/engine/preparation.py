@@ -19,7 +19,7 @@ from streamrecon.engine.mask import Mask
 from streamrecon.engine.output import Output, finished
 from streamrecon.engine.plan import Plan, Share, make_plan
 from streamrecon.engine.ring import Ring
-from streamrecon.engine.status import Counters
+from streamrecon.engine.status import Counters, angles_of
 from streamrecon.engine.story import Story, log_name
 from streamrecon.engine.world import Watch, World
 from streamrecon.errors import OutputError, PlanError, ScanAbortedError
@@ -260,6 +260,7 @@ class Preparation:
             text += f"; {self.journal.damaged} frames in it are damaged or were not written to their end"
         self.story.tell("resume", text, frames=len(had), damaged=self.journal.damaged)
         counters.projections = had.counts[FrameKind.PROJECTION]
+        counters.angles += np.array(angles_of(np.array([each.theta for each in self.journal.projections])))
         counters.frames = len(had)
         counters.version = self.output.newest if self.output else 0
         self.ingest.resume(left.info, rows, ring, had, self.journal.ended)

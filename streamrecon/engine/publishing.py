@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
-
-import numpy as np
+from dataclasses import replace
 
 from streamrecon.engine.assembly import Assembly
+from streamrecon.engine.bins import bins_of
+from streamrecon.engine.exhibit import PREVIEW, Exhibit, exhibit_of
 from streamrecon.engine.ingest import Ingest
-from streamrecon.engine.orders import LAST, NotWritten, Part
-from streamrecon.engine.output import Output
-from streamrecon.engine.picture import assembled, planes_of
+from streamrecon.engine.orders import LAST, Aside, NotWritten, Part
+from streamrecon.engine.output import Output, slab_files, version_folder
 from streamrecon.engine.status import Counters
 from streamrecon.engine.story import Story
 from streamrecon.engine.writer import Job, Writer
 from streamrecon.scan import VolumeUpdate
-from streamrecon.wire.messages import Range, Update
+from streamrecon.wire.messages import Range
 
 
 class Publishing:
@@ -32,11 +33,15 @@ class Publishing:
     slabs
         Detector rows of each rank.
     ingest
-        Carries what is said to other ranks and to viewers.
+        Carries what is said to other ranks.
     again
         Called when a cut did not become a version, and another one may.
     counters, story
         What people see.
+    viewers
+        Whether there may be viewers.
+    show
+        Called with each version for them; of rank 0.
     """
 
     def __init__(
@@ -48,9 +53,11 @@ class Publishing:
         again: Callable[[], None],
         counters: Counters,
         story: Story,
+        viewers: bool = False,
+        show: Callable[[Exhibit], None] = lambda exhibit: None,
     ) -> None:
-        self._number, self._slabs, self._ingest, self._again = rank, slabs, ingest, again
-        self._counters, self._story = counters, story
+        self._output, self._number, self._slabs, self._ingest, self._again = output, rank, slabs, ingest, again
+        self._counters, self._story, self._viewers, self._show = counters, story, viewers, show
         self.writer = Writer(output, self._written, self._not_written, self._shown, counters.at_work)
         self.members = [rank for rank, rows in enumerate(slabs) if rows[0] < rows[1]]
         """Ranks that have a slab."""
@@ -69,13 +76,22 @@ class Publishing:
         else:
             self.assembly.hear(report)
 
-    def _written(self, job: Job, seconds: float) -> None:
+    def _written(self, job: Job, offset: int, seconds: float) -> None:
         self._counters.add("write", seconds)
-        update, rows = job.update, job.provenance.rows
-        middle = (self._slabs[0][0] + max(slab[1] for slab in self._slabs)) // 2
-        axial = (middle - rows[0]) // update.binning if rows[0] <= middle < rows[1] else None
-        planes = planes_of(update.volume, axial)
-        self._tell(Part(job.cut, self._number, rows, job.content, update.volume.shape, planes))
+        volume, rows = job.update.volume, job.provenance.rows
+        self._tell(Part(job.cut, self._number, rows, job.content, volume.shape, offset, self._aside(job)))
+
+    def _aside(self, job: Job) -> Aside:
+        """What viewers see besides the slices."""
+        if not self._viewers:
+            return job.aside
+        began, volume, binning = time.perf_counter(), job.update.volume, job.update.binning
+        heights = [_slices(self._slabs[rank], binning) for rank in self.members]
+        width = math.ceil(max(sum(heights), *volume.shape[1:]) / PREVIEW)
+        first = sum(heights[: self.members.index(self._number)])
+        preview, moments = bins_of(volume, first, width)
+        self._counters.add("preview", time.perf_counter() - began)
+        return replace(job.aside, preview=preview, moments=moments)
 
     def _not_written(self, cut: int, error: Exception) -> None:
         name = "the last version" if cut == LAST else f"a version (cut {cut})"
@@ -110,21 +126,13 @@ class Publishing:
             final=update.final,
             binning=update.binning,
         )
+        if self._viewers:
+            files = slab_files(version_folder(self._output.folder, update.version), parts)
+            self._show(exhibit_of(replace(job, update=update), parts, files, self._slabs))
         if job.cut == LAST:
             self.last_shown.set()
-        if self._ingest.publish_endpoint is None:
-            return
-        slices = assembled(parts)
-        payload = b"".join(np.ascontiguousarray(each, "<f4").tobytes() for each in slices)
-        self._ingest.publish(
-            Update(
-                version=update.version,
-                uid=self._counters.uid,
-                projections=len(update.theta),
-                coverage=update.coverage,
-                final=update.final,
-                binning=update.binning,
-                shape=(len(slices[1]), *slices[0].shape),
-            ),
-            payload,
-        )
+
+
+def _slices(rows: Range, binning: int) -> int:
+    """Slices of a slab."""
+    return max(1, (rows[1] - rows[0]) // binning)

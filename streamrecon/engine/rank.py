@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import queue
 import time
 from collections.abc import Callable, Sequence
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamrecon.config import Config
+from streamrecon.engine.bins import bins_of
 from streamrecon.engine.council import Council
 from streamrecon.engine.emit import Versions
 from streamrecon.engine.fields import Fields
@@ -19,7 +21,24 @@ from streamrecon.engine.ingest import Accepted, Event
 from streamrecon.engine.intake import Intake
 from streamrecon.engine.journal import Journal, Record
 from streamrecon.engine.lacking import explained
-from streamrecon.engine.orders import LAST, SETTLED, Align, Ask, Done, Finish, Finished, Order, Stop, Tag
+from streamrecon.engine.orders import (
+    LAST,
+    SETTLED,
+    Align,
+    Aside,
+    Ask,
+    Attend,
+    Change,
+    Done,
+    Finish,
+    Finished,
+    Order,
+    Stop,
+    Sweep,
+    Swept,
+    Tag,
+    Whole,
+)
 from streamrecon.engine.output import Provenance
 from streamrecon.engine.plan import Plan
 from streamrecon.engine.previous import Previous, detector_of
@@ -31,11 +50,18 @@ from streamrecon.engine.writer import Job, Writer
 from streamrecon.errors import ScanAbortedError
 from streamrecon.recon.device import Device
 from streamrecon.recon.offset import TURN
+from streamrecon.recon.sweep import sweep_centers
 from streamrecon.scan import FrameKind, VolumeUpdate
 from streamrecon.wire.digest import Digest
 from streamrecon.wire.messages import Range
 from streamrecon.wire.outputs import Ended
 from streamrecon.wire.ranges import Ranges
+
+PROJECTION = 512
+"""Pixels of the longest side of the projection that viewers see, at most."""
+
+SWEPT = 360
+"""Projections that candidate centers are shown with, at most."""
 
 WAIT = 0.05
 """Seconds to wait for an order when there is nothing else to do."""
@@ -115,6 +141,8 @@ class Rank:
         )
         self._shown = 0
         """Projections of the journal that a version has shown."""
+        self._attended: tuple[int, ...] = ()
+        """Rows whose sinograms viewers look at."""
         for record in journal.recovered():
             if record.kind is FrameKind.FLAT:
                 self._fields.keep(record)
@@ -203,6 +231,14 @@ class Rank:
                 answer = self._study.answer(order, self._journal.projections)
                 if answer is not None:
                     self._council.report(answer)
+            elif isinstance(order, Change):
+                self._slab.change(order)
+            elif isinstance(order, Whole):
+                self._policy.make_whole(order.cut)
+            elif isinstance(order, Attend):
+                self._attended = order.rows
+            elif isinstance(order, Sweep):
+                self._sweep(order)
             elif isinstance(order, Stop):
                 self.stop(order.reason)
             elif isinstance(order, Done):
@@ -214,6 +250,18 @@ class Rank:
                     self._slab.begin(order.align, f"the axis by all projections: {order.align.estimate.note}")
         if not self._slab.begun and self._journal.projections:
             self._counters.phase = "finding the center"
+
+    def _sweep(self, order: Sweep) -> None:
+        """Reconstruct a row of this slab with other centers, from the projections that are in the accumulator."""
+        if not self._rows[0] <= order.row < self._rows[1] or not self._slab.cursor:
+            return
+        records = self._journal.projections[: self._slab.cursor]
+        records = records[:: math.ceil(len(records) / SWEPT)]
+        sinogram = self._fields.sinogram(records, order.row - self._rows[0])
+        theta = np.array([record.theta for record in records])
+        offset, centers = self._slab.turn == TURN, np.array(order.centers)
+        slices = sweep_centers(sinogram, theta, centers, self._slab.options, self._between, offset)
+        self._council.report(Swept(order.number, slices))
 
     def _mark(self, cut: int) -> None:
         self._policy.mark(cut, len(self._journal.projections))
@@ -301,8 +349,8 @@ class Rank:
 
     def _emit(self, last: bool) -> None:
         """Snapshot the accumulator, block by block, and hand the version to the writer."""
-        slab, binning = self._slab, 1 if last else self._plan.binning
-        cut = LAST if last else self._policy.number
+        slab, cut = self._slab, LAST if last else self._policy.number
+        binning = 1 if last or self._policy.whole else self._plan.binning
         if not last:
             self._policy.emitted(slab.cursor, time.monotonic())
         records = sorted(self._journal.projections[: slab.cursor], key=lambda r: r.index)
@@ -319,19 +367,33 @@ class Rank:
         indices = np.array([r.index for r in records], np.int64)
         provenance = Provenance(self._info, self._rows, self._parameters(gain), indices, self._missing())
         arrivals = [r.arrived for r in self._journal.projections[self._shown : slab.cursor]]
+        aside = self._aside(records)
         self._shown = max(self._shown, slab.cursor)
         while not (last or self._writer.idle):
             self._between()
             self._writer.wait_idle(0.02)
-        self._writer.put(Job(cut, update, provenance, self._content(records, last), arrivals))
+        side = slab.side
+        self._writer.put(Job(cut, update, provenance, self._content(records, binning, last), arrivals, side, aside))
 
-    def _content(self, records: Sequence[Record], last: bool) -> tuple[int, ...]:
+    def _aside(self, records: Sequence[Record]) -> Aside:
+        """What viewers see besides the slices, where there may be some: the newest projection, and the sinograms they look at."""
+        if self._config.emit.publish is None:
+            return Aside()
+        newest = self._journal.projections[self._slab.cursor - 1]
+        first, columns = self._rows[0] - self._whole[0], self._info.geometry.columns
+        width = math.ceil(max(self._whole[1] - self._whole[0], columns) / PROJECTION)
+        projection, _ = bins_of(self._fields.line_integrals([newest])[0], first, width)
+        rows = [row for row in self._attended if self._rows[0] <= row < self._rows[1]]
+        sinograms = tuple((row, self._fields.sinogram(records, row - self._rows[0])) for row in rows)
+        return Aside(projection=(newest.index, projection), sinograms=sinograms)
+
+    def _content(self, records: Sequence[Record], binning: int, last: bool) -> tuple[int, ...]:
         """What tells whether the slabs of a version belong together."""
         digest = Digest()
         for record in records:
             digest.add(FrameKind.PROJECTION, record.index, 0)
         known = () if last else (*self._followed, *self._fields.used)
-        return digest.value, len(records), self._slab.alignments, *known
+        return digest.value, len(records), self._slab.alignments, binning, *known
 
     def _missing(self) -> str | None:
         end = None if self._finish is None else self._finish.end
@@ -343,7 +405,7 @@ class Rank:
         assert normalizer is not None
         options = {
             name: value
-            for table in (self._config.recon, self._config.normalize)
+            for table in (self._slab.options, self._config.normalize)
             for name, value in dataclasses.asdict(table).items()
             if value is not None
         }

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import secrets
+
 from streamrecon_kernels import limit_threads, threads
 
 from streamrecon.config import Config
 from streamrecon.engine.doors import Doors
+from streamrecon.engine.gallery import Gallery
 from streamrecon.engine.previous import Previous
 from streamrecon.engine.world import World, machine
+from streamrecon.errors import StreamreconError
 from streamrecon.transport import lane_endpoint
 
 
@@ -21,7 +25,7 @@ class Series:
     world
         The ranks that share each scan. All of them make one.
     stay
-        Whether the doors outlive an engine; then whoever made the series closes them.
+        Whether the doors outlive an engine; then whoever made the series closes it.
 
     Raises
     ------
@@ -42,7 +46,17 @@ class Series:
         if self.here > 1:
             limit_threads(threads() // self.here)
         listen, template = lane_endpoint(config.engine.listen, rank, self.hosts, config.engine.insecure)
-        self.doors = Doors(config, listen, rank, stay)
+        self.stay = stay
+        self.doors = Doors(config, listen, stay)
+        self.gallery: Gallery | None = None
+        """Where viewers come in, at rank 0, where they may."""
+        if config.emit.publish and not rank:
+            try:
+                self.gallery = Gallery(config.emit.publish, config.engine.insecure, secrets.token_urlsafe(24))
+            except StreamreconError:
+                self.doors.close()
+                raise
+            self.gallery.start()
         bound = self.doors.endpoint
         self.advertised = template.replace("*", bound.rpartition(":")[2]) if template else bound
         """Where other machines find this lane: their name of this one, where there are several, and the port that was bound."""
@@ -50,3 +64,9 @@ class Series:
         """What the last scan that was completed has taught."""
         self.compiled = False
         """Whether the kernels are ready."""
+
+    def close(self) -> None:
+        """Close the doors, and the gallery."""
+        self.doors.close()
+        if self.gallery is not None:
+            self.gallery.stop()

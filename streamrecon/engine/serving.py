@@ -16,6 +16,7 @@ from streamrecon.engine.output import broke_off, finished
 from streamrecon.engine.result import Result
 from streamrecon.engine.series import Series
 from streamrecon.engine.story import Listener, Story, log_name
+from streamrecon.engine.token import remove_token, write_token
 from streamrecon.engine.world import Alone, World
 from streamrecon.errors import JournalError, OutputError, RankError, StreamreconError
 from streamrecon.lock import FolderLock
@@ -98,13 +99,18 @@ class Service:
         self._series = Series(config, self._world, stay=True)
         self.endpoint = self._series.doors.endpoint
         """Where senders are to connect; the same from scan to scan."""
-        self.publish_endpoint = self._series.doors.publish_endpoint
+        gallery = self._series.gallery
+        self.publish_endpoint = None if gallery is None else gallery.endpoint
         """Where viewers are to connect, or None; the same from scan to scan."""
+        self.control_token = None if gallery is None else gallery.token
+        """What lets viewers change the reconstruction; also in `out`/control.token."""
         try:
             self._lock = FolderLock(self._out, "engine", "--out", self._world.rank)
             self._story = Story(self._out / log_name(self._world.rank), listener)
+            if self.control_token is not None:
+                write_token(self._out, self.control_token)
         except OutputError:
-            self._series.doors.close()
+            self._series.close()
             raise
 
     def __enter__(self) -> Service:
@@ -154,7 +160,9 @@ class Service:
         """Give everything back."""
         if self._hangs:
             return  # what hangs may still use it; it ends with the process
-        self._series.doors.close()
+        self._series.close()
+        if self.control_token is not None:
+            remove_token(self._out)
         self._story.close()
         self._lock.release()
 

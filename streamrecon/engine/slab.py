@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from streamrecon.config import Config, ReconConfig
 from streamrecon.engine.fields import Fields, positions
 from streamrecon.engine.journal import Record
-from streamrecon.engine.orders import Align
+from streamrecon.engine.orders import Align, Change
 from streamrecon.engine.plan import Plan, fit
 from streamrecon.engine.status import Counters
 from streamrecon.engine.story import Story
@@ -83,6 +84,8 @@ class Slab:
     ) -> None:
         self._info, self._projections, self._fields = info, projections, fields
         self._plan, self._config, self._device = plan, config, device
+        self.options = config.recon
+        """Of the reconstruction; viewers may change some."""
         self._between, self._restarted = between, restarted
         self._counters, self._story = counters, story
         size = info.geometry
@@ -113,6 +116,12 @@ class Slab:
         return self._accumulator is not None
 
     @property
+    def side(self) -> int:
+        """Of a slice without binning, pixels."""
+        assert self._accumulator is not None
+        return self._accumulator.shape.side
+
+    @property
     def backlog(self) -> int:
         """Projections that are not in the accumulator."""
         return len(self._projections) - self.cursor
@@ -129,25 +138,36 @@ class Slab:
         """
         first, self.align = self._accumulator is None, align
         estimate, offset = align.estimate, align.offset_axis
-        shape = Shape.of(self._geometry, self._config.recon, estimate.center, offset)
+        shape = Shape.of(self._geometry, self.options, estimate.center, offset)
         self.turn = TURN if offset else math.pi
         self._planned = None if self._info.theta is None else arc_weights(self._info.theta, self.turn)
         self._final = None
         if offset:
             # Where the axis was not known, the plan was made for a smaller side.
             plan = self._plan
+            config = replace(self._config, recon=self.options)
             self._plan = fit(
-                self._info, shape, self._config, plan.memory_limit, plan.disk_limit, plan.out, decided=plan.decided
+                self._info, shape, config, plan.memory_limit, plan.disk_limit, plan.out, decided=plan.decided
             )
             text = f"opposed views of the full turn are joined: slices have a side of {shape.side} pixels"
             self._story.tell("offset_axis", text, side=shape.side)
         self._accumulator = None  # its memory is free before the next one is made
-        self._accumulator = ACCUMULATORS[self._plan.method](shape, self._config.recon, self._device)
+        self._accumulator = ACCUMULATORS[self._plan.method](shape, self.options, self._device)
         self.alignments += 1
         self._counters.center, self._counters.phase = estimate.center, "accumulating"
         self._story.tell("center", estimate.note, center=estimate.center, sigma=estimate.sigma, method=estimate.method)
         if not first:
             self._start_over(reason)
+
+    def change(self, order: Change) -> None:
+        """Reconstruct with other options from now on."""
+        options = replace(self.options, filter=order.filter, side=order.side)
+        if options == self.options:
+            return
+        self.options = options
+        if self.align is not None:
+            side = "" if order.side is None else f", a side of {order.side} pixels"
+            self.begin(self.align, f"a viewer has asked for the filter {order.filter}{side}")
 
     def _start_over(self, reason: str) -> None:
         """Forget what is in the accumulator; the journal has it all. The newest version stays to be read meanwhile."""

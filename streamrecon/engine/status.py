@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -9,8 +10,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from streamrecon.engine.orders import Pulse
+from streamrecon.wire.codec import clip
+from streamrecon.wire.messages import Progress
+
+ANGLES = 360
+"""Parts of the full circle in which projections are counted."""
 
 LATENCIES = 10_000
 """Latest latencies kept."""
@@ -80,6 +87,14 @@ class Counters:
     """How often the compute thread has come round, by which it is seen that it does not hang; None once it has ended."""
     hands: dict[str, int] = field(default_factory=dict)
     """What threads other than the compute thread have in hand, and a number that changes as it goes on."""
+    title: str = ""
+    filter: str = ""
+    paused: bool = False
+    advice: str | None = None
+    every: int | None = None
+    interval: float | None = None
+    angles: NDArray[np.int64] = field(default_factory=lambda: np.zeros(ANGLES, np.int64))
+    """Projections received in each of equal parts of the full circle."""
     ranks: int = 1
     others: dict[int, Pulse] = field(default_factory=dict)
     """Of the other ranks, the last word, at rank 0."""
@@ -122,6 +137,38 @@ class Counters:
         """Count time of a stage."""
         self.stages[name] = self.stages.get(name, 0.0) + seconds
 
+    def progress(self, viewers: int) -> Progress:
+        """What viewers are told, and how many they are."""
+        status = self.look()
+        center = status.center if status.center is not None and math.isfinite(status.center) else None
+        return Progress(
+            uid=status.uid,
+            title=clip(self.title, 400),
+            phase=clip(status.phase),
+            frames=status.frames,
+            projections=status.projections,
+            expected=status.expected,
+            in_volume=status.in_volume,
+            coverage=status.coverage,
+            version=status.version,
+            center=center,
+            filter=self.filter,
+            credit_frames=max(0, status.credit_frames),
+            ring_frames=status.ring_frames,
+            rate=max(0.0, status.rate),
+            nbytes=status.nbytes,
+            latency=None if status.latency is None else status.latency[0],
+            dropped=status.dropped,
+            alarm=None if status.alarm is None else clip(status.alarm),
+            ranks=status.ranks,
+            angles=tuple(self.angles.tolist()),
+            paused=self.paused,
+            advice=None if self.advice is None else clip(self.advice),
+            every=self.every,
+            interval=self.interval,
+            viewers=viewers,
+        )
+
     def look(self) -> Status:
         """The status now."""
         now = time.monotonic()
@@ -154,3 +201,9 @@ class Counters:
             alarm="; ".join(filter(None, [self.alarm, *alarms])) or None,
             ranks=self.ranks,
         )
+
+
+def angles_of(theta: NDArray[np.float64]) -> tuple[int, ...]:
+    """Projections in each of `ANGLES` equal parts of the full circle, the first beginning at 0; from theta in radians."""
+    places = np.floor(theta / (2 * math.pi) * ANGLES).astype(np.int64) % ANGLES
+    return tuple(np.bincount(places, minlength=ANGLES).tolist())

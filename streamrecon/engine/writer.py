@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from streamrecon.engine.journal import AtWork
-from streamrecon.engine.orders import LAST, Part
+from streamrecon.engine.orders import LAST, Aside, Part
 from streamrecon.engine.output import Output, Provenance
 from streamrecon.errors import OutputError
 from streamrecon.scan import VolumeUpdate
@@ -29,6 +29,10 @@ class Job:
     """As in `Part`."""
     arrivals: list[float]
     """When the projections arrived that this version is the first to hold; seconds, monotonic."""
+    side: int
+    """Of a slice without binning, pixels."""
+    aside: Aside
+    """What the compute thread has for viewers."""
 
 
 class Writer(threading.Thread):
@@ -39,7 +43,8 @@ class Writer(threading.Thread):
     output
         Where to.
     written
-        Called in this thread with each job whose slab is on the disk, and the seconds it took.
+        Called in this thread with each job whose slab is on the disk, the byte of the file where its pixels begin, and the
+        seconds it took.
     failed
         Called in this thread with each cut that could not be written, and why. The scan goes on: the next one may do better.
     shown
@@ -51,7 +56,7 @@ class Writer(threading.Thread):
     def __init__(
         self,
         output: Output,
-        written: Callable[[Job, float], None],
+        written: Callable[[Job, int, float], None],
         failed: Callable[[int, Exception], None],
         shown: Callable[[Job, VolumeUpdate, Sequence[Part], float], None],
         at_work: AtWork = lambda name: contextlib.nullcontext(lambda: None),
@@ -104,9 +109,9 @@ class Writer(threading.Thread):
         began = time.perf_counter()
         try:
             with self._at_work("writing a version") as go_on:
-                self._output.write_slab(job.cut, job.update, job.provenance, go_on)
+                offset = self._output.write_slab(job.cut, job.update, job.provenance, go_on)
             self._jobs[job.cut] = job
-            self._written(job, time.perf_counter() - began)
+            self._written(job, offset, time.perf_counter() - began)
         except BaseException as error:
             self._fail(job.cut, error)
         finally:

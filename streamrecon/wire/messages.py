@@ -204,6 +204,8 @@ class Credit(Message):
     want_cut: int = 0
     """Where it is not 0: the cut of this number is to be placed where all lanes have had the same frames, as soon as there is
     such a place. Told on the first lane only."""
+    advice: str = ""
+    """Why people who watch the scan advise to stop it, where they do. What becomes of it is up to the sender."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -86,6 +86,8 @@ class ReceivingEnd:
     """Projections in the volume, told with the credit."""
     want_cut: int = 0
     """Number of the cut that the sender shall place, told with the credit; forgotten with the session."""
+    advice: str = ""
+    """Why the scan may be stopped, told with the credit."""
     duplicates: int = 0
     """Frames that came twice and were dropped."""
     hash_payload: Callable[[Buffer], int] = frame_hash
@@ -503,6 +505,7 @@ class ReceivingEnd:
             max_frames=max_frames,
             in_volume=self.in_volume,
             want_cut=self.want_cut,
+            advice=clip(self.advice),
         )
         outputs: list[Output] = [self._reply(credit)]
         marks = self.received, self.received - len(self._not_durable)

@@ -79,6 +79,8 @@ class SendingEnd:
     """Projections that are in the volume."""
     want_cut: int = 0
     """Number of the cut that the receiver wants last; 0 is none."""
+    advice: str = ""
+    """Why people who watch the scan advise to stop it, where they do."""
     missing: tuple[Range, ...] = ()
     _id: int = 0
     _heard: float = 0.0
@@ -128,6 +130,7 @@ class SendingEnd:
             self.credit.extend(message.max_bytes, message.max_frames)
             self.in_volume = message.in_volume
             self.want_cut = message.want_cut
+            self.advice = message.advice
         elif isinstance(message, Have):
             self.have = _read_have(message, bytes(payload or b""))
             self.followed, self.ended = message.gaps, message.ended

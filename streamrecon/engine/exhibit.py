@@ -1,0 +1,164 @@
+"""One version as viewers see it: what is said of it, and its pictures, each made when it is asked for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import reduce
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamrecon.engine.bins import Moments, binned, joined
+from streamrecon.engine.orders import Part
+from streamrecon.engine.slab_files import AXES, SlabFiles
+from streamrecon.engine.status import angles_of
+from streamrecon.engine.writer import Job
+from streamrecon.wire.messages import Axis, Picture, Range, Update
+
+PREVIEW = 128
+"""Voxels of the longest side of a preview, at most."""
+
+Shot = tuple[Picture, NDArray[np.float32]]
+"""A picture and its pixels."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Exhibit:
+    """Kept by the gallery until there is a newer one."""
+
+    update: Update
+    """Without pictures."""
+    files: SlabFiles
+    preview: NDArray[np.float32]
+    """(slice, y, x), binned."""
+    projection: tuple[int, NDArray[np.float32]] | None
+    """Index of the newest one, and its line integrals (row, column), binned."""
+    projection_shape: tuple[int, int]
+    """Without binning."""
+    sinograms: dict[int, NDArray[np.float32]]
+    """(projection, column) by slice."""
+
+    def slice(self, axis: Axis, index: int | None, most: int) -> Shot:
+        """A slice, in full resolution where this version has it.
+
+        Parameters
+        ----------
+        axis
+            At right angles to it.
+        index
+            Along that axis, voxels of the full volume; None is the middle. Beyond the volume, its last slice.
+        most
+            Pixels of the longest side; 0 for any.
+
+        Raises
+        ------
+        OSError
+            If the version is gone, or the disk fails.
+        """
+        number, full = AXES[axis], self.update.full
+        place = full[number] // 2 if index is None else min(index, full[number] - 1)
+        # What a bin leaves out at the end of the volume is shown by the last one.
+        pixels = self.files.slice(axis, min(place // self.update.binning, self.files.shape[number] - 1))
+        others = tuple(size for i, size in enumerate(full) if i != number)
+        return _shot("slice", binned(pixels, most), others, axis, place)
+
+    def small(self, most: int) -> Shot:
+        """The preview."""
+        return _shot("preview", binned(self.preview, most), self.update.full)
+
+    def newest_projection(self, most: int) -> Shot | None:
+        """The newest projection in this version."""
+        if self.projection is None:
+            return None
+        index, pixels = self.projection
+        return _shot("projection", binned(pixels, most), self.projection_shape, index=index)
+
+    def sinogram(self, row: int, most: int) -> Shot | None:
+        """The sinogram of a slice, if it was asked for before this version."""
+        pixels = self.sinograms.get(row)
+        return None if pixels is None else _shot("sinogram", binned(pixels, most), pixels.shape, index=row)
+
+
+def _shot(kind: str, pixels: NDArray[np.float32], full: tuple[int, ...], axis: Axis | str = "", index: int = 0) -> Shot:
+    shape = tuple(int(size) for size in pixels.shape)
+    return Picture(kind=kind, axis=axis, index=index, shape=shape, full=full), pixels  # type: ignore[arg-type]
+
+
+def exhibit_of(job: Job, parts: Sequence[Part], files: SlabFiles, slabs: Sequence[Range]) -> Exhibit:
+    """A version from what all slabs have told.
+
+    Parameters
+    ----------
+    job
+        Of rank 0's slab, with the version's number.
+    parts
+        All slabs, in the order of their rows.
+    files
+        Where they are.
+    slabs
+        Detector rows of each rank.
+    """
+    update, info, parameters = job.update, job.provenance.info, job.provenance.parameters
+    first, rows = slabs[0][0], max(slab[1] for slab in slabs) - slabs[0][0]
+    asides = [part.aside for part in parts]
+    projections = [aside.projection for aside in asides if aside.projection is not None]
+    newest = (projections[0][0], joined([bins for _, bins in projections])) if len(projections) == len(parts) else None
+    statistics: dict[str, Any] = _statistics([aside.moments for aside in asides if aside.moments is not None])
+    return Exhibit(
+        Update(
+            version=update.version,
+            uid=info.uid,
+            title=str(info.metadata.get("title") or info.uid)[:200],
+            projections=len(update.theta),
+            coverage=update.coverage,
+            final=update.final,
+            binning=update.binning,
+            shape=files.shape,
+            full=(rows, job.side, job.side),
+            pixel_size=info.geometry.pixel_size,
+            center=parameters["center"],
+            filter=parameters["filter"],
+            angles=angles_of(update.theta),
+            **statistics,
+        ),
+        files,
+        joined([aside.preview for aside in asides if aside.preview is not None]),
+        newest,
+        (rows, info.geometry.columns),
+        {row - first: pixels for aside in asides for row, pixels in aside.sinograms},
+    )
+
+
+def change(before: Exhibit | None, now: Exhibit) -> Exhibit:
+    """A version with how much its preview differs from the one before."""
+    if before is None or before.update.uid != now.update.uid or before.preview.shape != now.preview.shape:
+        return now
+    deviation = float(now.preview.std())
+    difference = float(np.sqrt(np.mean((now.preview - before.preview) ** 2)))
+    return replace(now, update=replace(now.update, change=difference / deviation)) if deviation > 0 else now
+
+
+def _statistics(parts: Sequence[Moments]) -> dict[str, float]:
+    if not parts:
+        return {}
+    total = reduce(
+        lambda a, b: Moments(
+            a.count + b.count,
+            min(a.minimum, b.minimum),
+            max(a.maximum, b.maximum),
+            a.total + b.total,
+            a.squares + b.squares,
+        ),
+        parts,
+    )
+    mean = total.total / total.count
+    found = {
+        "minimum": total.minimum,
+        "maximum": total.maximum,
+        "mean": mean,
+        "deviation": math.sqrt(max(0.0, total.squares / total.count - mean**2)),
+    }
+    return found if all(math.isfinite(value) for value in found.values()) else {}
