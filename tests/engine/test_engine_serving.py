@@ -246,7 +246,7 @@ def test_a_geometry_that_is_found_wrong_in_the_scan_does_not_end_the_service(
 def test_an_error_of_the_disk_ends_the_service(
     serving: Callable[..., Serving], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    job = serving()
+    job = serving(config(engine={"peer_timeout": 0.5, "return_timeout": 0.5}))
 
     def broken(self: Journal) -> None:
         raise JournalError("the disk failed")
