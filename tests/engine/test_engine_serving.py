@@ -33,6 +33,8 @@ from streamrecon.transport import subscribe
 from streamrecon.wire.ranges import Ranges
 from streamrecon.wire.receiving import ReceivingEnd
 
+pytestmark = pytest.mark.slow
+
 
 def until(condition: Callable[[], Any], what: str, seconds: float = 20) -> Any:
     deadline = time.monotonic() + seconds
