@@ -94,4 +94,5 @@ def _typical(gaps: NDArray[np.float64], turn: float) -> float:
     if not rest.size:
         return turn
     median, mean = float(np.median(rest)), float(rest.mean())
-    return median if median > 0.6 * mean else mean
+    # Angles on a grid can lie on the limit itself: rounding is not to decide then.
+    return median if median >= (0.6 - 1e-9) * mean else mean

@@ -24,6 +24,8 @@ from streamrecon.errors import DiskFullError, JournalError, PlanError, RankError
 from streamrecon.scan import Frame, Gap
 from streamrecon.transport import send_scan, subscribe
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def nothing_stays() -> Iterator[None]:

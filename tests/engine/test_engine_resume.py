@@ -22,6 +22,8 @@ from streamrecon.errors import JournalError, OutputError, StreamreconError
 from streamrecon.scan import Frame, Gap
 from streamrecon.transport import send_scan
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def no_failpoints() -> Iterator[None]:

@@ -33,6 +33,8 @@ from streamrecon.transport import subscribe
 from streamrecon.wire.ranges import Ranges
 from streamrecon.wire.receiving import ReceivingEnd
 
+pytestmark = pytest.mark.slow
+
 
 def until(condition: Callable[[], Any], what: str, seconds: float = 20) -> Any:
     deadline = time.monotonic() + seconds
@@ -246,7 +248,7 @@ def test_a_geometry_that_is_found_wrong_in_the_scan_does_not_end_the_service(
 def test_an_error_of_the_disk_ends_the_service(
     serving: Callable[..., Serving], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    job = serving()
+    job = serving(config(engine={"peer_timeout": 0.5, "return_timeout": 0.5}))
 
     def broken(self: Journal) -> None:
         raise JournalError("the disk failed")

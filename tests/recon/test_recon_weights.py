@@ -7,7 +7,7 @@ from functools import lru_cache
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from recon_oracle import METHODS, disc, grid, half_turn, phantom_projections, reconstruct, relative
@@ -69,6 +69,7 @@ def test_a_scan_all_around_covers_the_half_turn(name: str) -> None:
 @given(
     st.lists(st.integers(0, 10_000), min_size=1, max_size=40, unique=True),
 )
+@example([160, 231, 872, 1050])
 @settings(deadline=None)
 def test_order_and_whole_turns_do_not_matter(numbers: list[int]) -> None:
     theta = np.array(numbers) * math.pi / 10_001

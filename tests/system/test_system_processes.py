@@ -36,6 +36,8 @@ return_timeout = 0.5
 return_timeout = 2.0
 """
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(name="started")
 def _started(tmp_path: Path) -> Iterator[Processes]:
