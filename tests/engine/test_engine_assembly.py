@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamrecon.engine.assembly import Assembly
-from streamrecon.engine.orders import LAST, NotWritten, Part
-
-NOTHING = np.zeros((0, 0), np.float32)
+from streamrecon.engine.orders import LAST, Aside, NotWritten, Part
 
 
 def part(cut: int, rank: int, content: int = 0) -> Part:
-    return Part(cut, rank, (rank, rank + 1), (content,), (1, 1, 1), (None, NOTHING, NOTHING))
+    return Part(cut, rank, (rank, rank + 1), (content,), (1, 1, 1), 0, Aside())
 
 
 class Heard:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -9,9 +10,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from streamrecon.engine.orders import LAST, Part
+from streamrecon.engine.orders import LAST, Aside, Part
 from streamrecon.engine.output import Output, Provenance, finished, most_kept, slab_name
-from streamrecon.engine.picture import planes_of
 from streamrecon.errors import OutputError
 from streamrecon.lock import FolderLock
 from streamrecon.scan import FrameKind, Geometry, ScanInfo, VolumeUpdate
@@ -33,8 +33,7 @@ def slab(rank: int, cut: int = 1, final: bool = False) -> tuple[VolumeUpdate, Pr
     theta = np.array([0.0, 0.5])
     update = VolumeUpdate(cut, theta, 0.5, final, 1, values(rows, cut))
     provenance = Provenance(INFO, rows, {"center": 2.5}, np.array([0, 3]))
-    axial = 5 - rows[0] if rows[0] <= 5 < rows[1] else None
-    return update, provenance, Part(cut, rank, rows, (0,), update.volume.shape, planes_of(update.volume, axial))
+    return update, provenance, Part(cut, rank, rows, (0,), update.volume.shape, 0, Aside())
 
 
 def outputs(folder: Path, keep: int = 10, keep_seconds: float = 0.0, resume: bool = False) -> list[Output]:
@@ -43,11 +42,12 @@ def outputs(folder: Path, keep: int = 10, keep_seconds: float = 0.0, resume: boo
 
 def write(each: list[Output], cut: int, final: bool = False) -> VolumeUpdate:
     """All slabs of a version, shown."""
+    parts = []
     for rank in reversed(range(len(SLABS))):
-        update, provenance, _ = slab(rank, cut, final)
-        each[rank].write_slab(cut, update, provenance)
+        update, provenance, part = slab(rank, cut, final)
+        parts.insert(0, replace(part, offset=each[rank].write_slab(cut, update, provenance)))
     update, provenance, _ = slab(0, cut, final)
-    return each[0].publish(cut, update, provenance, [slab(rank, cut)[2] for rank in range(len(SLABS))])
+    return each[0].publish(cut, update, provenance, parts)
 
 
 def shown(folder: Path) -> list[str]:
@@ -65,13 +65,14 @@ def volume(folder: Path) -> NDArray[np.float32]:
 
 def test_slabs_are_seen_together_and_as_one_volume(tmp_path: Path) -> None:
     each = outputs(tmp_path)
+    parts: dict[int, Part] = {}
     for rank in (2, 0, 1):
-        update, provenance, _ = slab(rank)
-        each[rank].write_slab(1, update, provenance)
+        update, provenance, part = slab(rank)
+        parts[rank] = replace(part, offset=each[rank].write_slab(1, update, provenance))
         assert shown(tmp_path) == []
         assert not (tmp_path / "volume.h5").exists()
     update, provenance, _ = slab(0)
-    found = each[0].publish(1, update, provenance, [slab(rank)[2] for rank in range(3)])
+    found = each[0].publish(1, update, provenance, [parts[rank] for rank in range(3)])
     assert (found.version, each[0].newest) == (1, 1)
     assert (shown(tmp_path), hidden(tmp_path)) == (["v0001"], [])
     np.testing.assert_array_equal(volume(tmp_path), values((1, 10)))

@@ -1,0 +1,431 @@
+"""What viewers see: the latest wins, nobody waits for a viewer, and whoever has the token changes the reconstruction."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import zmq
+from numpy.typing import NDArray
+
+from streamrecon.engine.exhibit import Exhibit
+from streamrecon.engine.gallery import PLANES, Answer, Gallery
+from streamrecon.engine.slab_files import SlabFiles
+from streamrecon.engine.status import Counters
+from streamrecon.errors import EndpointError, PeerLostError
+from streamrecon.transport import Slices, Subscription, private_ipc, subscribe
+from streamrecon.wire.audience import LIMIT
+from streamrecon.wire.codec import MAGIC, encode
+from streamrecon.wire.messages import Control, Look, Plane, Progress, Result, Status, Update, Want
+
+SHAPE = (4, 6, 6)
+TOKEN = "token"
+
+
+def values(version: int, shape: tuple[int, int, int] = SHAPE) -> NDArray[np.float32]:
+    return np.arange(np.prod(shape), dtype=np.float32).reshape(shape) + 1000 * version
+
+
+def until(condition: Any, seconds: float = 10.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+class Call(threading.Thread):
+    """A function in a thread, and what came of it."""
+
+    def __init__(self, call: Any, *arguments: Any) -> None:
+        super().__init__(daemon=True)
+        self._call, self._arguments, self._value, self._error = call, arguments, None, None
+        self.start()
+
+    def run(self) -> None:
+        try:
+            self._value = self._call(*self._arguments)
+        except BaseException as error:
+            self._error = error
+
+    def result(self) -> Any:
+        self.join(20)
+        assert not self.is_alive()
+        if self._error is not None:
+            raise self._error
+        return self._value
+
+
+class Shown:
+    """A gallery at work, and the slabs of what it shows on the disk."""
+
+    def __init__(self, folder: Path, token: str | None = TOKEN) -> None:
+        self._folder = folder
+        self.gallery = Gallery(private_ipc(), token=token)
+        self.endpoint = self.gallery.endpoint
+        self.gallery.start()
+
+    def __enter__(self) -> Shown:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.gallery.stop()
+        assert not self.gallery.is_alive()
+
+    def exhibit(self, version: int, final: bool = False, uid: str = "s", binning: int = 1, **more: Any) -> Exhibit:
+        """Two slabs, whose pixels begin 8 bytes into their files."""
+        full, files = SHAPE, []
+        shape = full[0] // binning, full[1] // binning, full[2] // binning
+        volume = values(version, shape)
+        for number, slab in enumerate((volume[:1], volume[1:])):
+            path = self._folder / f"{uid}-{version}-{number}"
+            path.write_bytes(bytes(8) + slab.tobytes())
+            files.append((path, 8, slab.shape))
+        update = Update(
+            version=version, uid=uid, projections=version, coverage=0.5, final=final, binning=binning, shape=shape, full=full,
+        )  # fmt: skip
+        preview = volume[::2, ::2, ::2]
+        known: dict[str, Any] = {"projection": None, "projection_shape": (4, 6), "sinograms": {}, **more}
+        return Exhibit(update, SlabFiles(files), preview, **known)
+
+    def show(self, version: int, final: bool = False, uid: str = "s", binning: int = 1, **more: Any) -> None:
+        self.gallery.show(self.exhibit(version, final, uid, binning, **more))
+
+    @property
+    def waiting(self) -> int:
+        return len(self.gallery._audience.wants)
+
+
+@pytest.fixture
+def shown(tmp_path: Path) -> Any:
+    with Shown(tmp_path) as each:
+        yield each
+
+
+def versions(endpoint: str, **options: Any) -> list[int]:
+    return [slices.update.version for slices in subscribe(endpoint, timeout=5, **options)]
+
+
+def test_the_slices_that_are_asked_for(shown: Shown) -> None:
+    sinogram, projection = np.ones((5, 6), np.float32), np.full((4, 6), 7, np.float32)
+    shown.show(1, final=True, sinograms={2: sinogram}, projection=(11, projection))
+    (got,) = subscribe(shown.endpoint, 5, z=3, y=0, x=5, preview=3, projection=True, sinogram=2)
+    assert isinstance(got, Slices)
+    volume = values(1)
+    np.testing.assert_array_equal(got.axial, volume[3])
+    np.testing.assert_array_equal(got.coronal, volume[:, 0])
+    np.testing.assert_array_equal(got.sagittal, volume[:, :, 5])
+    assert got.preview is not None
+    np.testing.assert_array_equal(got.preview, volume[::2, ::2, ::2])
+    np.testing.assert_array_equal(got.projection, projection)
+    np.testing.assert_array_equal(got.sinogram, sinogram)
+    assert [(p.kind, p.axis, p.index, p.full) for p in got.update.pictures] == [
+        ("slice", "z", 3, (6, 6)), ("slice", "y", 0, (4, 6)), ("slice", "x", 5, (4, 6)), ("preview", "", 0, SHAPE),
+        ("projection", "", 11, (4, 6)), ("sinogram", "", 2, (5, 6)),
+    ]  # fmt: skip
+
+
+def test_the_middle_is_shown_where_nothing_is_asked_for(shown: Shown) -> None:
+    shown.show(1, final=True)
+    (got,) = subscribe(shown.endpoint, 5)
+    np.testing.assert_array_equal(got.axial, values(1)[2])
+    np.testing.assert_array_equal(got.coronal, values(1)[:, 3])
+    assert got.preview is None
+    assert got.sinogram is None
+
+
+def test_indices_are_of_the_full_volume_and_those_beyond_it_are_its_last(shown: Shown) -> None:
+    shown.show(1, final=True, binning=2)
+    (got,) = subscribe(shown.endpoint, 5, z=3, y=1, x=1000)
+    volume = values(1, (2, 3, 3))
+    np.testing.assert_array_equal(got.axial, volume[1])
+    np.testing.assert_array_equal(got.coronal, volume[:, 0])
+    np.testing.assert_array_equal(got.sagittal, volume[:, :, 2])
+    assert [picture.index for picture in got.update.pictures] == [3, 1, 5]
+
+
+def test_pictures_are_no_larger_than_is_asked_for(shown: Shown) -> None:
+    shown.show(1, final=True)
+    (got,) = subscribe(shown.endpoint, 5, most=3)
+    np.testing.assert_allclose(got.axial, values(1)[2].reshape(3, 2, 3, 2).mean(axis=(1, 3)))
+    assert got.coronal.shape == (2, 3)
+
+
+def test_who_asks_before_the_first_version_gets_it(shown: Shown) -> None:
+    call = Call(versions, shown.endpoint)
+    until(lambda: shown.waiting)
+    shown.show(1)
+    until(lambda: shown.waiting)
+    shown.show(2, final=True)
+    assert call.result() == [1, 2]
+
+
+def test_other_slices_of_the_same_version(shown: Shown) -> None:
+    """`after` 0 asks for what is there: so a viewer scrolls between two versions."""
+    shown.show(1)
+    with Subscription(shown.endpoint) as viewer:
+        for index in (0, 3):
+            viewer.ask(Want(after=0, planes=(Plane(axis="z", index=index),)))
+            answer = viewer.receive(5)
+            assert answer is not None
+            np.testing.assert_array_equal(answer[1][0][1], values(1)[index])
+        viewer.ask(Want(after=1, uid="s"))
+        assert viewer.receive(0.2) is None
+
+
+def test_a_newer_request_replaces_the_one_before(shown: Shown) -> None:
+    with Subscription(shown.endpoint) as viewer:
+        viewer.ask(Want(after=0, planes=(Plane(axis="z", index=0),)))
+        viewer.ask(Want(after=0, planes=(Plane(axis="x", index=2),)))
+        viewer.ask(Look())
+        until(lambda: shown.waiting == 1)
+        shown.show(1)
+        answer = viewer.receive(5)
+        assert answer is not None
+        assert [picture.axis for picture, _ in answer[1]] == ["x"]
+        assert viewer.receive(0.2) is None
+
+
+def test_a_request_for_many_slices_is_cut(shown: Shown) -> None:
+    shown.show(1)
+    with Subscription(shown.endpoint) as viewer:
+        viewer.ask(Want(after=0, planes=(Plane(axis="z", index=0),) * 60))
+        answer = viewer.receive(5)
+        assert answer is not None
+        assert len(answer[1]) == PLANES
+
+
+@pytest.mark.parametrize("asks_before", [True, False])
+def test_the_versions_of_another_scan_begin_anew(shown: Shown, asks_before: bool) -> None:
+    """A viewer that has version 7 of one is not kept waiting for version 8 of the next."""
+    shown.show(7)
+    viewer = subscribe(shown.endpoint, timeout=5)
+    assert next(viewer).update.version == 7
+    if asks_before:
+        call = Call(next, viewer)
+        until(lambda: shown.waiting)
+    shown.show(7, uid="another")
+    if not asks_before:
+        call = Call(next, viewer)
+    assert (call.result().update.uid, call.result().update.version) == ("another", 7)
+    viewer.close()  # type: ignore[attr-defined]
+
+
+def test_it_goes_on_with_the_next_scan_where_that_is_asked_for(shown: Shown) -> None:
+    shown.show(3, final=True)
+    viewer = subscribe(shown.endpoint, timeout=5, once=False)
+    assert next(viewer).update.final
+    call = Call(next, viewer)
+    until(lambda: shown.waiting)
+    shown.show(1, uid="another")
+    assert call.result().update.uid == "another"
+    viewer.close()  # type: ignore[attr-defined]
+
+
+def test_a_slow_viewer_skips_and_sees_the_final_one(shown: Shown) -> None:
+    shown.show(1)
+    got = []
+    for slices in subscribe(shown.endpoint, timeout=5):
+        got.append(slices.update.version)
+        if len(got) == 1:
+            for version in range(2, 50):
+                shown.show(version)
+            shown.show(50, final=True)
+            until(lambda: not shown.gallery._calls)
+    assert got[0] == 1
+    assert got[-1] == 50
+    assert len(got) <= 3
+    assert got == sorted(set(got))
+
+
+def test_several_viewers_do_not_disturb_each_other(shown: Shown) -> None:
+    def view(pause: float) -> list[int]:
+        found = []
+        for slices in subscribe(shown.endpoint, timeout=5):
+            found.append(slices.update.version)
+            time.sleep(pause)
+        return found
+
+    calls = [Call(view, pause) for pause in (0.0, 0.01, 0.1, 0.1)]
+    for version in range(1, 21):
+        shown.show(version, final=version == 20)
+        time.sleep(0.01)
+    for call in calls:
+        found = call.result()
+        assert found[-1] == 20
+        assert found == sorted(set(found))
+
+
+def test_viewers_that_wait_for_ever_keep_nobody_out(shown: Shown) -> None:
+    """Each asks for what is there already, or left long ago; the next viewer is still answered."""
+    shown.show(1, final=True)
+    crowd = [Subscription(shown.endpoint) for _ in range(LIMIT + 5)]
+    for each in crowd:
+        each.ask(Want(after=1, uid="s"))
+    until(lambda: shown.waiting >= LIMIT)
+    for each in crowd:
+        each.close()
+    assert versions(shown.endpoint) == [1]
+
+
+def test_garbage_is_ignored(shown: Shown) -> None:
+    context = zmq.Context.instance()
+    stranger, big = context.socket(zmq.DEALER), context.socket(zmq.DEALER)
+    for each in (stranger, big):
+        each.setsockopt(zmq.LINGER, 0)
+        each.connect(shown.endpoint)
+    for parts in [[b""], [b"x"] * 9, [MAGIC + b"\x01\x12", b"\xc1"], encode(Status(session=1, sent=0))]:
+        stranger.send_multipart(parts)
+    big.send_multipart([b"x" * 2_000_000])
+    shown.show(1, final=True)
+    assert versions(shown.endpoint) == [1]
+    assert shown.gallery.is_alive()
+    stranger.close()
+    big.close()
+
+
+def test_an_engine_that_is_busy_between_two_versions_is_not_lost(shown: Shown) -> None:
+    shown.gallery.look = Counters().progress
+    shown.show(1)
+    viewer = subscribe(shown.endpoint, timeout=0.4)
+    assert next(viewer).update.version == 1
+    call = Call(next, viewer)
+    time.sleep(1.0)
+    shown.show(2)
+    assert call.result().update.version == 2
+    shown.gallery.look = None
+    shown.gallery._word = 0.0, None
+    with pytest.raises(PeerLostError):
+        next(viewer)
+
+
+def test_a_version_that_is_gone_from_the_disk_is_waited_out(
+    shown: Shown, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    exhibit = shown.exhibit(1)
+    for path in tmp_path.iterdir():
+        path.unlink()
+    shown.gallery.show(exhibit)
+    call = Call(versions, shown.endpoint)
+    until(lambda: "version 1 cannot be shown any more" in caplog.text)
+    shown.show(2, final=True)
+    assert call.result() == [2]
+
+
+def test_a_slab_that_was_cut_off_is_an_error_of_the_disk(tmp_path: Path) -> None:
+    path = tmp_path / "slab"
+    path.write_bytes(bytes(100))
+    with pytest.raises(OSError, match="shorter"):
+        SlabFiles([(path, 8, (4, 3, 3))]).slice("x", 0)
+
+
+def test_how_much_a_version_differs_from_the_one_before(shown: Shown) -> None:
+    shown.show(1)
+    viewer = subscribe(shown.endpoint, timeout=5)
+    assert next(viewer).update.change is None
+    until(lambda: not shown.waiting)
+    shown.show(2)
+    expected = 1000 / values(2)[::2, ::2, ::2].std()
+    assert next(viewer).update.change == pytest.approx(expected)
+    shown.show(1, uid="another")
+    assert next(viewer).update.change is None
+    viewer.close()  # type: ignore[attr-defined]
+
+
+def test_progress(shown: Shown) -> None:
+    counters = Counters(phase="accumulating", uid="s", title="a sample", expected=9)
+    counters.angles[3] = 2
+    shown.gallery.look = counters.progress
+    with Subscription(shown.endpoint) as viewer:
+        viewer.ask(Look())
+        answer = viewer.receive(5)
+        assert answer is not None
+        word = answer[0]
+        assert isinstance(word, Progress)
+        assert (word.phase, word.title, word.expected, word.viewers) == ("accumulating", "a sample", 9, 1)
+        assert (sum(word.angles), word.angles[3], len(word.angles)) == (2, 2, 360)
+
+
+class Taken:
+    """Stands for the hands of an engine."""
+
+    def __init__(self) -> None:
+        self.asked: list[Control] = []
+        self.pixels: Sequence[NDArray[np.float32]] = ()
+
+    def __call__(self, control: Control, answer: Answer) -> None:
+        self.asked.append(control)
+        threading.Thread(target=lambda: answer(Result(serial=control.serial, done=True, text="done"), [])).start()
+
+
+def asked(endpoint: str, token: str) -> Result:
+    with Subscription(endpoint) as viewer:
+        viewer.ask(Control(serial=7, token=token, action="pause"))
+        answer = viewer.receive(5)
+        assert answer is not None
+        assert isinstance(answer[0], Result)
+        assert answer[0].serial == 7
+        return answer[0]
+
+
+def test_who_has_the_token_is_heard(shown: Shown) -> None:
+    shown.gallery.control = taken = Taken()
+    assert asked(shown.endpoint, TOKEN).done
+    assert [control.action for control in taken.asked] == ["pause"]
+
+
+@pytest.mark.parametrize("token", ["", "tokem", TOKEN + "x", "tök"])
+def test_a_wrong_token_changes_nothing(shown: Shown, token: str, caplog: pytest.LogCaptureFixture) -> None:
+    shown.gallery.control = taken = Taken()
+    result = asked(shown.endpoint, token)
+    assert not result.done
+    assert "token is wrong" in result.text
+    assert not taken.asked
+    until(lambda: "wrong control token" in caplog.text)
+    assert TOKEN not in caplog.text.replace("control token", "")
+
+
+def test_no_scan_is_in_work(shown: Shown) -> None:
+    assert "no scan is in work" in asked(shown.endpoint, TOKEN).text
+
+
+def test_an_engine_that_takes_no_requests(tmp_path: Path) -> None:
+    with Shown(tmp_path, token=None) as shown:
+        shown.gallery.control = taken = Taken()
+        assert "takes no requests" in asked(shown.endpoint, "").text
+        assert not taken.asked
+
+
+def test_the_sinograms_that_are_looked_at(shown: Shown) -> None:
+    heard: list[tuple[int, ...]] = []
+    shown.gallery.attend = heard.append
+    with Subscription(shown.endpoint) as one, Subscription(shown.endpoint) as other:
+        one.ask(Want(after=0, sinogram=3))
+        until(lambda: heard == [(3,)])
+        one.ask(Want(after=0, sinogram=3))
+        other.ask(Want(after=0, sinogram=1))
+        until(lambda: heard == [(3,), (3, 1)])
+        one.ask(Want(after=0, sinogram=2))
+        until(lambda: heard == [(3,), (3, 1), (1, 2)])
+    assert shown.gallery.attended == (1, 2)
+
+
+def test_a_bug_in_it_ends_no_scan(
+    shown: Shown, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(Gallery, "_serve", lambda *_: 1 / 0)
+    with Subscription(shown.endpoint) as viewer, caplog.at_level(logging.ERROR):
+        viewer.ask(Look())
+        until(lambda: "viewers are not served any more" in caplog.text)
+    shown.show(1)
+    shown.gallery.stop()
+
+
+def test_an_endpoint_that_others_can_reach_is_refused() -> None:
+    with pytest.raises(EndpointError, match="insecure"):
+        Gallery("tcp://0.0.0.0:*")
