@@ -33,8 +33,9 @@ from bench.measure import Times
 from bench.transport import FRAME, Party
 from streamrecon.config import ReconConfig, SimulatedConfig
 from streamrecon.engine.alignment import Alignment
-from streamrecon.engine.orders import Part, Studied, pack, unpack
-from streamrecon.engine.output import Output, Provenance
+from streamrecon.engine.bins import bins_of
+from streamrecon.engine.orders import Aside, Part, Studied, pack, unpack
+from streamrecon.engine.output import Output, Provenance, slab_name
 from streamrecon.recon.center import Bands
 from streamrecon.scan import Frame, FrameKind, Geometry, ScanInfo, VolumeUpdate
 from streamrecon.wire.codec import encode
@@ -271,17 +272,20 @@ def part_cost(folder: Path, ranks: int = 256) -> float:
     """Seconds of rank 0 for each slab: told of, and named in OUT/volume.h5."""
     out = Output(folder / "parts", "scan", keep=3, keep_seconds=0.0)
     info = ScanInfo("scan", Geometry(8 * ranks, COLUMNS), np.dtype("<u2"), {})
+    slab = np.ones((8, COLUMNS, COLUMNS), np.float32)
+    update = VolumeUpdate(1, np.zeros(FRAMES), 1.0, False, 1, slab)
+    provenance = Provenance(info, (0, 8), {}, np.arange(FRAMES))
     parts = []
     for rank in range(ranks):
         rows = 8 * rank, 8 * rank + 8
-        axial = np.ones((COLUMNS, COLUMNS), np.float32) if rank == ranks // 2 else None
-        planes = axial, np.ones((8, COLUMNS), np.float32), np.ones((8, COLUMNS), np.float32)
-        parts.append(pack(Part(1, rank, rows, (1, 2), (8, COLUMNS, COLUMNS), planes)))
-    update = VolumeUpdate(1, np.zeros(FRAMES), 1.0, False, 1, np.ones((8, COLUMNS, COLUMNS), np.float32))
-    provenance = Provenance(info, (0, 8), {}, np.arange(FRAMES))
-    out.write_slab(1, update, provenance)
+        preview, moments = bins_of(slab, rows[0], 8)
+        aside = Aside(preview, moments)
+        parts.append(pack(Part(1, rank, rows, (1, 2), slab.shape, 0, aside)))
+    offset = out.write_slab(1, update, provenance)
+    for rank in range(1, ranks):
+        shutil.copyfile(out.partials / ".cut-0001" / slab_name(0), out.partials / ".cut-0001" / slab_name(rank))
     began = time.perf_counter()
-    out.publish(1, update, provenance, [unpack(part) for part in parts])
+    out.publish(1, update, provenance, [replace(unpack(part), offset=offset) for part in parts])
     return (time.perf_counter() - began) / ranks
 
 

@@ -412,7 +412,7 @@ class Rank:
             digest.add(FrameKind.PROJECTION, index, 0)
         shown = {index: self.sums[FrameKind.PROJECTION, index][1] for index in self.order}
         content = digest.value, count, *self.followed
-        part = Part(self.marks.number, self.number, self.job.rows(self.number), content, (1, 1, 1), shown)  # type: ignore[arg-type]
+        part = Part(self.marks.number, self.number, self.job.rows(self.number), content, (1, 1, 1), 0, shown)  # type: ignore[arg-type]
         self.marks.emitted(count, self.world.now)
         job = self.job
         self.world.after(self.world.rng.uniform(0.0, 1.0), lambda: job.assembly.hear(part) if self.alive else None)
@@ -502,7 +502,7 @@ class Job:
             return Marks(self.give_up)
         return LeadingMarks(self.requests, self.want, lambda cut: self.assembly.over(cut), self.give_up)
 
-    def want(self, cut: int) -> None:
+    def want(self, cut: int, whole: bool) -> None:
         self.world.tell(f"cut {cut} is wanted")
         self.members[0].end.want_cut = cut
 

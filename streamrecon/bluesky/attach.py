@@ -129,6 +129,7 @@ class Attachment:
         self._going_on = False
         """Whether documents are those that are kept."""
         self._sending: SendingEnd | None = None
+        self._advised = ""
         self._current: RunSource | None = None
         self.scans = 0
         """That have been sent."""

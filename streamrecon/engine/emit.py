@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 FAR = 1 << 62
+"""Projections, where no version is to come."""
 
 
 class Versions(Protocol):
@@ -101,6 +102,8 @@ class EmitPolicy:
 
     def remaining(self, projections: int) -> int:
         """Projections until the next version that is due by their number: where a batch ends."""
+        if self.paused:
+            return FAR
         shown = self._projections
         return shown - projections if projections < shown else shown + self.every - projections
 

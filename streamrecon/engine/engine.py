@@ -290,7 +290,7 @@ class Engine:
         if self._lock is not None:
             self._lock.release()
         # What takes memory goes with the scan, also where somebody still looks at the counters.
-        self._rank = self._publishing = None
+        self._rank = self._publishing = self._hands = None
 
     # Called by the I/O thread.
 

@@ -123,6 +123,7 @@ def stream_ranks(
     *,
     frames: Callable[[slice], Iterator[Frame]] | None = None,
     watch: Callable[[Engine], None] = lambda engine: None,
+    progress: Callable[[Any], None] = lambda end: None,
     **arguments: Any,
 ) -> Streamed:
     """Send a scan into several ranks."""
@@ -138,6 +139,7 @@ def stream_ranks(
                 heartbeat=options.engine.heartbeat,
                 peer_timeout=options.engine.peer_timeout,
                 connect_timeout=10.0,
+                progress=progress,
             )
         except Exception as error:
             streamed.sender_error = error

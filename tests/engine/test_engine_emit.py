@@ -202,7 +202,14 @@ class Leader:
         self.wanted: list[int] = []
         self.given_up: list[int] = []
         self.over = 0
-        self.marks = LeadingMarks(self.policy, self.wanted.append, lambda cut: cut <= self.over, self.give_up)
+        self.marks = LeadingMarks(self.policy, self._want, lambda cut: cut <= self.over, self.give_up)
+        self.whole: list[int] = []
+        """Of those, the ones without binning."""
+
+    def _want(self, cut: int, whole: bool) -> None:
+        self.wanted.append(cut)
+        if whole:
+            self.whole.append(cut)
 
     def give_up(self, cut: int, why: str) -> None:
         assert why

@@ -243,10 +243,10 @@ def test_a_rank_that_fails_ends_the_job(scan: Scan, tmp_path: Path, monkeypatch:
 
     write = Output.write_slab
 
-    def failing(self: Output, cut: int, *arguments: Any) -> None:
+    def failing(self: Output, cut: int, *arguments: Any) -> int:
         if self._rank == 1 and cut == 0:
             raise DiskFullError("No space left on device")
-        write(self, cut, *arguments)
+        return write(self, cut, *arguments)
 
     monkeypatch.setattr(Output, "write_slab", failing)
     ranks = Ranks(2, config(engine={"rank_timeout": 5.0}), tmp_path)

@@ -52,7 +52,8 @@ class Engine:
         """Sum and address of each frame in the ring."""
         self.error: str | None = None
         config = Config(engine=EngineConfig(heartbeat=0.1))
-        self.ingest = Ingest(config, self._prepare, Counters(beats=None), Doors(config, listen), print)
+        self.ingest = Ingest(config, self._prepare, Counters(beats=None), doors := Doors(config, listen), print)
+        self.endpoint = doors.endpoint
         self._thread = threading.Thread(target=self._consume, daemon=True)
         self.ingest.start()
         self.ingest.let_in()
@@ -122,7 +123,7 @@ def test_a_payload_is_copied_once(ipc: str, over: str, can_replay: bool, message
 
     engine = Engine(ipc if over == "ipc" else "tcp://127.0.0.1:*")
     try:
-        send_scan(info, source, engine.ingest.endpoint, can_replay=can_replay, heartbeat=0.1, connect_timeout=20)
+        send_scan(info, source, engine.endpoint, can_replay=can_replay, heartbeat=0.1, connect_timeout=20)
     finally:
         engine.close()
     assert engine.error is None

@@ -106,7 +106,6 @@ def test_parts_may_be_any_buffer(message: Message) -> None:
 def test_every_type_has_its_own_number_and_name() -> None:
     assert all(code == cls.TYPE for code, cls in MESSAGES.items())
     assert len({cls.name() for cls in MESSAGES.values()}) == len(MESSAGES)
-    assert not {16, 17} & set(MESSAGES)
 
 
 def test_metadata_keeps_its_integers() -> None:
@@ -330,8 +329,8 @@ def test_mutated_bytes(message: Message, data: st.DataObject) -> None:
 def test_mutated_fields(message: Message, data: st.DataObject) -> None:
     header: Any = copy.deepcopy(dataclasses.asdict(message))
     junk = data.draw(st.sampled_from(JUNK))
-    name = data.draw(st.sampled_from(sorted(header)))
-    if isinstance(header[name], tuple) and header[name] and data.draw(st.booleans()):
+    name = data.draw(st.sampled_from(sorted(header) or ["what"]))
+    if isinstance(header.get(name), tuple) and header[name] and data.draw(st.booleans()):
         header[name] = [junk, *header[name][1:]]
     else:
         header[name] = junk

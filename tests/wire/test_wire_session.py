@@ -73,7 +73,14 @@ def at(role: Role, state: State) -> Session:
 def test_the_table_speaks_of_messages_that_exist() -> None:
     assert {name for _, _, name in TRANSITIONS} <= set(SAMPLES)
     named = {name.split()[0] for _, _, name in TRANSITIONS}
-    assert {cls.name() for cls in MESSAGES.values()} - named == {"WANT", "UPDATE"}
+    assert {cls.name() for cls in MESSAGES.values()} - named == {
+        "WANT",
+        "UPDATE",
+        "LOOK",
+        "PROGRESS",
+        "CONTROL",
+        "RESULT",
+    }
     assert set(LIVE) | set(OVER) == set(State)
     assert not set(LIVE) & set(OVER)
     assert not [state for state, _, _ in TRANSITIONS if state in OVER]
