@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import secrets
 import shutil
 import threading
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from streamrecon.viewer import LiveSource, ViewServer
 
 VIEW = "look at a running reconstruction, or at a volume, in a browser"
+STAYS = "the page stays until Ctrl-C"
 MOST_TOKEN = 1024
 """Characters of a token's file."""
 
@@ -65,7 +67,7 @@ def view(options: argparse.Namespace) -> int:
         ) as server:
             if server.control_url is not None:
                 print(f"look and change  {server.control_url}")
-            print(f"look only        {server.view_url}\nthe page stays until Ctrl-C", flush=True)
+            print(f"look only        {server.view_url}\n{STAYS}", flush=True)
             _wait()
     return 0
 
@@ -125,14 +127,14 @@ class Page:
         if self._source is not None:
             self._source.token = getattr(engine, "control_token", None)
 
-    def stay(self, volume: Path | None) -> None:
+    def stay(self, volume: Path | None, json_lines: bool) -> None:
         """Show a finished volume, where there is one, until Ctrl-C."""
         if self._server is None or volume is None:
             return
         from streamrecon.viewer import FileSource
 
         self._server.show(FileSource(volume))
-        print("the page stays until Ctrl-C", flush=True)
+        print(json.dumps({"event": "stay", "text": STAYS}) if json_lines else STAYS, flush=True)
         _wait()
 
     def __exit__(self, *_: object) -> None:

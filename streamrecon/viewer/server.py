@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ipaddress
+import re
 import secrets
 import socket
 import threading
@@ -220,8 +221,9 @@ def _origin(url: str) -> str:
     """
     with contextlib.suppress(ValueError):
         parts = urlsplit(url)
-        if parts.scheme in PORTS and parts.hostname and not parts.query and not parts.fragment and not parts.username:
-            host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+        host, more = parts.hostname or "", parts.query or parts.fragment or parts.username
+        if parts.scheme in PORTS and re.fullmatch(r"[\w.:-]+", host) and not more:
+            host = f"[{host}]" if ":" in host else host
             usual = parts.port in (None, PORTS[parts.scheme])
             return f"{parts.scheme}://{host}" + ("" if usual else f":{parts.port}")
     raise ConfigError(f"the public URL {url!r} is not like https://HOST/PATH")

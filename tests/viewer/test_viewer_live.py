@@ -158,6 +158,17 @@ def test_an_engine_that_is_started_again(engine: FakeEngine, source: LiveSource)
 
 
 @pytest.mark.usefixtures("impatient")
+def test_a_scan_that_is_reconstructed_again(engine: FakeEngine, source: LiveSource) -> None:
+    """Its versions begin at 1 again, and a version after 5 is not waited for."""
+    source.want("a", ALL)
+    engine.step(5)
+    until(lambda: has(source, 5, *ALL))
+    engine.version = 0
+    engine.step()
+    until(lambda: has(source, 1, *ALL))
+
+
+@pytest.mark.usefixtures("impatient")
 def test_an_engine_that_comes_later(tmp_path: Any) -> None:
     endpoint = f"ipc://{tmp_path / 'later'}"
     tmp_path.chmod(0o700)
