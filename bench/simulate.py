@@ -519,7 +519,7 @@ class Job:
     def complete(self, cut: int, parts: list[Part]) -> None:
         """A version is shown: it must hold the same frames in every slab, and of those that came twice the same ones."""
         self.versions += 1
-        shown = [dict(part.planes) for part in parts]  # type: ignore[call-overload]
+        shown = [dict(part.aside) for part in parts]  # type: ignore[call-overload]
         self.world.tell(f"cut {cut} is a version of {len(shown[0])} projections")
         for part, each in zip(parts, shown, strict=True):
             if set(each) != set(shown[0]):

@@ -324,8 +324,9 @@ class Engine:
         try:
             watch()
             if not self._series.compiled:
+                waits, self._counters.phase = self._counters.phase, "getting ready: compiling the kernels"
                 compile_kernels(self._device, watch)
-                self._series.compiled = True
+                self._series.compiled, self._counters.phase = True, waits
             if self._preparation.left is not None:
                 self._preparation.go_on(self._counters, watch)
             self._world.share(None, math.inf, watch)

@@ -268,10 +268,10 @@ def test_a_slab_of_one_version_that_cannot_be_written(
 
     write = Output.write_slab
 
-    def failing(self: Output, cut: int, *arguments: Any) -> None:
+    def failing(self: Output, cut: int, *arguments: Any) -> int:
         if self._rank == who and cut == 2:
             raise DiskFullError("No space left on device")
-        write(self, cut, *arguments)
+        return write(self, cut, *arguments)
 
     monkeypatch.setattr(Output, "write_slab", failing)
     streamed = stream_ranks(scan, config(emit={"every": 8}), tmp_path, 2, frames=slowly(scan, 0.02))
