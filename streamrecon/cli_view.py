@@ -65,14 +65,16 @@ def view(options: argparse.Namespace) -> int:
         # Read again for each change: an engine that is started again has another one.
         token, page_token = partial(_read_token, Path(options.control_token_file)), secrets.token_urlsafe()
         token()
-    with closing(LiveSource(options.subscribe, token) if options.subscribe else FileSource(options.file)) as source:
-        with ViewServer(
+    with (
+        closing(LiveSource(options.subscribe, token) if options.subscribe else FileSource(options.file)) as source,
+        ViewServer(
             source, options.port, options.host, options.public_url, page_token, insecure=options.insecure
-        ) as server:
-            if server.control_url is not None:
-                print(f"look and change  {server.control_url}")
-            print(f"look only        {server.view_url}\n{STAYS}", flush=True)
-            _wait()
+        ) as server,
+    ):
+        if server.control_url is not None:
+            print(f"look and change  {server.control_url}")
+        print(f"look only        {server.view_url}\n{STAYS}", flush=True)
+        _wait()
     return 0
 
 
