@@ -36,7 +36,7 @@ LOOKS = 0.1
 MALFORMED, NO_TOKEN, TOO_MANY = 4400, 4401, 4429
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; "
-    "img-src 'self' data: blob:; connect-src 'self'; font-src 'self'; base-uri 'none'; form-action 'none'; "
+    "img-src 'self' data: blob:; connect-src 'self'; font-src 'self' data:; base-uri 'none'; form-action 'none'; "
     "frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
@@ -156,8 +156,11 @@ class _Guard:
         if foreign or (scope["type"] == "websocket" and len(origins) != 1):
             # A page of another origin that has made its name point here must not see the volume.
             await self._refuse(scope, receive, with_headers)
-        else:
+            return
+        try:
             await self._app(scope, receive, with_headers)
+        except Exception:
+            log.exception("the server of the page failed; this is a bug in streamrecon")
 
     async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":

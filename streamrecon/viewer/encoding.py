@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import threading
 from collections import OrderedDict
 from collections.abc import Hashable
@@ -76,8 +77,10 @@ def encode(shown: Shown, size: int = 0, floats: bool = False, serial: int | None
         Of the request that it answers.
     """
     picture = shown.picture
-    pixels = binned(shown.pixels, size, picture.kind)
-    lo, hi = limits(pixels)
+    with np.errstate(invalid="ignore", over="ignore"):  # what is no number stays none
+        pixels = binned(shown.pixels, size, picture.kind)
+        lo, hi = limits(pixels)
+        body = np.ascontiguousarray(pixels, "<f4") if floats else quantized(pixels, lo, hi)
     header: dict[str, Any] = {
         "kind": picture.kind, "axis": picture.axis, "index": picture.index, "uid": shown.uid, "version": shown.version,
         "shape": pixels.shape, "full": picture.full, "dtype": "<f4" if floats else "<u2", "lo": lo, "hi": hi,
@@ -86,7 +89,6 @@ def encode(shown: Shown, size: int = 0, floats: bool = False, serial: int | None
         header["serial"] = serial
     text = json.dumps(header, allow_nan=False).encode()
     text += b" " * (-(len(text) + 4) % 8)
-    body = np.ascontiguousarray(pixels, "<f4") if floats else quantized(pixels, lo, hi)
     return len(text).to_bytes(4, "little") + text + body.tobytes()
 
 
@@ -113,10 +115,12 @@ def binned(pixels: NDArray[np.float32], size: int, kind: Kind = "slice") -> NDAr
     """
     for axis, factor in enumerate(_factors(pixels.shape, size, kind)):
         if factor > 1:
-            count = pixels.shape[axis] // factor
-            pixels = pixels[(slice(None),) * axis + (slice(count * factor),)]
-            pixels = pixels.reshape(*pixels.shape[:axis], count, factor, *pixels.shape[axis + 1 :])
-            pixels = pixels.mean(axis + 1, dtype=np.float32)
+            end, before = pixels.shape[axis] // factor * factor, (slice(None),) * axis
+            # Three times as fast as NumPy's mean over so few.
+            sums = pixels[(*before, slice(0, end, factor))].astype(np.float32)
+            for first in range(1, factor):
+                sums += pixels[(*before, slice(first, end, factor))]
+            pixels = sums / np.float32(factor)
     return pixels
 
 
@@ -134,13 +138,16 @@ def _factors(shape: tuple[int, ...], size: int, kind: Kind) -> tuple[int, ...]:
 
 def limits(pixels: NDArray[np.float32]) -> tuple[float, float]:
     """Least and greatest value; twice 0 where there is none."""
-    values = pixels[np.isfinite(pixels)]
+    values = pixels
+    if not pixels.size or not math.isfinite(pixels.min()) or not math.isfinite(pixels.max()):
+        values = pixels[np.isfinite(pixels)]
     return (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
 
 
 def quantized(pixels: NDArray[np.float32], lo: float, hi: float) -> NDArray[np.uint16]:
     """Values as whole numbers: 0 is `lo`, 65534 is `hi`, 65535 is none."""
-    there = np.isfinite(pixels)
-    scale = LEVELS / (hi - lo) if hi > lo else 0.0
-    steps = np.rint((np.where(there, pixels, lo).astype(np.float64) - lo) * scale)
-    return np.where(there, steps, NOTHING).astype("<u2")
+    missing = ~np.isfinite(pixels)
+    steps = np.subtract(pixels, lo, dtype=np.float64)
+    steps *= LEVELS / (hi - lo) if hi > lo else 0.0
+    steps[missing] = NOTHING
+    return np.rint(steps, out=steps).astype("<u2")

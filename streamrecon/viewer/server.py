@@ -119,7 +119,7 @@ class ViewServer:
         hosts, origins = self._names()
         app = make_app(self._desk, self._files, hosts, origins)
         config = uvicorn.Config(
-            app, log_level="error", log_config=None, access_log=False, lifespan="off", server_header=False, date_header=False,
+            app, log_level="critical", log_config=None, access_log=False, lifespan="off", server_header=False, date_header=False,
             proxy_headers=False, ws_max_size=LIMIT, ws_max_queue=8, ws_per_message_deflate=False, ws_ping_interval=20.0,
             ws_ping_timeout=60.0, limit_concurrency=self._sessions + IDLE_CONNECTIONS, timeout_keep_alive=5,
             timeout_graceful_shutdown=1,

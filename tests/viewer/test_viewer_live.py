@@ -11,7 +11,7 @@ import pytest
 from viewer_client import PATIENCE, until
 from viewer_live import TOKEN, FakeEngine
 
-from streamrecon.errors import EndpointError
+from streamrecon.errors import ConfigError, EndpointError
 from streamrecon.viewer import LiveSource, live
 from streamrecon.viewer.source import Place, Shown
 from streamrecon.viewer.wants import Wanted, Wants
@@ -111,13 +111,18 @@ def test_more_slices_than_one_request_may_have(
 
 
 def test_what_cannot_be_had_is_not_asked_for_again_and_again(engine: FakeEngine, source: LiveSource) -> None:
+    """What is not there, and what comes with later versions only."""
     source.want("a", [("z", 500), ("z", 3)], beside=True)
+    engine.withheld = {"sinogram"}
     engine.step()
     until(lambda: has(source, 1, ("z", 3)))
     until(lambda: source.other("projection"))
     until(lambda: engine.asked[-1].after == 1)
     assert len(engine.asked) < 10
     assert source.slice(("z", 500)) is None
+    engine.withheld = set()
+    engine.step()
+    until(lambda: source.other("sinogram", 500) is not None)
 
 
 def test_the_next_scan_begins_anew(engine: FakeEngine, source: LiveSource) -> None:
@@ -126,8 +131,13 @@ def test_the_next_scan_begins_anew(engine: FakeEngine, source: LiveSource) -> No
     until(lambda: has(source, engine.versions, *ALL))
     assert source.update is not None
     assert source.update.final
+    engine.withheld = {"slice"}
     engine.step()
-    until(lambda: source.update is not None and source.update.uid == "fake-2" and has(source, 1, *ALL))
+    until(lambda: source.update is not None and source.update.uid == "fake-2")
+    assert source.slice(("z", 10)) is None, "a slice of the scan before is none of this"
+    engine.withheld = set()
+    engine.step()
+    until(lambda: has(source, 2, *ALL))
 
 
 @pytest.mark.usefixtures("impatient")
@@ -216,9 +226,17 @@ def test_changes_that_are_refused(engine: FakeEngine, source: LiveSource) -> Non
     assert not refused.done
     source.token = "wrong"
     assert "token is wrong" in answer(source.control("center", (1.0,)))[0].text
+    source.token = lambda: TOKEN
+    assert answer(source.control("resume"))[0].done
+
+    def gone() -> str:
+        raise ConfigError("the token's file is gone")
+
+    source.token = gone
+    assert "file is gone" in answer(source.control("resume"))[0].text
     source.token = None
     assert "control token" in answer(source.control("center", (1.0,)))[0].text
-    assert len(engine.controls) == 2
+    assert len(engine.controls) == 3
     source.token = TOKEN
     too_long, _ = answer(source.control("advise_stop", text="x" * 2000))
     assert not too_long.done
