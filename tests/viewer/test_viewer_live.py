@@ -88,6 +88,7 @@ def test_all_viewers_share_one_request(engine: FakeEngine, source: LiveSource) -
     assert preview.pixels.shape == (8, 12, 16)
     engine.step()
     until(lambda: has(source, 2, *ALL, ("y", 2)))
+    until(lambda: engine.asked[-1].after == 2)
     asked = engine.asked[-1]
     assert len(asked.planes) == len(set(asked.planes)) == 4
     assert (asked.most, asked.preview, asked.projection, asked.sinogram) == (0, 16, True, 10)
