@@ -1,8 +1,8 @@
 """`python -m bench.viewers`: what viewers cost a scan, and how soon they see it.
 
-One scan by turns without and with viewers: pages' sessions at one page server, each looking at slices of its own and taking what it
-is sent as fast as it comes. Server and sessions are a process beside the engine's, on the same cores; the reference of each run is the
-scan without them.
+One scan by turns without and with viewers: pages' sessions at one page server, each looking at slices of its own and taking
+what it is sent as fast as it comes. Server and sessions are a process beside the engine's, on the same cores; the reference
+of each run is the scan without them.
 """
 
 from __future__ import annotations
@@ -48,7 +48,9 @@ def main() -> None:
         return
     if options.quick:
         options.side, options.projections, options.rounds = 128, 200, 1
-    simulated = SimulatedConfig(rows=options.side, columns=options.side, projections=options.projections, flats=4, darks=4)
+    simulated = SimulatedConfig(
+        rows=options.side, columns=options.side, projections=options.projections, flats=4, darks=4
+    )
     figures: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         scan = Path(folder) / "scan.h5"
@@ -85,7 +87,17 @@ def measure(scan: Path, out: Path, options: argparse.Namespace, viewers: int) ->
 
     crowd = None
     if viewers:
-        command = [sys.executable, "-m", "bench.viewers", "--crowd", endpoint, "--viewers", str(viewers), "--side", str(side)]
+        command = [
+            sys.executable,
+            "-m",
+            "bench.viewers",
+            "--crowd",
+            endpoint,
+            "--viewers",
+            str(viewers),
+            "--side",
+            str(side),
+        ]
         crowd = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert crowd.stdout is not None
         crowd.stdout.readline()  # they are there
@@ -126,7 +138,10 @@ async def crowd(endpoint: str, viewers: int, side: int) -> None:
         places = [[axis, (side * (number % 7 + 1)) // 9] for axis in "zyx"]
         want = {"type": "want", "places": places, "size": side, "preview": 0, "beside": False}
         async with connect(
-            address.replace("http", "ws") + "/ws", origin=address, compression=None, max_size=None  # type: ignore[arg-type]
+            address.replace("http", "ws") + "/ws",
+            origin=address,
+            compression=None,
+            max_size=None,  # type: ignore[arg-type]
         ) as socket:
             await socket.send(json.dumps({"type": "hello", "token": token}))
             serial = 0
@@ -157,8 +172,8 @@ async def crowd(endpoint: str, viewers: int, side: int) -> None:
 def line(figure: dict[str, Any]) -> str:
     """For people."""
     text = (
-        f"{figure['viewers']:3d} viewers: {figure['frames_per_second']:7.1f} frames/s, {figure['versions_per_second']:.1f} versions/s, "
-        f"engine {figure['cpu_seconds']:.1f} s of processor"
+        f"{figure['viewers']:3d} viewers: {figure['frames_per_second']:7.1f} frames/s, "
+        f"{figure['versions_per_second']:.1f} versions/s, engine {figure['cpu_seconds']:.1f} s of processor"
     )
     if figure["viewers"]:
         text += (

@@ -134,10 +134,11 @@ def _demo(options: argparse.Namespace) -> int:
     if config.simulated.center is None:
         # Off the middle, so that finding the center is something to see.
         simulated = dataclasses.replace(simulated, center=(simulated.columns - 1) / 2 + 4.3)
-    source = dataclasses.replace(config.source, fps=config.source.fps or 120.0)
+    # Who watches a page wants to see it grow.
+    source = dataclasses.replace(config.source, fps=config.source.fps or (120.0 if options.view is None else 24.0))
     config = dataclasses.replace(config, simulated=simulated, source=source)
     options.overwrite = options.overwrite or options.out is None  # the demo's own folder holds nothing worth keeping
-    return _stream(options, "simulated", config, Path(options.out or "streamrecon-out/demo"))
+    return _stream(options, "simulated", config, Path(options.out or "streamrecon-out/demo"), patient=True)
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -145,7 +146,7 @@ def _run(options: argparse.Namespace) -> int:
     return _stream(options, options.scan, config_of(options), Path(options.out or f"streamrecon-out/{name}"))
 
 
-def _stream(options: argparse.Namespace, scan: str, config: Config, out: Path) -> int:
+def _stream(options: argparse.Namespace, scan: str, config: Config, out: Path, patient: bool = False) -> int:
     from streamrecon.cli_view import Page
     from streamrecon.progress import Progress
     from streamrecon.run import run_scan
@@ -154,6 +155,8 @@ def _stream(options: argparse.Namespace, scan: str, config: Config, out: Path) -
     with Page(options.view, config) as page:
         with Progress(options.log_json, options.quiet) as progress:
             page.tell(progress.event)
+            if patient:
+                page.wait_for_somebody(progress.event)
             for note in open_source(scan, config).notes():
                 progress.event({"event": "source", "seconds": 0.0, "text": note})
 

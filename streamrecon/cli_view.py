@@ -8,6 +8,7 @@ import json
 import secrets
 import shutil
 import threading
+import time
 from collections.abc import Callable
 from contextlib import closing, suppress
 from functools import partial
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from streamrecon.viewer import LiveSource, ViewServer
 
 VIEW = "look at a running reconstruction, or at a volume, in a browser"
+OPENED_WITHIN = 30.0
+"""Seconds."""
 STAYS = "the page stays until Ctrl-C"
 MOST_TOKEN = 1024
 """Characters of a token's file."""
@@ -121,6 +124,21 @@ class Page:
             facts = {"url": self._server.control_url, "view_url": self._server.view_url}
             event({"event": "view", "seconds": 0.0, "text": f"look at {self._server.control_url}", **facts})
             event({"event": "view_only", "seconds": 0.0, "text": f"for looking only: {self._server.view_url}"})
+
+    def wait_for_somebody(self, event: Callable[[dict[str, Any]], None]) -> None:
+        """Until the page is open, so that a short scan is not over by then; or for `OPENED_WITHIN`."""
+        if self._server is None:
+            return
+        event(
+            {
+                "event": "wait",
+                "seconds": 0.0,
+                "text": f"the scan begins when the page is open, or in {OPENED_WITHIN:g} s",
+            }
+        )
+        deadline = time.monotonic() + OPENED_WITHIN
+        while not self._server.watched and time.monotonic() < deadline:
+            time.sleep(0.05)
 
     def watch(self, engine: Any) -> None:
         """Learn of an engine what the page needs; call often."""

@@ -20,6 +20,7 @@ from streamrecon.engine.emit import EmitPolicy, LeadingMarks, Marks, Versions
 from streamrecon.engine.hands import Hands
 from streamrecon.engine.ingest import BROKE_OFF, Accepted, Event, Ingest
 from streamrecon.engine.journal_layout import Layout
+from streamrecon.engine.kept_requests import KeptRequests
 from streamrecon.engine.lead import Lead
 from streamrecon.engine.orders import Done, Failed, Finished, NotWritten, Whole
 from streamrecon.engine.plan import Plan, Share, fit
@@ -469,10 +470,15 @@ class Engine:
             changed = dataclasses.replace(config, recon=options)
             fit(scan.info, shape, changed, plan.memory_limit, plan.disk_limit, plan.out, decided=plan.decided)
 
+        kept = KeptRequests(self.out, scan.info.uid)
         hands = self._hands = Hands(
             lead, self._requests, config.recon, fits, plan.whole_fits, self._preparation.whole(scan.info), geometry.columns,
-            self._ingest.advise, self._counters, self._story,
+            self._ingest.advise, kept, self._counters, self._story,
         )  # fmt: skip
+        if self._preparation.left is None:
+            kept.forget()  # of the same scan, begun anew
+        for control in kept.load():
+            hands.ask(control, lambda result, pixels: None)
         gallery = self._series.gallery
         if gallery is not None:
             gallery.control, gallery.attend = hands.ask, hands.attend

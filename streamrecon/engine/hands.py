@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from streamrecon.config import FilterName, ReconConfig
 from streamrecon.engine.emit import EmitPolicy
 from streamrecon.engine.gallery import Answer
+from streamrecon.engine.kept_requests import KeptRequests
 from streamrecon.engine.lead import Lead
 from streamrecon.engine.orders import Attend, Change, Order, Sweep, Swept
 from streamrecon.engine.status import Counters
@@ -59,6 +60,8 @@ class Hands:
         Detector rows of all slabs, and its columns.
     advise
         Tells the sender to stop, and why.
+    kept
+        Where changes are kept for an engine that goes on with the scan.
     counters, story
         What people see.
     """
@@ -73,12 +76,13 @@ class Hands:
         whole: Range,
         columns: int,
         advise: Callable[[str], None],
+        kept: KeptRequests,
         counters: Counters,
         story: Story,
     ) -> None:
         self._lead, self._policy, self._options, self._fits = lead, policy, options, fits
         self._whole_fits, self._whole, self._columns = whole_fits, whole, columns
-        self._advise, self._counters, self._story = advise, counters, story
+        self._advise, self._kept, self._counters, self._story = advise, kept, counters, story
         self._requests: queue.SimpleQueue[tuple[Control, Answer] | tuple[int, ...]] = queue.SimpleQueue()
         self._sweeps: dict[int, _Asked] = {}
         self._number = 0
@@ -148,6 +152,7 @@ class Hands:
                 self._say(old.control, old.answer, False, "others were asked for meanwhile")
             return orders
         self._story.tell("control", f"a viewer has asked: {text}", action=control.action)
+        self._kept.add(control)
         self._say(control, answer, True, text)
         return orders
 

@@ -15,6 +15,7 @@ from streamrecon.engine.decompose import decompose
 from streamrecon.engine.ingest import Ingest
 from streamrecon.engine.journal import AtWork, Journal
 from streamrecon.engine.journal_layout import Layout, assemble, begin_next, clear, find, place, settle
+from streamrecon.engine.kept_requests import KeptRequests
 from streamrecon.engine.mask import Mask
 from streamrecon.engine.output import Output, finished
 from streamrecon.engine.plan import Plan, Share, make_plan
@@ -280,5 +281,6 @@ class Preparation:
                 self.story.tell("kept", f"the frames are kept as they came in {ended.path}: {how} goes on with them")
             elif self._world.rank == 0:
                 clear(self.out / "journal")
+                KeptRequests(self.out, ended.info.uid).forget()
         if self._lock is not None:
             self._lock.release()

@@ -102,6 +102,11 @@ class ViewServer:
         """For looking and changing; None where nobody can change anything."""
         return None if self._tokens.control is None else f"{self._address()}/#token={self._tokens.control}"
 
+    @property
+    def watched(self) -> bool:
+        """Whether somebody has the page open."""
+        return bool(self._desk.sessions)
+
     def start(self) -> str:
         """Listen; the URL for who started it: that for changing, where there is one.
 

@@ -124,6 +124,7 @@ def stream_ranks(
     frames: Callable[[slice], Iterator[Frame]] | None = None,
     watch: Callable[[Engine], None] = lambda engine: None,
     progress: Callable[[Any], None] = lambda end: None,
+    can_replay: bool = True,
     **arguments: Any,
 ) -> Streamed:
     """Send a scan into several ranks."""
@@ -140,6 +141,7 @@ def stream_ranks(
                 peer_timeout=options.engine.peer_timeout,
                 connect_timeout=10.0,
                 progress=progress,
+                can_replay=can_replay,
             )
         except Exception as error:
             streamed.sender_error = error

@@ -16,6 +16,7 @@ from engine_scans import Scan, Streamed, batch, config, difference, simulated
 
 from streamrecon.config import Config
 from streamrecon.engine import Engine
+from streamrecon.engine.kept_requests import KeptRequests
 from streamrecon.scan import Frame, FrameKind
 from streamrecon.transport import Slices, Subscription, private_ipc, subscribe
 from streamrecon.transport.subscription import Pictures
@@ -75,8 +76,9 @@ class Watched:
                 self.advice.append(end.advice)
 
         streamed = stream_ranks(
-            self.scan, self.options, self._out, self._ranks, frames=self._frames, watch=watch, progress=heard
-        )
+            self.scan, self.options, self._out, self._ranks, frames=self._frames, watch=watch, progress=heard,
+            can_replay=False,
+        )  # fmt: skip
         thread.join(10)
         if errors:
             raise errors[0]
@@ -154,6 +156,48 @@ def test_another_filter_and_a_smaller_field_of_view(scan: Scan, tmp_path: Path, 
     recon = replace(each.options.recon, filter="hann", side=32)
     expected = batch(scan, replace(each.options, recon=recon))
     assert difference(each.run(script).volume, expected) < 1e-5
+
+
+def test_a_restart_does_again_what_viewers_had_changed(scan: Scan, tmp_path: Path) -> None:
+    each = Watched(scan, tmp_path, 1)
+
+    def script() -> None:
+        each.done("filter", text="hann")
+        each.done("center", 22.5)
+        each.done("center", 22.0)
+        each.see(lambda slices: slices.update.center == 22.0)
+        assert each.engine is not None
+        each.engine.stop("the operator stops it")
+        each._go.set()
+
+    streamed = each.run(script)
+    assert streamed.result is not None
+    assert not streamed.result.final
+    assert (tmp_path / "changes.json").exists()
+
+    options = config(emit={"every": 10, "publish": private_ipc()}, engine={"return_timeout": 20.0})
+    resumed = stream_ranks(scan, options, tmp_path, 1, resume=True)
+    recon = replace(each.options.recon, filter="hann")
+    assert difference(resumed.volume, batch(scan, replace(each.options, recon=recon), center=22.0)) < 1e-5
+    assert not (tmp_path / "changes.json").exists()
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{}", '{"uid": "UID", "changes": [{"action": "center"}]}', '{"uid": "UID", "changes": 3}']
+)
+def test_changes_that_cannot_be_read_are_left_out(tmp_path: Path, text: str, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "changes.json").write_text(text.replace("UID", "s"))
+    assert KeptRequests(tmp_path, "s").load() == []
+    assert "cannot be read" in caplog.text
+
+
+def test_changes_of_another_scan_are_left_out(tmp_path: Path) -> None:
+    KeptRequests(tmp_path, "s").add(Control(serial=1, token="t", action="center", numbers=(3.0,)))
+    assert [each.numbers for each in KeptRequests(tmp_path, "s").load()] == [(3.0,)]
+    assert "t" not in (tmp_path / "changes.json").read_text().replace("text", "").replace("center", "").replace(
+        "action", ""
+    )
+    assert KeptRequests(tmp_path, "other").load() == []
 
 
 def test_changes_before_anything_is_accumulated(scan: Scan, tmp_path: Path) -> None:
