@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -23,7 +25,7 @@ def test_slabs_come_to_the_means_of_the_whole(heights: list[int], y: int, x: int
     rows = sum(heights)
     whole = np.random.default_rng(rows).random((rows, x) if flat else (rows, y, x), np.float32)
     firsts = np.cumsum([0, *heights])
-    parts = [bins_of(whole[a:b], int(a), width) for a, b in zip(firsts, firsts[1:], strict=False)]
+    parts = [bins_of(whole[a:b], int(a), width) for a, b in itertools.pairwise(firsts)]
     expected = []
     for first in range(0, rows, width):
         image = whole[first : first + width].mean(axis=0)
