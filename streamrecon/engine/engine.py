@@ -153,10 +153,18 @@ class Engine:
                 hub = ControlHub(hosts[0] if len(set(hosts)) > 1 else None)
         address = None if hub is None else hub.address
         told = self._world.share(
-            (self._series.advertised, address, resume and left is not None, self._preparation.over)
+            (
+                self._series.advertised,
+                address,
+                resume and left is not None,
+                self._preparation.over,
+                self._series.gallery is not None,
+            )
         )
         control = ControlLink(self._number, told[0][1]) if self._number else hub
         self._ingest.connect([endpoint for endpoint, *_ in told], control)
+        self._viewers = told[0][4]
+        """Whether there may be viewers."""
         if told[0][2]:
             self._ingest.keep_rows(self._preparation.resume(left))
         if told[0][3]:
@@ -383,10 +391,10 @@ class Engine:
         assert made.output
         assert made.journal
         self._counters.title = str(info.metadata.get("title") or info.uid)
-        gallery, viewers = self._series.gallery, made.config.emit.publish is not None
+        gallery = self._series.gallery
         publishing = self._publishing = Publishing(
             made.output, self._number, made.slabs(info), self._ingest, self.request_version, self._counters, self._story,
-            viewers, gallery.show if gallery is not None else lambda exhibit: None,
+            self._viewers, gallery.show if gallery is not None else lambda exhibit: None,
         )  # fmt: skip
         publishing.writer.start()
         policy, council = self._gather(event, made.plan, publishing)
@@ -395,7 +403,7 @@ class Engine:
         self._rank = rank = Rank(
             event, made.whole(info), made.plan, made.config, inbox, self._ingest.release, made.journal,
             publishing.writer, policy, council, self._counters, self._story,
-            choose(made.config.engine.device, batch, self._series.index), made.bad, self._previous(event),
+            choose(made.config.engine.device, batch, self._series.index), made.bad, self._previous(event), self._viewers,
         )  # fmt: skip
         if self._stopping.is_set():
             rank.stop("the engine was stopped")

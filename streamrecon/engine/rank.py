@@ -98,6 +98,8 @@ class Rank:
         (row, column) of the slab, True where a pixel is bad; None: the flats tell.
     previous
         What a scan of the same detector before this one has taught.
+    viewers
+        Whether there may be some.
     """
 
     def __init__(
@@ -117,7 +119,9 @@ class Rank:
         device: Device,
         bad: NDArray[np.bool_] | None = None,
         previous: Previous | None = None,
+        viewers: bool = False,
     ) -> None:
+        self._viewers = viewers
         self._info, self._rows, self._whole, self._ring = accepted.info, accepted.rows, whole, accepted.ring
         self._plan, self._config = plan, config
         self._journal, self._writer, self._policy, self._council = journal, writer, policy, council
@@ -377,7 +381,7 @@ class Rank:
 
     def _aside(self, records: Sequence[Record]) -> Aside:
         """What viewers see besides the slices, where there may be some: the newest projection, and the sinograms they look at."""
-        if self._config.emit.publish is None:
+        if not self._viewers:
             return Aside()
         newest = self._journal.projections[self._slab.cursor - 1]
         first, columns = self._rows[0] - self._whole[0], self._info.geometry.columns
