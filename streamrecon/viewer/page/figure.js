@@ -1,0 +1,74 @@
+// One image, drawn by BokehJS on a plain canvas (no WebGL), whose data is replaced in place.
+
+import { binning } from './pictures.js'
+import { color } from './colors.js'
+
+export class ImageFigure {
+  // The figure fills `host`.
+  static async create(host) {
+    const figure = new ImageFigure()
+    const { Bokeh } = window
+    figure.#across = new Bokeh.Range1d({ start: 0, end: 1 })
+    figure.#down = new Bokeh.Range1d({ start: 1, end: 0 })
+    figure.#source = new Bokeh.ColumnDataSource({ data: figure.#columns(1, 1, 1, 1) })
+    const plot = new Bokeh.Plotting.Figure({
+      x_range: figure.#across,
+      y_range: figure.#down,
+      x_axis_type: null,
+      y_axis_type: null,
+      tools: [],
+      toolbar_location: null,
+      min_border: 0,
+      outline_line_color: null,
+      background_fill_color: null,
+      border_fill_color: null,
+      sizing_mode: 'stretch_both',
+      output_backend: 'canvas',
+    })
+    const [image, x, y, dw, dh] = ['image', 'x', 'y', 'dw', 'dh'].map((field) => ({ field }))
+    plot.image_rgba({ image, x, y, dw, dh, source: figure.#source })
+    figure.#plot = plot
+    await Bokeh.Plotting.show(plot, host)
+    return figure
+  }
+
+  #across
+  #down
+  #source
+  #plot
+  #pixels = new Uint32Array(1)
+  #spans = []
+
+  // Two lines that cross, in the colors given.
+  addCross(colorAcross, colorDown) {
+    const line = (dimension, line_color) =>
+      new window.Bokeh.Span({ dimension, line_color, line_alpha: 0.75, line_width: 1, location: null, level: 'overlay' })
+    this.#spans = [line('width', colorAcross), line('height', colorDown)]
+    for (const span of this.#spans) this.#plot.add_layout(span)
+  }
+
+  cross(across, down) {
+    if (this.#spans.length === 0) return
+    this.#spans[0].location = down
+    this.#spans[1].location = across
+  }
+
+  // What part is seen, in voxels; voxel n covers n - 0.5 to n + 0.5.
+  look(left, right, top, bottom) {
+    this.#across.setv({ start: left, end: right })
+    this.#down.setv({ start: bottom, end: top })
+  }
+
+  draw(picture, low, high, colors) {
+    const [rows, columns] = picture.shape
+    if (this.#pixels.length !== rows * columns) this.#pixels = new Uint32Array(rows * columns)
+    color(picture, low, high, colors, this.#pixels)
+    this.#source.data = this.#columns(rows, columns, rows * binning(picture, 0), columns * binning(picture, 1))
+  }
+
+  #columns(rows, columns, height, width) {
+    const { ndarray } = window.Bokeh.require('core/util/ndarray')
+    const image = ndarray(this.#pixels.buffer, { dtype: 'uint32', shape: [rows, columns] })
+    return { image: [image], x: [-0.5], y: [-0.5], dw: [width], dh: [height] }
+  }
+}

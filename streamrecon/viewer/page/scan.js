@@ -1,0 +1,121 @@
+// How the scan is doing: names, the plain line, the bar, the dial and the numbers.
+
+import { ChangePlot } from './change.js'
+import { Dial } from './dial.js'
+import { bytes, number, seconds } from './words.js'
+
+const element = (id) => document.getElementById(id)
+
+const LINKS = {
+  connecting: 'connecting',
+  lost: 'no server',
+  refused: 'refused',
+  waiting: 'waiting',
+  live: 'live',
+  gone: 'stream gone',
+  file: 'file',
+}
+
+export class ScanView {
+  #dial = new Dial(element('dial'))
+  #change = new ChangePlot(element('change'))
+  #numbers = new Map()
+  #progress = null
+  #update = null
+
+  link(state, text) {
+    const pill = element('link')
+    if (pill.dataset.state !== state) {
+      pill.dataset.state = state
+      pill.textContent = LINKS[state]
+    }
+    pill.title = text
+  }
+
+  line(text) {
+    if (element('line').textContent !== text) element('line').textContent = text
+  }
+
+  progress(progress) {
+    if (this.#update && progress.uid && progress.uid !== this.#update.uid) this.#update = null
+    this.#progress = progress
+    this.#show()
+  }
+
+  update(update) {
+    this.#update = update
+    this.#change.take(update, this.#progress?.expected)
+    this.#show()
+  }
+
+  #show() {
+    const [progress, update] = [this.#progress, this.#update]
+    const title = progress?.title || update?.title || progress?.uid || update?.uid || 'no scan yet'
+    element('title').textContent = title
+    element('title').title = progress?.uid || update?.uid || ''
+    document.title = `${title} · streamrecon`
+    element('version').textContent = update ? `version ${update.version}, ${update.final ? 'final' : 'partial'}` : ''
+    this.#bar(progress, update)
+    const coverage = progress ? progress.coverage : update ? update.coverage : null
+    this.#dial.show(progress?.angles ?? update?.angles ?? [], update?.angles ?? [], coverage)
+    this.#table(progress, update)
+  }
+
+  #bar(progress, update) {
+    const expected = progress?.expected ?? (update?.final ? update.projections : null)
+    const share = (n) => (expected ? `${Math.min(100, (100 * n) / expected)}%` : '0%')
+    const bar = element('bar')
+    bar.querySelector('.received').style.width = share(progress?.projections ?? update?.projections ?? 0)
+    bar.querySelector('.volume').style.width = share(update?.projections ?? 0)
+    bar.classList.toggle('unknown', !expected && Boolean(progress?.projections))
+    bar.setAttribute('aria-valuenow', expected ? Math.round((100 * (progress?.projections ?? update.projections)) / expected) : 0)
+  }
+
+  #table(progress, update) {
+    const of = progress?.expected ? ` / ${progress.expected}` : ''
+    const numbers = []
+    if (progress) {
+      const lag = progress.projections - (update?.projections ?? 0)
+      numbers.push(
+        ['received', `${progress.projections}${of}`, 'Projections received, of those announced'],
+        ['in this version', update ? `${update.projections}` : '–', 'Projections in the version shown'],
+        ['lag', update ? `${Math.max(0, lag)}` : '–', 'Projections received that are not in the version shown'],
+        ['rate', `${number(progress.rate, 3)} /s`, 'Frames received per second'],
+        ['latency', seconds(progress.latency), "From a projection's arrival to the first version that holds it, median"],
+        ['credit', `${progress.credit_frames} / ${progress.ring_frames}`, 'Frames that the sender may send, of those that there is room for'],
+        ['data', bytes(progress.nbytes), 'Received'],
+        ['ranks, viewers', `${progress.ranks}, ${progress.viewers}`, 'Processes that reconstruct, and viewers'],
+      )
+      if (progress.dropped) numbers.push(['dropped', `${progress.dropped}`, 'Frames that were dropped'])
+    } else if (update) {
+      numbers.push(['projections', `${update.projections}`, 'In this volume'])
+    }
+    if (update) {
+      const unit = update.pixel_size ? '1/m' : '/pixel'
+      numbers.push(
+        ['center', update.center === null ? '–' : update.center.toFixed(2), 'Column of the rotation axis, pixels'],
+        ['filter', update.filter || '–', 'Of the backprojection'],
+        ['volume', update.full.join(' × '), 'Slices, y and x'],
+        ['mean ± dev.', update.mean === null ? '–' : `${number(update.mean, 3)} ± ${number(update.deviation, 3)} ${unit}`, 'Of the values in the volume'],
+      )
+      if (update.binning > 1) numbers.push(['binned', `${update.binning} ×`, 'This version: each voxel is the mean of that many along each axis'])
+    }
+    const list = element('numbers')
+    const names = numbers.map(([name]) => name)
+    if (names.join() !== [...this.#numbers.keys()].join()) {
+      this.#numbers.clear()
+      list.replaceChildren()
+      for (const [name, , help] of numbers) {
+        const [term, value] = [document.createElement('dt'), document.createElement('dd')]
+        term.textContent = name
+        term.title = value.title = help
+        list.append(term, value)
+        this.#numbers.set(name, value)
+      }
+    }
+    for (const [name, text] of numbers) {
+      const value = this.#numbers.get(name)
+      if (value.textContent !== text) value.textContent = text
+    }
+  }
+}
