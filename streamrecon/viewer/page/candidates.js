@@ -91,7 +91,7 @@ export class Candidates {
     const state = element('candidates-state')
     this.#asking = true
     this.#again = false
-    state.textContent = 'asked'
+    if (!this.#shown) state.textContent = 'asked'
     try {
       const answer = await this.#hands.askQuietly('centers', [Number(element('candidates-slice').value), first, last, count])
       state.textContent = answer.text

@@ -53,7 +53,8 @@ export class ChangePlot {
     for (const power of powers) this.#label(percent(10 ** power), BOX.left - 5, y(power) + 3.5, 'end')
     for (const share of [0, 0.5, 1]) {
       const anchor = share === 0 ? 'start' : share === 1 ? 'end' : 'middle'
-      this.#label(String(Math.round(share * most)), x(share * most), 101, anchor)
+      const text = String(Math.round(share * most))
+      this.#label(share === 0.5 ? `${text} projections` : text, x(share * most), 101, anchor)
     }
     const [projections, change] = points.at(-1)
     this.svg.setAttribute('aria-label', `Change between versions: ${percent(change)} at ${projections} projections`)

@@ -4,8 +4,8 @@ import { binning } from './pictures.js'
 import { color } from './colors.js'
 
 export class ImageFigure {
-  // The figure fills `host`.
-  static async create(host) {
+  // The figure fills `host`; `cross`: the colors of two lines that cross on it, across and down.
+  static async create(host, cross = []) {
     const figure = new ImageFigure()
     const { Bokeh } = window
     figure.#across = new Bokeh.Range1d({ start: 0, end: 1 })
@@ -27,7 +27,13 @@ export class ImageFigure {
     })
     const [image, x, y, dw, dh] = ['image', 'x', 'y', 'dw', 'dh'].map((field) => ({ field }))
     plot.image_rgba({ image, x, y, dw, dh, source: figure.#source })
-    figure.#plot = plot
+    const width = Math.max(1, parseFloat(getComputedStyle(host).fontSize) / 14)
+    cross.forEach((line_color, n) => {
+      const dimension = ['width', 'height'][n]
+      const line = { dimension, line_color, line_alpha: 0.75, line_width: width, location: 0, level: 'overlay' }
+      figure.#spans.push(new Bokeh.Span(line))
+    })
+    for (const span of figure.#spans) plot.add_layout(span)
     await Bokeh.Plotting.show(plot, host)
     return figure
   }
@@ -35,17 +41,8 @@ export class ImageFigure {
   #across
   #down
   #source
-  #plot
   #pixels = new Uint32Array(1)
   #spans = []
-
-  // Two lines that cross, in the colors given.
-  addCross(colorAcross, colorDown) {
-    const line = (dimension, line_color) =>
-      new window.Bokeh.Span({ dimension, line_color, line_alpha: 0.75, line_width: 1, location: null, level: 'overlay' })
-    this.#spans = [line('width', colorAcross), line('height', colorDown)]
-    for (const span of this.#spans) this.#plot.add_layout(span)
-  }
 
   cross(across, down) {
     if (this.#spans.length === 0) return

@@ -19,7 +19,8 @@ const LINKS = {
 export class ScanView {
   #dial = new Dial(element('dial'))
   #change = new ChangePlot(element('change'))
-  #numbers = new Map()
+  #now = new Table(element('numbers-now'))
+  #volume = new Table(element('numbers-volume'))
   #progress = null
   #update = null
 
@@ -58,7 +59,7 @@ export class ScanView {
     this.#bar(progress, update)
     const coverage = progress ? progress.coverage : update ? update.coverage : null
     this.#dial.show(progress?.angles ?? update?.angles ?? [], update?.angles ?? [], coverage)
-    this.#table(progress, update)
+    this.#tell(progress, update)
   }
 
   #bar(progress, update) {
@@ -71,50 +72,67 @@ export class ScanView {
     bar.setAttribute('aria-valuenow', expected ? Math.round((100 * (progress?.projections ?? update.projections)) / expected) : 0)
   }
 
-  #table(progress, update) {
-    const of = progress?.expected ? ` / ${progress.expected}` : ''
-    const numbers = []
+  #tell(progress, update) {
+    const now = []
     if (progress) {
-      const lag = progress.projections - (update?.projections ?? 0)
-      numbers.push(
+      const of = progress.expected ? ` / ${progress.expected}` : ''
+      const lag = update ? Math.max(0, progress.projections - update.projections) : '–'
+      now.push(
         ['received', `${progress.projections}${of}`, 'Projections received, of those announced'],
-        ['in this version', update ? `${update.projections}` : '–', 'Projections in the version shown'],
-        ['lag', update ? `${Math.max(0, lag)}` : '–', 'Projections received that are not in the version shown'],
+        ['shown', update ? `${update.projections}` : '–', 'Projections in the version shown'],
+        ['lag', `${lag}`, 'Projections received that are not in the version shown'],
         ['rate', `${number(progress.rate, 3)} /s`, 'Frames received per second'],
         ['latency', seconds(progress.latency), "From a projection's arrival to the first version that holds it, median"],
         ['credit', `${progress.credit_frames} / ${progress.ring_frames}`, 'Frames that the sender may send, of those that there is room for'],
-        ['data', bytes(progress.nbytes), 'Received'],
-        ['ranks, viewers', `${progress.ranks}, ${progress.viewers}`, 'Processes that reconstruct, and viewers'],
       )
-      if (progress.dropped) numbers.push(['dropped', `${progress.dropped}`, 'Frames that were dropped'])
     } else if (update) {
-      numbers.push(['projections', `${update.projections}`, 'In this volume'])
+      now.push(['projections', `${update.projections}`, 'In this volume'])
     }
+    this.#now.show(now)
+    const volume = []
     if (update) {
-      const unit = update.pixel_size ? '1/m' : '/pixel'
-      numbers.push(
-        ['center', update.center === null ? '–' : update.center.toFixed(2), 'Column of the rotation axis, pixels'],
-        ['filter', update.filter || '–', 'Of the backprojection'],
+      const unit = update.pixel_size ? '1/m' : '1/pixel'
+      const mean = update.mean === null ? '–' : `${number(update.mean, 3)} ± ${number(update.deviation, 3)} ${unit}`
+      volume.push(
         ['volume', update.full.join(' × '), 'Slices, y and x'],
-        ['mean ± dev.', update.mean === null ? '–' : `${number(update.mean, 3)} ± ${number(update.deviation, 3)} ${unit}`, 'Of the values in the volume'],
+        ['center, filter', `${update.center === null ? '–' : update.center.toFixed(2)}, ${update.filter || '–'}`, 'Column of the rotation axis, pixels; filter of the backprojection'],
+        ['mean ± deviation', mean, 'Of the values in the volume'],
       )
-      if (update.binning > 1) numbers.push(['binned', `${update.binning} ×`, 'This version: each voxel is the mean of that many along each axis'])
+      if (update.binning > 1) volume.push(['binned', `${update.binning} × along each axis`, 'In this version'])
     }
-    const list = element('numbers')
-    const names = numbers.map(([name]) => name)
-    if (names.join() !== [...this.#numbers.keys()].join()) {
-      this.#numbers.clear()
-      list.replaceChildren()
-      for (const [name, , help] of numbers) {
+    if (progress) {
+      volume.push(['data, ranks, viewers', `${bytes(progress.nbytes)}, ${progress.ranks}, ${progress.viewers}`, 'Received; processes that reconstruct; who looks'])
+      if (progress.dropped) volume.push(['dropped', `${progress.dropped} frames`, 'They are not in the volume'])
+    }
+    this.#volume.show(volume)
+  }
+}
+
+// Names and texts, replaced in place.
+class Table {
+  #list
+  #cells = new Map()
+
+  constructor(list) {
+    this.#list = list
+  }
+
+  // rows: [name, text, help]
+  show(rows) {
+    if (rows.map(([name]) => name).join() !== [...this.#cells.keys()].join()) {
+      this.#cells.clear()
+      this.#list.replaceChildren()
+      this.#list.hidden = rows.length === 0
+      for (const [name, , help] of rows) {
         const [term, value] = [document.createElement('dt'), document.createElement('dd')]
         term.textContent = name
         term.title = value.title = help
-        list.append(term, value)
-        this.#numbers.set(name, value)
+        this.#list.append(term, value)
+        this.#cells.set(name, value)
       }
     }
-    for (const [name, text] of numbers) {
-      const value = this.#numbers.get(name)
+    for (const [name, text] of rows) {
+      const value = this.#cells.get(name)
       if (value.textContent !== text) value.textContent = text
     }
   }

@@ -11,9 +11,9 @@ const PATIENCE = 150 // ms before a slice that has not come is shown from the pr
 export class Panel {
   static async create(axis, view, parent) {
     const panel = new Panel(axis, view, parent)
-    panel.#figure = await ImageFigure.create(panel.#stage.querySelector('.plot'))
     const css = getComputedStyle(document.documentElement)
-    panel.#figure.addCross(css.getPropertyValue(`--plane-${panel.down}`), css.getPropertyValue(`--plane-${panel.across}`))
+    const colors = [panel.down, panel.across].map((plane) => css.getPropertyValue(`--plane-${plane}`).trim())
+    panel.#figure = await ImageFigure.create(panel.#stage.querySelector('.plot'), colors)
     panel.#follow()
     return panel
   }

@@ -22,9 +22,8 @@ export function seconds(value) {
 // Metres.
 export function length(value) {
   const size = Math.abs(value)
-  if (size < 1e-6) return `${number(value * 1e9, 3)} nm`
-  if (size < 1e-3) return `${number(value * 1e6, 3)} µm`
-  return `${number(value * 1e3, 3)} mm`
+  const [unit, name] = size < 1e-6 ? [1e-9, 'nm'] : size < 1e-3 ? [1e-6, 'µm'] : [1e-3, 'mm']
+  return `${Number((value / unit).toPrecision(3))} ${name}`
 }
 
 // The largest of 1, 2, 5 times a power of ten that is not more than this.
