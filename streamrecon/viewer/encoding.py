@@ -1,0 +1,138 @@
+"""Pictures as bytes for the page: binned to what it can show, 16 bits a pixel; docs/page-protocol.md says how."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import OrderedDict
+from collections.abc import Hashable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamrecon.viewer.source import Shown
+
+NOTHING = 65535
+"""Pixel without a value."""
+LEVELS = 65534
+"""Steps from `lo` to `hi`."""
+MOST_BYTES = 128 << 20
+"""Kept for other sessions, in all."""
+
+
+class Encodings:
+    """One encoding of each picture, version and size for all sessions; any thread, one encodes at a time.
+
+    Parameters
+    ----------
+    most_bytes
+        Beyond these, what was not asked for longest is forgotten.
+    """
+
+    def __init__(self, most_bytes: int = MOST_BYTES) -> None:
+        self._most, self._lock = most_bytes, threading.Lock()
+        self._kept: OrderedDict[Hashable, bytes] = OrderedDict()
+        self._bytes = 0
+        self.made = 0
+        """Encodings that had to be made."""
+
+    def get(self, shown: Shown, size: int) -> bytes:
+        """The message of a picture, at most `size` pixels along its longest side."""
+        key = shown.uid, shown.version, shown.picture, size
+        with self._lock:
+            found = self._kept.get(key)
+            if found is None:
+                found = self._kept[key] = encode(shown, size)
+                self.made += 1
+                self._bytes += len(found)
+                while self._bytes > self._most and len(self._kept) > 1:
+                    self._bytes -= len(self._kept.popitem(last=False)[1])
+            self._kept.move_to_end(key)
+            return found
+
+    def clear(self) -> None:
+        """Forget all: another source may have other pictures under the same names."""
+        with self._lock:
+            self._kept.clear()
+            self._bytes = 0
+
+
+def encode(shown: Shown, size: int = 0, floats: bool = False, serial: int | None = None) -> bytes:
+    """The binary message of a picture.
+
+    Parameters
+    ----------
+    shown
+        The picture.
+    size
+        Pixels of its longest side, at most; 0 for any.
+    floats
+        Float32, as it is, instead of 16 bits.
+    serial
+        Of the request that it answers.
+    """
+    picture = shown.picture
+    pixels = binned(shown.pixels, size, even=picture.kind != "sinogram", stack=picture.kind == "centers")
+    lo, hi = limits(pixels)
+    header: dict[str, Any] = {
+        "kind": picture.kind, "axis": picture.axis, "index": picture.index, "uid": shown.uid, "version": shown.version,
+        "shape": pixels.shape, "full": picture.full, "dtype": "<f4" if floats else "<u2", "lo": lo, "hi": hi,
+    }  # fmt: skip
+    if serial is not None:
+        header["serial"] = serial
+    text = json.dumps(header, allow_nan=False).encode()
+    text += b" " * (-(len(text) + 4) % 8)
+    body = np.ascontiguousarray(pixels, "<f4") if floats else quantized(pixels, lo, hi)
+    return len(text).to_bytes(4, "little") + text + body.tobytes()
+
+
+def binned(pixels: NDArray[np.float32], size: int, even: bool = True, stack: bool = False) -> NDArray[np.float32]:
+    """Means over whole numbers of pixels.
+
+    What is left over at the far end of a side, less than a pixel of the result, is left out, as it is in a binned volume. A
+    mean with something in it that is no number is none.
+
+    Parameters
+    ----------
+    pixels
+        Of any shape.
+    size
+        Of the longest side, at most; 0 leaves them as they are.
+    even
+        The same number along each side, so that pixels stay square.
+    stack
+        The first axis counts pictures, and is left as it is.
+
+    Returns
+    -------
+    pixels
+        With the same axes.
+    """
+    sides = pixels.shape[stack:]
+    if not size or not pixels.size or max(sides) <= size:
+        return pixels
+    factors = [-(-side // size) for side in sides]
+    if even:
+        factors = [min(max(factors), side) for side in sides]
+    for axis, factor in enumerate(factors, start=int(stack)):
+        if factor > 1:
+            count = pixels.shape[axis] // factor
+            pixels = pixels[(slice(None),) * axis + (slice(count * factor),)]
+            pixels = pixels.reshape(*pixels.shape[:axis], count, factor, *pixels.shape[axis + 1 :])
+            pixels = pixels.mean(axis + 1, dtype=np.float32)
+    return pixels
+
+
+def limits(pixels: NDArray[np.float32]) -> tuple[float, float]:
+    """Least and greatest value; twice 0 where there is none."""
+    values = pixels[np.isfinite(pixels)]
+    return (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
+
+
+def quantized(pixels: NDArray[np.float32], lo: float, hi: float) -> NDArray[np.uint16]:
+    """Values as whole numbers: 0 is `lo`, 65534 is `hi`, 65535 is none."""
+    there = np.isfinite(pixels)
+    scale = LEVELS / (hi - lo) if hi > lo else 0.0
+    steps = np.rint((np.where(there, pixels, lo).astype(np.float64) - lo) * scale)
+    return np.where(there, steps, NOTHING).astype("<u2")

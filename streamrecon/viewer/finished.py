@@ -1,0 +1,191 @@
+"""What a file shows: a finished volume, or one that is replaced as a scan goes on; read in a thread of its own."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Collection
+from concurrent.futures import Future
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamrecon.errors import SourceError, SourceFileError
+from streamrecon.viewer.source import Link, Place, Shown
+from streamrecon.viewer.volume_file import VolumeFile, stamp
+from streamrecon.viewer.wants import Wants
+from streamrecon.wire.messages import Action, Picture, Progress, Result, Update
+
+LOOKS = 1.0
+"""Seconds between two looks whether the file is another one."""
+
+
+class FileSource:
+    """A volume in an HDF5 file; a `volume.h5` that is replaced by its next version is followed.
+
+    Parameters
+    ----------
+    path
+        As of `VolumeFile`.
+
+    Raises
+    ------
+    SourceFileError, SourceError
+        As `VolumeFile` says.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self._path, self._file = path, VolumeFile(path)
+        self._wants, self._wakeup, self._closing = Wants(), threading.Event(), threading.Event()
+        self._changed: Callable[[], None] = lambda: None
+        self._thread: threading.Thread | None = None
+        self._slices: dict[Place, Shown] = {}
+        self._preview: Shown | None = None
+        self._building: list[NDArray[np.float32]] = []
+        """Slices of the preview that is being read."""
+        self._building_size = 0
+        self._update, self._looked_at, self._count = self._file.update, time.monotonic(), 0
+        self._link = self._fine()
+
+    def start(self, changed: Callable[[], None]) -> None:
+        """Begin to read."""
+        self._changed = changed
+        self._thread = threading.Thread(target=self._run, name="streamrecon-file", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """End."""
+        self._closing.set()
+        self._wakeup.set()
+        if self._thread is not None:
+            self._thread.join()
+        self._file.close()
+
+    @property
+    def link(self) -> Link:
+        """How it is doing."""
+        return self._link
+
+    @property
+    def progress(self) -> Progress | None:
+        """None: a file does nothing."""
+        return None
+
+    @property
+    def update(self) -> Update | None:
+        """What is known of the volume."""
+        return self._update
+
+    def want(self, viewer: object, places: Collection[Place], preview: int = 0, beside: bool = False) -> None:
+        """What a viewer looks at from now on; a file has nothing beside."""
+        self._wants.put(viewer, places, preview)
+        self._wakeup.set()
+
+    def slice(self, place: Place) -> Shown | None:
+        """A slice, once it is read."""
+        return self._slices.get(place)
+
+    def other(self, kind: Literal["preview", "projection", "sinogram"], index: int = 0) -> Shown | None:
+        """The preview, once it is read; there is nothing else."""
+        return self._preview if kind == "preview" else None
+
+    def control(
+        self, action: Action, numbers: tuple[float, ...] = (), text: str = ""
+    ) -> Future[tuple[Result, list[Shown]]]:
+        """A refusal."""
+        future = Future[tuple[Result, list[Shown]]]()
+        why = "this is a file, which nothing can be changed in: reconstruct the scan again, with the options that you want"
+        future.set_result((Result(serial=0, done=False, text=why), []))
+        return future
+
+    # The thread.
+
+    def _run(self) -> None:
+        while not self._closing.is_set():
+            try:
+                if time.monotonic() - self._looked_at >= LOOKS:
+                    self._look()
+                if self._link.state == "file" and self._read_something():
+                    continue
+            except (SourceFileError, SourceError) as error:
+                self._show(Link("gone", f"{error}; looking for it again"))
+            self._wakeup.wait(max(0.01, self._looked_at + LOOKS - time.monotonic()))
+            self._wakeup.clear()
+
+    def _look(self) -> None:
+        """Open the file again where it is another one, or could not be read."""
+        self._looked_at = time.monotonic()
+        if self._link.state == "file" and stamp(self._file.path) == self._file.stamp:
+            return
+        opened = VolumeFile(self._path)
+        self._file.close()
+        self._file, self._building, self._preview, self._count = opened, [], None, self._count + 1
+        update = opened.update
+        if (update.uid, update.version) == (self._update.uid, self._update.version) or update.uid == str(opened.path):
+            update = replace(update, version=self._update.version + 1)
+        if update.uid != self._update.uid:
+            self._slices = {}
+        self._update = update
+        self._show(self._fine(), always=True)
+
+    def _fine(self) -> Link:
+        return Link("file", str(self._file.path))
+
+    def _show(self, link: Link, always: bool = False) -> None:
+        if always or link != self._link:
+            self._link = link
+            self._changed()
+
+    def _read_something(self) -> bool:
+        """Read what is wanted most; whether there was anything."""
+        wanted = self._wants.together()
+        self._slices = {place: shown for place, shown in self._slices.items() if place in wanted.places}
+        for place in wanted.places:
+            if not self._is_newest(self._slices.get(place)):
+                pixels = self._file.slice(place)
+                if pixels is not None:
+                    self._slices = {**self._slices, place: self._slice(place, pixels)}
+                    self._changed()
+                    return True
+        return bool(wanted.preview) and self._read_preview(wanted.preview)
+
+    def _is_newest(self, shown: Shown | None) -> bool:
+        return shown is not None and (shown.uid, shown.version) == (self._update.uid, self._update.version)
+
+    def _slice(self, place: Place, pixels: NDArray[np.float32]) -> Shown:
+        full = tuple(side for axis, side in zip("zyx", self._update.full, strict=True) if axis != place[0])
+        picture = Picture(kind="slice", axis=place[0], index=place[1], shape=pixels.shape, full=full)
+        return Shown(self._update.uid, self._update.version, picture, pixels)
+
+    def _read_preview(self, size: int) -> bool:
+        """Read one slice more of the preview; whether there was one to read."""
+        shape = self._file.preview_shape(size)
+        if self._preview is not None and max(self._preview.pixels.shape) >= max(shape):
+            return False
+        if self._building_size != size:
+            self._building, self._building_size = [], size
+        self._building.append(self._file.row_of_preview(len(self._building), size))
+        if len(self._building) == shape[0]:
+            voxels, self._building = np.stack(self._building), []
+            picture = Picture(kind="preview", shape=voxels.shape, full=self._update.full)
+            self._update = _with_statistics(self._update, voxels)
+            self._preview = Shown(self._update.uid, self._update.version, picture, voxels)
+            self._changed()
+        return True
+
+
+def _with_statistics(update: Update, voxels: NDArray[np.float32]) -> Update:
+    """Of the preview's voxels: nobody waits until a large file is read."""
+    values = voxels[np.isfinite(voxels)].astype(np.float64)
+    if not values.size:
+        return update
+    return replace(
+        update,
+        minimum=float(values.min()),
+        maximum=float(values.max()),
+        mean=float(values.mean()),
+        deviation=float(values.std()),
+    )

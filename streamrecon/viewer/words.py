@@ -1,0 +1,61 @@
+"""In one plain sentence: what is happening, or why nothing is."""
+
+from __future__ import annotations
+
+from streamrecon.viewer.source import Link
+from streamrecon.wire.messages import Progress, Update
+
+LAG = 0.1
+"""Share of the projections received by which the volume may be behind before that is worth saying."""
+
+
+def line(link: Link, progress: Progress | None, update: Update | None) -> str:
+    """The sentence.
+
+    Parameters
+    ----------
+    link
+        How the source is doing.
+    progress
+        Newest word of the engine.
+    update
+        Newest version.
+    """
+    if link.state in ("waiting", "gone"):
+        return _sentence(link.text)
+    if link.state == "file" or progress is None:
+        return _sentence(link.text if update is None else f"{_volume(update)}: {link.text}")
+    return _sentence(_live(progress, update))
+
+
+def _live(progress: Progress, update: Update | None) -> str:
+    final = update is not None and update.final and update.uid == progress.uid
+    if progress.alarm:
+        return f"alarm: {progress.alarm}"
+    if progress.advice:
+        return f"a viewer advises to stop the scan: {progress.advice}"
+    if final and update is not None:
+        return f"finished: {update.projections} projections are in the volume"
+    if not progress.uid:
+        return progress.phase or "waiting for a sender"
+    phase = progress.phase
+    if progress.paused:
+        return f"{phase}; new versions are paused, and made only when asked for"
+    lag = progress.projections - progress.in_volume
+    if progress.in_volume and lag > max(1, LAG * progress.projections):
+        return f"{phase}; the volume is {lag} projections behind"
+    if not progress.version and progress.in_volume:
+        return f"{phase}; the first version is not yet made"
+    if not progress.frames:
+        return f"{phase}; no frame has come yet"
+    return phase
+
+
+def _volume(update: Update) -> str:
+    if update.final:
+        return "finished volume"
+    return f"partial volume of {update.projections} projections"
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]
