@@ -112,6 +112,7 @@ export class Candidates {
     const { picture, first, last } = this.#shown
     const [count, rows, columns] = picture.shape
     const strip = element('strip')
+    strip.classList.toggle('flat', columns > 3 * rows)
     while (strip.children.length > count) strip.lastChild.remove()
     while (strip.children.length < count) strip.append(this.#button())
     if (this.#pixels.length !== rows * columns) this.#pixels = new Uint32Array(rows * columns)

@@ -20,7 +20,7 @@ export function decode(buffer) {
 }
 
 export class Connection {
-  // connecting, open, lost (tried again at `next`) or refused (not tried again by itself)
+  // connecting for the first time, open, lost (tried again at `next`, or now) or refused (not tried again by itself)
   status = new Signal({ state: 'connecting', text: 'connecting to the server', next: 0 })
   onMessage = () => {} // (object)
   onPicture = () => {} // (decoded picture)
@@ -55,7 +55,9 @@ export class Connection {
       this.#tell('refused', 'This link has no token: open the one that the server printed when it started.')
       return
     }
-    this.#tell('connecting', 'connecting to the server')
+    const { state, text } = this.status.value
+    if (state === 'lost') this.#tell('lost', text)
+    else this.#tell('connecting', 'connecting to the server')
     const socket = new WebSocket(`${location.protocol === 'https:' ? 'wss' : 'ws'}://${location.host}/ws`)
     socket.binaryType = 'arraybuffer'
     socket.onopen = () => socket.send(JSON.stringify({ type: 'hello', token: this.#token }))

@@ -42,6 +42,7 @@ export class ImageFigure {
   #down
   #source
   #pixels = new Uint32Array(1)
+  #size = [0, 0, 0, 0] // rows and columns of pixels, and of voxels
   #spans = []
 
   cross(across, down) {
@@ -58,9 +59,14 @@ export class ImageFigure {
 
   draw(picture, low, high, colors) {
     const [rows, columns] = picture.shape
-    if (this.#pixels.length !== rows * columns) this.#pixels = new Uint32Array(rows * columns)
+    const size = [rows, columns, rows * binning(picture, 0), columns * binning(picture, 1)]
+    const same = size.every((n, at) => n === this.#size[at])
+    if (!same) this.#pixels = new Uint32Array(rows * columns)
     color(picture, low, high, colors, this.#pixels)
-    this.#source.data = this.#columns(rows, columns, rows * binning(picture, 0), columns * binning(picture, 1))
+    // Pixels that changed where they are would compare equal to what they were: BokehJS is told of them.
+    if (same) this.#source.change.emit()
+    else this.#source.data = this.#columns(...size)
+    this.#size = size
   }
 
   #columns(rows, columns, height, width) {

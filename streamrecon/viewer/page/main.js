@@ -96,8 +96,10 @@ function updated(message) {
   for (const axis of AXES) panels[axis].voxel = message.pixel_size
   element('unit').textContent = message.pixel_size ? '1/m' : '1/pixel'
   scan.update(message)
+  if (link?.state === 'file') scan.line(`${message.final ? 'Finished' : 'Partial'} volume of ${message.projections} projections: ${link.text}`)
   hands.update(message)
   draw()
+  element('slices').dataset.updates = Number(element('slices').dataset.updates ?? 0) + 1
 }
 
 // How the page is connected to the server, and the server to the stream.
@@ -110,16 +112,15 @@ function told() {
   notice()
 }
 
+let ticking = 0
 function notice() {
   const { state, text, next } = connection.status.value
-  const shown = state === 'lost' || state === 'refused'
-  element('notice').hidden = !shown
-  if (!shown) return
+  clearTimeout(ticking)
+  element('notice').hidden = state !== 'lost' && state !== 'refused'
+  element('notice-retry').hidden = state !== 'lost'
   const left = Math.ceil((next - Date.now()) / 1000)
-  const tried = state === 'lost' ? ` Next try ${left > 0 ? `in ${left} s` : 'now'}.` : ''
-  element('notice-text').textContent = text + tried
-  element('notice-retry').hidden = state === 'refused'
-  if (state === 'lost') setTimeout(notice, 500)
+  element('notice-text').textContent = state === 'lost' ? `${text} ${left > 0 ? `Next try in ${left} s.` : 'Trying now.'}` : text
+  if (state === 'lost') ticking = setTimeout(notice, 500)
 }
 
 connection.status.listen(({ state }) => {

@@ -77,6 +77,6 @@ export class Pictures {
     }
     if (nz === 0) return undefined
     const full = kept.map((each) => preview.full[each])
-    return { ...preview, kind: 'slice', axis, index, shape, full, pixels }
+    return { ...preview, axis, index, shape, full, pixels }
   }
 }

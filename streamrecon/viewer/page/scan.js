@@ -39,7 +39,8 @@ export class ScanView {
 
   progress(progress) {
     if (this.#update && progress.uid && progress.uid !== this.#update.uid) this.#update = null
-    this.#progress = progress
+    // It may be a little older than the version shown.
+    this.#progress = { ...progress, projections: Math.max(progress.projections, this.#update?.projections ?? 0) }
     this.#show()
   }
 

@@ -128,6 +128,7 @@ export class Panel {
       this.#stage.querySelector('.plot').hidden = false
     }
     this.picture = picture
+    Object.assign(this.#stage.dataset, { index: picture.index, version: picture.version, kind: picture.kind })
     this.#figure.draw(picture, contrast.low, contrast.high, contrast.colors)
   }
 

@@ -1,5 +1,8 @@
 // The volume from the preview, by k3d: loaded when it is opened for the first time, drawn on demand. Needs WebGL.
 
+// From where, at what, and what is up.
+const CAMERA = [0.5, -0.85, 0.55, 0, 0, -0.02, 0, 0, 1]
+
 const CSS = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim()
 
 function script(source) {
@@ -69,9 +72,11 @@ export class VolumeView {
       menuVisibility: false,
       renderOnChange: true,
       gridVisible: false,
-      axesHelper: 1,
-      cameraAutoFit: true,
+      axesHelper: 0,
+      colorbarObjectId: 0,
+      cameraAutoFit: false,
     })
+    this.#k3d.setCamera(CAMERA)
   }
 
   async #draw(preview, contrast) {
@@ -91,8 +96,8 @@ export class VolumeView {
       volume: { data: values, shape: preview.shape },
       color_map: { data: new Float32Array(colors), shape: [colors.length] },
       color_range: [contrast.low, contrast.high],
-      opacity_function: { data: new Float32Array([0, 0, 0.25, 0, 1, 1]), shape: [6] },
-      alpha_coef: 30, samples: 192, gradient_step: 0.005, light_scale: 1, metalness: 0, roughness: 0.25,
+      opacity_function: { data: new Float32Array([0, 0, 0.3, 0, 0.5, 0.4, 1, 1]), shape: [8] },
+      alpha_coef: 60, samples: 256, gradient_step: 0.005, light_scale: 1, metalness: 0, roughness: 0.25,
       shadow: 'off', shadow_delay: 500, shadow_res: 128, interpolation: true,
       mask: { data: new Uint8Array(0), shape: [0] }, mask_opacities: { data: new Float32Array(0), shape: [0] },
       model_matrix: {
@@ -103,5 +108,6 @@ export class VolumeView {
     this.#k3d.setClearColor(Number.parseInt(CSS('--ground').slice(1), 16))
     if (this.#shown) await this.#k3d.removeObject(1)
     await this.#k3d.load({ objects: [object] })
+    this.#k3d.setColorMapLegend(0)
   }
 }
