@@ -7,6 +7,7 @@ import io
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import h5py
 import numpy as np
@@ -15,6 +16,11 @@ from browser_page import NO_WEBGL, WEBGL, Visit, browsing, chromium, playing
 from PIL import Image
 from viewer_live import TOKEN, FakeEngine
 
+from streamrecon.viewer import FileSource, LiveSource, ViewServer
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Playwright
+
 pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(240)]
 
 for package in ("playwright", "starlette", "uvicorn", "websockets", "bokeh"):
@@ -22,12 +28,6 @@ for package in ("playwright", "starlette", "uvicorn", "websockets", "bokeh"):
         pytest.skip(f"{package} is not installed: pip install 'streamrecon[view,test]'", allow_module_level=True)
 if chromium() is None:
     pytest.skip("there is no chromium: apt install chromium", allow_module_level=True)
-
-from playwright.sync_api import Browser, Playwright, expect
-from websockets.exceptions import InvalidStatus
-from websockets.sync.client import connect
-
-from streamrecon.viewer import FileSource, LiveSource, ViewServer
 
 VIEW, CONTROL = "only-to-look", "to-look-and-change"
 SHAPE = 32, 64, 64
@@ -250,7 +250,7 @@ def test_the_server_is_lost_and_comes_back(engine: FakeEngine, browser: Browser)
     with ViewServer(LiveSource(engine.endpoint, TOKEN), port=server.port, view_token=VIEW):
         page.until_shown("z", version=2)
         page.until("document.getElementById('link').dataset.state === 'live'")
-        expect(page.page.locator("#notice")).to_be_hidden()
+        assert not page.page.locator("#notice").is_visible()
         page.close()
     # The browser itself says that nobody answered, and nothing else went wrong.
     assert all("ERR_CONNECTION_REFUSED" in error for error in page.errors)
@@ -286,6 +286,9 @@ def test_a_wrong_token_is_refused_and_said(server: ViewServer, visit: Open) -> N
 
 
 def test_another_origin_is_refused(server: ViewServer, browser: Browser) -> None:
+    from websockets.exceptions import InvalidStatus
+    from websockets.sync.client import connect
+
     address = f"ws://127.0.0.1:{server.port}/ws"
     for origin in (None, "http://example.org", f"http://127.0.0.1:{server.port + 1}", "null"):
         with pytest.raises(InvalidStatus) as refused:
