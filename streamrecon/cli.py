@@ -11,7 +11,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -146,20 +146,25 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _stream(options: argparse.Namespace, scan: str, config: Config, out: Path) -> int:
+    from streamrecon.cli_view import Page
     from streamrecon.progress import Progress
     from streamrecon.run import run_scan
     from streamrecon.sources import open_source
 
-    with Progress(options.log_json, options.quiet) as progress, _Page(options.serve, out, progress) as page:
-        for note in open_source(scan, config).notes():
-            progress.event({"event": "source", "seconds": 0.0, "text": note})
+    with Page(options.view, config) as page:
+        with Progress(options.log_json, options.quiet) as progress:
+            page.tell(progress.event)
+            for note in open_source(scan, config).notes():
+                progress.event({"event": "source", "seconds": 0.0, "text": note})
 
-        def watch(engine: Any) -> None:
-            page.watch(engine)
-            progress.watch(engine)
+            def watch(engine: Any) -> None:
+                page.watch(engine)
+                progress.watch(engine)
 
-        result = run_scan(scan, out, config, listener=progress.event, watch=watch, overwrite=options.overwrite)
-    return _report(result, options.log_json)
+            result = run_scan(scan, out, page.config, listener=progress.event, watch=watch, overwrite=options.overwrite)
+        code = _report(result, options.log_json)
+        page.stay(result.volume if result.final else None)
+    return code
 
 
 def _recon(options: argparse.Namespace) -> int:
@@ -204,6 +209,7 @@ def _leave_signals_to_rank_0() -> None:
 
 def _serve(options: argparse.Namespace, world: Any) -> int:
     """Scans one after the other; any rank."""
+    from streamrecon.cli_view import Page
     from streamrecon.engine import Service
     from streamrecon.progress import Progress
 
@@ -215,9 +221,10 @@ def _serve(options: argparse.Namespace, world: Any) -> int:
         return 0
     with (
         Progress(options.log_json, options.quiet) as progress,
-        _Page(options.serve, out, progress) as page,
-        Service(config, out, progress.event, options.overwrite, options.resume, world) as service,
+        Page(options.view, config) as page,
+        Service(page.config, out, progress.event, options.overwrite, options.resume, world) as service,
     ):
+        page.tell(progress.event)
 
         def interrupt(signum: int, frame: FrameType | None) -> None:
             # Not raised the first time: between two scans, too, it ends the service and not in the middle of something.
@@ -239,15 +246,17 @@ def _serve(options: argparse.Namespace, world: Any) -> int:
 
 
 def _reconstruct(options: argparse.Namespace, world: Any) -> int:
+    from streamrecon.cli_view import Page
     from streamrecon.engine import Engine
     from streamrecon.progress import Progress
 
-    config, out = config_of(options), Path(options.out or RECON_OUT)
+    out = Path(options.out or RECON_OUT)
     with (
         Progress(options.log_json, options.quiet) as progress,
-        _Page(options.serve, out, progress) as page,
-        Engine(config, out, progress.event, options.overwrite, options.resume, world) as engine,
+        Page(options.view, config_of(options)) as page,
+        Engine(page.config, out, progress.event, options.overwrite, options.resume, world) as engine,
     ):
+        page.tell(progress.event)
         result = None
         while result is None:
             try:
@@ -308,6 +317,12 @@ def _attach(options: argparse.Namespace) -> int:
     from streamrecon.cli_attach import attach
 
     return attach(options, config_of(options))
+
+
+def _view(options: argparse.Namespace) -> int:
+    from streamrecon.cli_view import view
+
+    return view(options)
 
 
 def _supervise(options: argparse.Namespace) -> int:
@@ -390,35 +405,6 @@ def _plan(options: argparse.Namespace) -> int:
     return 0 if fits else EXIT_USAGE
 
 
-class _Page:
-    """The page of `--serve`, where it is asked for."""
-
-    def __init__(self, port: int | None, out: Path, progress: Any) -> None:
-        self._port, self._out, self._progress, self._engine = port, out, progress, None
-
-    def __enter__(self) -> _Page:
-        self._stop: Callable[[], None] = lambda: None
-        if self._port is not None:
-            from streamrecon.viewer import serve
-
-            url, self._stop = serve(self._port, self._status, lambda: self._out / "volume.png")
-            self._progress.event({"event": "serve", "seconds": 0.0, "text": f"look at {url}", "url": url})
-        return self
-
-    def _status(self) -> dict[str, Any]:
-        if self._engine is None:
-            return {"phase": "starting", "version": 0}
-        return dataclasses.asdict(self._engine.status())
-
-    def watch(self, engine: Any) -> None:
-        self._engine = engine
-        if engine.status().version:  # until then the last scan's picture is the newest one
-            self._out = engine.out
-
-    def __exit__(self, *_: object) -> None:
-        self._stop()
-
-
 COMMANDS = {
     "demo": _demo,
     "run": _run,
@@ -427,6 +413,7 @@ COMMANDS = {
     "attach": _attach,
     "inspect": _inspect,
     "plan": _plan,
+    "view": _view,
     "supervise": _supervise,
 }
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, get_args
 
 from streamrecon.cli_attach import ATTACH, add_attach_options
+from streamrecon.cli_view import VIEW, add_page_option, add_view_options
 from streamrecon.config import Config, FilterName, Layout, Method, WhenFull, load
 from streamrecon.version import __version__
 
@@ -135,9 +136,7 @@ def parser_of(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
     group = recon.add_argument_group("output")
     group.add_argument("--out", metavar="DIR", help="default: a folder in streamrecon-out")
     group.add_argument("--overwrite", action="store_true", help="replace another scan's volume in DIR")
-    group.add_argument(
-        "--serve", type=int, metavar="PORT", help="show picture and counters on a local page; 0: any port"
-    )
+    add_page_option(group)
     group.add_argument("--log-json", action="store_true", help="events and counters as JSON lines")
     group.add_argument(
         "--insecure",
@@ -192,6 +191,9 @@ def parser_of(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
         help="end after one scan, with its exit code; what comes of it is in DIR itself, and not in DIR/UID",
     )  # fmt: skip
     add_attach_options(command("attach", ATTACH))
+    sub = subparsers.add_parser("view", help=VIEW, description=VIEW)
+    sub.set_defaults(command=commands["view"])
+    add_view_options(sub)
     sub = subparsers.add_parser("supervise", help=SUPERVISE, description=SUPERVISE)
     sub.set_defaults(command=commands["supervise"])
     sub.add_argument("--restarts", type=int, default=5, metavar="N", help="at most, in a row; default: 5")

@@ -207,7 +207,8 @@ def test_a_scan_that_is_none(
         (["--publish", "nonsense"], ["nonsense"]),
         (["--config", "/nowhere.toml"], ["/nowhere.toml"]),
         (["--nonsense"], ["--nonsense"]),
-        (["--serve", "99999"], ["99999"]),
+        (["--view", "99999"], ["99999"]),
+        (["--view", "here"], ["--view", "here"]),
     ],
 )
 def test_options_that_are_wrong(

@@ -52,7 +52,7 @@ def test_the_example_of_the_package_runs(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_the_tree_of_the_architecture_is_the_tree() -> None:
     text = (ROOT / "docs/architecture.md").read_text()
-    for package in ("sources", "wire", "transport", "recon", "engine", "bluesky"):
+    for package in ("sources", "wire", "transport", "recon", "engine", "bluesky", "viewer"):
         (line,) = re.findall(rf"^  {package}/ +(.*)$", text, re.M)
         for module in (ROOT / "streamrecon" / package).glob("[!_]*.py"):
             assert re.search(rf"\b{module.stem}\b", line), f"{package}/{module.stem} is not named"

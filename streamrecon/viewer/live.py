@@ -84,6 +84,9 @@ class LiveSource:
         self._soon = False
         """Whether that is answered at once."""
         self._asked_at = self._looked_at = self._heard_at = 0.0
+        self._anew = False
+        """Whether what is there may have a lower number than the newest version that was seen: of an engine that was started
+        again, or a scan that is reconstructed again."""
         self._tried: set[Key] = set()
         """What was asked for of this version, and so is not asked for again."""
 
@@ -135,6 +138,8 @@ class LiveSource:
     def control(self, action: Action, numbers: tuple[float, ...] = (), text: str = "") -> Future[Answered]:
         """Ask the engine for a change."""
         future = Future[Answered]()
+        if self._closing.is_set():
+            return _refused(future, "the viewer was closed")
         if self.token is None:
             return _refused(
                 future, "this viewer has no control token of the engine: give it one (--control-token-file)"
@@ -183,6 +188,7 @@ class LiveSource:
         self._subscription = Subscription(self.endpoint)
         self._heard_at, self._looked_at, self._asked = time.monotonic(), 0.0, None
         self._tried.clear()
+        self._anew = True
         self._forget_controls("the engine went away before it had answered; it may have been done or not")
         if trouble is not None:
             self._show(Link("gone", f"{trouble}; trying again"))
@@ -230,8 +236,8 @@ class LiveSource:
         others += [("sinogram", row) for row in wanted.sinograms[:1]]
         lacking = {key for key in (*places, *others) if key not in self._tried and not self._has(key, wanted)}
         # What is lacking is had from what is there already; while there is nothing yet, all is, as soon as there is something.
-        soon = newest is None or bool(lacking)
-        asking = lacking if newest is not None and lacking else {*places, *others}
+        soon = newest is None or self._anew or bool(lacking)
+        asking = lacking if newest is not None and not self._anew and lacking else {*places, *others}
         planes = [place for place in places if place in asking][:PLANES]
         want = Want(
             uid="" if soon or newest is None else newest.uid,
@@ -264,7 +270,9 @@ class LiveSource:
                 raise RemoteProtocolError(f"{self.endpoint} sent a {picture.kind} of the shape {picture.shape}")
         self._link = Link("live", f"listening to {self.endpoint}")
         if isinstance(message, Progress):
-            self._progress = message
+            self._progress, newest = message, self._update
+            if newest is not None and message.uid == newest.uid and 0 < message.version < newest.version:
+                self._anew = True
         elif isinstance(message, Update):
             self._take(message, pictures)
         else:
@@ -272,7 +280,7 @@ class LiveSource:
         self._changed()
 
     def _take(self, update: Update, pictures: Pictures) -> None:
-        self._asked = None
+        self._asked, self._anew = None, False
         newest = replace(update, pictures=())
         if self._update is None or (newest.uid, newest.version) != (self._update.uid, self._update.version):
             self._tried.clear()

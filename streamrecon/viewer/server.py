@@ -163,8 +163,8 @@ class ViewServer:
         if self._thread is not None:
             self._thread.join()
             self._thread = None
-            self._source.close()
         self._desk.close()
+        self._source.close()
 
     def __enter__(self) -> ViewServer:
         self.start()

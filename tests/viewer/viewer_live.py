@@ -202,15 +202,15 @@ class FakeEngine(threading.Thread):
         if want.preview:
             found.append(_picture("preview", self._volume, want.preview))
         projections = self._projections()
+        width = self.shape[2]
         if want.projection:
-            angle = math.pi * projections / (20 * self.versions)
-            pixels = self._volume.sum(1) * abs(math.cos(angle)) + self._volume.sum(2) * abs(math.sin(angle))
-            found.append(_picture("projection", pixels.astype(np.float32), want.most, index=projections - 1))
+            pixels = np.roll(self._volume.sum(1), 3 * self.version % width, 1)
+            found.append(_picture("projection", pixels, want.most, index=projections - 1))
         if want.sinogram is not None:
-            row = self.plane("z", min(want.sinogram, self.shape[0] - 1))
-            sums = row.sum(0), row.sum(1)
-            angles = np.linspace(0, math.pi / 2, projections)[:, None]
-            pixels = (sums[0] * np.cos(angles) + sums[1] * np.sin(angles)).astype(np.float32)
+            sums = self.plane("z", min(want.sinogram, self.shape[0] - 1)).sum(0)
+            angles = np.arange(projections) * math.pi / (20 * self.versions)
+            shifts = np.rint(width / 8 * np.cos(angles)).astype(int)
+            pixels = np.stack([np.roll(sums, shift) for shift in shifts])
             found.append(_picture("sinogram", pixels, 0, index=want.sinogram))
         return found
 
