@@ -79,7 +79,7 @@ class Visit:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def until(self, condition: str, argument: object = None, seconds: float = 15.0) -> None:
+    def until(self, condition: str, argument: object = None, seconds: float = 30.0) -> None:
         """Wait until a JavaScript expression, of `it`, is true."""
         self.page.wait_for_function(f"it => {condition}", arg=argument, timeout=seconds * 1000)
 

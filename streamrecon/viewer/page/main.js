@@ -108,7 +108,10 @@ function told() {
   const open = state === 'open'
   scan.link(open ? (link?.state ?? 'connecting') : state, open ? (link?.text ?? '') : text)
   for (const axis of AXES) panels[axis].stale = !open || link?.state === 'gone'
-  if (!open || (link && link.state !== 'live' && link.state !== 'file')) scan.line(open ? link.text : text)
+  if (state === 'lost') scan.line('What is shown is from before the connection broke.')
+  else if (state === 'refused') scan.line('Nothing is shown without the right token.')
+  else if (!open) scan.line(text)
+  else if (link && link.state !== 'live' && link.state !== 'file') scan.line(link.text)
   notice()
 }
 

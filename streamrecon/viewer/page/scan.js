@@ -39,8 +39,7 @@ export class ScanView {
 
   progress(progress) {
     if (this.#update && progress.uid && progress.uid !== this.#update.uid) this.#update = null
-    // It may be a little older than the version shown.
-    this.#progress = { ...progress, projections: Math.max(progress.projections, this.#update?.projections ?? 0) }
+    this.#progress = progress
     this.#show()
   }
 
@@ -51,7 +50,10 @@ export class ScanView {
   }
 
   #show() {
-    const [progress, update] = [this.#progress, this.#update]
+    const update = this.#update
+    let progress = this.#progress
+    // Word of the progress may be a little older than the version shown.
+    if (progress && update) progress = { ...progress, projections: Math.max(progress.projections, update.projections) }
     const title = progress?.title || update?.title || progress?.uid || update?.uid || 'no scan yet'
     element('title').textContent = title
     element('title').title = progress?.uid || update?.uid || ''
