@@ -163,7 +163,7 @@ def _stream(options: argparse.Namespace, scan: str, config: Config, out: Path) -
 
             result = run_scan(scan, out, page.config, listener=progress.event, watch=watch, overwrite=options.overwrite)
         code = _report(result, options.log_json)
-        page.stay(result.volume if result.final else None)
+        page.stay(result.volume if result.final else None, options.log_json)
     return code
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import secrets
 import shutil
 import threading
 from collections.abc import Callable
 from contextlib import closing, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from streamrecon.viewer import LiveSource, ViewServer
 
 VIEW = "look at a running reconstruction, or at a volume, in a browser"
+STAYS = "the page stays until Ctrl-C"
 MOST_TOKEN = 1024
 """Characters of a token's file."""
 
@@ -57,16 +60,21 @@ def view(options: argparse.Namespace) -> int:
         raise ConfigError("expected either a FILE or --subscribe ENDPOINT")
     if options.control_token_file is not None and options.subscribe is None:
         raise ConfigError("a file cannot be changed: --control-token-file goes with --subscribe")
-    token = None if options.control_token_file is None else _read_token(Path(options.control_token_file))
-    with closing(LiveSource(options.subscribe, token) if options.subscribe else FileSource(options.file)) as source:
-        page_token = None if token is None else secrets.token_urlsafe()
-        with ViewServer(
+    token, page_token = None, None
+    if options.control_token_file is not None:
+        # Read again for each change: an engine that is started again has another one.
+        token, page_token = partial(_read_token, Path(options.control_token_file)), secrets.token_urlsafe()
+        token()
+    with (
+        closing(LiveSource(options.subscribe, token) if options.subscribe else FileSource(options.file)) as source,
+        ViewServer(
             source, options.port, options.host, options.public_url, page_token, insecure=options.insecure
-        ) as server:
-            if server.control_url is not None:
-                print(f"look and change  {server.control_url}")
-            print(f"look only        {server.view_url}\nthe page stays until Ctrl-C", flush=True)
-            _wait()
+        ) as server,
+    ):
+        if server.control_url is not None:
+            print(f"look and change  {server.control_url}")
+        print(f"look only        {server.view_url}\n{STAYS}", flush=True)
+        _wait()
     return 0
 
 
@@ -125,14 +133,14 @@ class Page:
         if self._source is not None:
             self._source.token = getattr(engine, "control_token", None)
 
-    def stay(self, volume: Path | None) -> None:
+    def stay(self, volume: Path | None, json_lines: bool) -> None:
         """Show a finished volume, where there is one, until Ctrl-C."""
         if self._server is None or volume is None:
             return
         from streamrecon.viewer import FileSource
 
         self._server.show(FileSource(volume))
-        print("the page stays until Ctrl-C", flush=True)
+        print(json.dumps({"event": "stay", "text": STAYS}) if json_lines else STAYS, flush=True)
         _wait()
 
     def __exit__(self, *_: object) -> None:

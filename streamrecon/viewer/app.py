@@ -24,7 +24,7 @@ from streamrecon.errors import MessageError
 from streamrecon.viewer.encoding import Encodings, encode
 from streamrecon.viewer.files import MEDIA
 from streamrecon.viewer.requests import Hello, read
-from streamrecon.viewer.session import Encoded, Session, Tokens
+from streamrecon.viewer.session import Encoded, Pace, Session, Tokens
 from streamrecon.viewer.source import Source
 
 log = logging.getLogger(__name__)
@@ -33,8 +33,6 @@ HELLO_WITHIN = 5.0
 """Seconds."""
 LOOKS = 0.1
 """Seconds after which a session looks by itself whether there is something to say."""
-PER_SECOND, BURST = 60.0, 120.0
-"""Texts of a page that are read a second, and at once; of one that sends more, they are read when it is their turn."""
 MALFORMED, NO_TOKEN, TOO_MANY = 4400, 4401, 4429
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; "
@@ -158,8 +156,11 @@ class _Guard:
         if foreign or (scope["type"] == "websocket" and len(origins) != 1):
             # A page of another origin that has made its name point here must not see the volume.
             await self._refuse(scope, receive, with_headers)
-        else:
+            return
+        try:
             await self._app(scope, receive, with_headers)
+        except Exception:
+            log.exception("the server of the page failed; this is a bug in streamrecon")
 
     async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
@@ -222,14 +223,11 @@ async def _let_in(desk: Desk, socket: WebSocket) -> None:
 
 
 async def _listen(socket: WebSocket, session: Session) -> None:
-    allowed, before = BURST, time.monotonic()
+    pace = Pace(time.monotonic())
     while True:
-        text = await _text(socket)
-        now = time.monotonic()
-        allowed, before = min(BURST, allowed + (now - before) * PER_SECOND) - 1, now
-        if allowed < 0:
-            await asyncio.sleep(1 / PER_SECOND)
-        session.hear(read(text), now)
+        request = read(await _text(socket))
+        await asyncio.sleep(pace.wait(time.monotonic()))
+        session.hear(request, time.monotonic())
 
 
 async def _tell(desk: Desk, socket: WebSocket, session: Session, news: asyncio.Event) -> None:
@@ -242,7 +240,8 @@ async def _tell(desk: Desk, socket: WebSocket, session: Session, news: asyncio.E
             else:
                 await _sending(socket.send_text(json.dumps(each, allow_nan=False)))
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(news.wait(), LOOKS)
+            async with asyncio.timeout(LOOKS):  # Python 3.11's wait_for may take a cancellation for the event
+                await news.wait()
 
 
 async def _sending(sent: Awaitable[None]) -> None:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
 import threading
 from collections import OrderedDict
 from collections.abc import Hashable
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from streamrecon.viewer.source import Shown
+
+Kind: TypeAlias = Literal["slice", "preview", "projection", "sinogram", "centers"]
 
 NOTHING = 65535
 """Pixel without a value."""
@@ -22,7 +25,7 @@ MOST_BYTES = 128 << 20
 
 
 class Encodings:
-    """One encoding of each picture, version and size for all sessions; any thread, one encodes at a time.
+    """One encoding of each picture, version and binning for all sessions; any thread, one encodes at a time.
 
     Parameters
     ----------
@@ -39,7 +42,8 @@ class Encodings:
 
     def get(self, shown: Shown, size: int) -> bytes:
         """The message of a picture, at most `size` pixels along its longest side."""
-        key = shown.uid, shown.version, shown.picture, size
+        picture = shown.picture
+        key = shown.uid, shown.version, picture, _factors(picture.shape, size, picture.kind)
         with self._lock:
             found = self._kept.get(key)
             if found is None:
@@ -73,8 +77,10 @@ def encode(shown: Shown, size: int = 0, floats: bool = False, serial: int | None
         Of the request that it answers.
     """
     picture = shown.picture
-    pixels = binned(shown.pixels, size, even=picture.kind != "sinogram", stack=picture.kind == "centers")
-    lo, hi = limits(pixels)
+    with np.errstate(invalid="ignore", over="ignore"):  # what is no number stays none
+        pixels = binned(shown.pixels, size, picture.kind)
+        lo, hi = limits(pixels)
+        body = np.ascontiguousarray(pixels, "<f4") if floats else quantized(pixels, lo, hi)
     header: dict[str, Any] = {
         "kind": picture.kind, "axis": picture.axis, "index": picture.index, "uid": shown.uid, "version": shown.version,
         "shape": pixels.shape, "full": picture.full, "dtype": "<f4" if floats else "<u2", "lo": lo, "hi": hi,
@@ -83,56 +89,65 @@ def encode(shown: Shown, size: int = 0, floats: bool = False, serial: int | None
         header["serial"] = serial
     text = json.dumps(header, allow_nan=False).encode()
     text += b" " * (-(len(text) + 4) % 8)
-    body = np.ascontiguousarray(pixels, "<f4") if floats else quantized(pixels, lo, hi)
     return len(text).to_bytes(4, "little") + text + body.tobytes()
 
 
-def binned(pixels: NDArray[np.float32], size: int, even: bool = True, stack: bool = False) -> NDArray[np.float32]:
+def binned(pixels: NDArray[np.float32], size: int, kind: Kind = "slice") -> NDArray[np.float32]:
     """Means over whole numbers of pixels.
 
-    What is left over at the far end of a side, less than a pixel of the result, is left out, as it is in a binned volume. A
-    mean with something in it that is no number is none.
+    They are the same number along each side, so that pixels stay square, but of a sinogram, whose sides have nothing in
+    common. What is left over at the far end of a side, less than a pixel of the result, is left out, as it is in a binned
+    volume. A mean with something in it that is no number is none.
 
     Parameters
     ----------
     pixels
-        Of any shape.
+        As a picture of this kind has them.
     size
         Of the longest side, at most; 0 leaves them as they are.
-    even
-        The same number along each side, so that pixels stay square.
-    stack
-        The first axis counts pictures, and is left as it is.
+    kind
+        Of `Picture`.
 
     Returns
     -------
     pixels
         With the same axes.
     """
-    sides = pixels.shape[stack:]
-    if not size or not pixels.size or max(sides) <= size:
-        return pixels
-    factors = [-(-side // size) for side in sides]
-    if even:
-        factors = [min(max(factors), side) for side in sides]
-    for axis, factor in enumerate(factors, start=int(stack)):
+    for axis, factor in enumerate(_factors(pixels.shape, size, kind)):
         if factor > 1:
-            count = pixels.shape[axis] // factor
-            pixels = pixels[(slice(None),) * axis + (slice(count * factor),)]
-            pixels = pixels.reshape(*pixels.shape[:axis], count, factor, *pixels.shape[axis + 1 :])
-            pixels = pixels.mean(axis + 1, dtype=np.float32)
+            end, before = pixels.shape[axis] // factor * factor, (slice(None),) * axis
+            # Three times as fast as NumPy's mean over so few.
+            sums = pixels[(*before, slice(0, end, factor))].astype(np.float32)
+            for first in range(1, factor):
+                sums += pixels[(*before, slice(first, end, factor))]
+            pixels = sums / np.float32(factor)
     return pixels
+
+
+def _factors(shape: tuple[int, ...], size: int, kind: Kind) -> tuple[int, ...]:
+    """Pixels along each axis for one of the result."""
+    first = int(kind == "centers")  # that axis counts pictures
+    sides = shape[first:]
+    if not size or 0 in sides:
+        return (1,) * len(shape)
+    factors = [-(-side // size) for side in sides]
+    if kind != "sinogram":
+        factors = [min(max(factors), side) for side in sides]
+    return (1,) * first + tuple(factors)
 
 
 def limits(pixels: NDArray[np.float32]) -> tuple[float, float]:
     """Least and greatest value; twice 0 where there is none."""
-    values = pixels[np.isfinite(pixels)]
+    values = pixels
+    if not pixels.size or not math.isfinite(pixels.min()) or not math.isfinite(pixels.max()):
+        values = pixels[np.isfinite(pixels)]
     return (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
 
 
 def quantized(pixels: NDArray[np.float32], lo: float, hi: float) -> NDArray[np.uint16]:
     """Values as whole numbers: 0 is `lo`, 65534 is `hi`, 65535 is none."""
-    there = np.isfinite(pixels)
-    scale = LEVELS / (hi - lo) if hi > lo else 0.0
-    steps = np.rint((np.where(there, pixels, lo).astype(np.float64) - lo) * scale)
-    return np.where(there, steps, NOTHING).astype("<u2")
+    missing = ~np.isfinite(pixels)
+    steps = np.subtract(pixels, lo, dtype=np.float64)
+    steps *= LEVELS / (hi - lo) if hi > lo else 0.0
+    steps[missing] = NOTHING
+    return np.rint(steps, out=steps).astype("<u2")

@@ -12,7 +12,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from streamrecon.errors import MessageError, RemoteProtocolError
+from streamrecon.errors import MessageError, RemoteProtocolError, StreamreconError
 from streamrecon.transport import Poller, Subscription, Wakeup
 from streamrecon.transport.subscription import Pictures
 from streamrecon.viewer.source import Link, Place, Shown
@@ -35,6 +35,7 @@ DIMENSIONS = {"slice": 2, "preview": 3, "projection": 2, "sinogram": 2, "centers
 
 Key = Place | tuple[str, int]
 Answered = tuple[Result, list[Shown]]
+Token = str | Callable[[], str | None] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +58,8 @@ class LiveSource:
     endpoint
         Of the publisher.
     token
-        The engine's control token; None where there is none, or it is not known (yet: `token` can be set later).
+        The engine's control token, or what gives it, as another engine may come that has another one; None where there is
+        none, or it is not known (yet: `token` can be set later).
     timeout
         Seconds in which a change is answered.
 
@@ -67,8 +69,9 @@ class LiveSource:
         If the endpoint is malformed.
     """
 
-    def __init__(self, endpoint: str, token: str | None = None, timeout: float = 30.0) -> None:
-        self.endpoint, self.token, self._timeout = endpoint, token, timeout
+    def __init__(self, endpoint: str, token: Token = None, timeout: float = 30.0) -> None:
+        self.endpoint, self._timeout = endpoint, timeout
+        self.token: Token = token
         self._subscription = Subscription(endpoint)
         self._wakeup, self._wants = Wakeup(), Wants()
         self._changed: Callable[[], None] = lambda: None
@@ -140,11 +143,13 @@ class LiveSource:
         future = Future[Answered]()
         if self._closing.is_set():
             return _refused(future, "the viewer was closed")
-        if self.token is None:
-            return _refused(
-                future, "this viewer has no control token of the engine: give it one (--control-token-file)"
-            )
-        control = Control(serial=next(self._serials), token=self.token, action=action, numbers=numbers, text=text)
+        try:
+            token = self.token() if callable(self.token) else self.token
+        except StreamreconError as error:
+            return _refused(future, str(error))
+        if token is None:
+            return _refused(future, "this viewer has no control token of the engine; --control-token-file gives it one")
+        control = Control(serial=next(self._serials), token=token, action=action, numbers=numbers, text=text)
         # A strip of candidate centers is many backprojections.
         seconds = self._timeout * (4 if action == "centers" else 1)
         try:

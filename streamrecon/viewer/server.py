@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ipaddress
+import re
 import secrets
 import socket
 import threading
@@ -118,7 +119,7 @@ class ViewServer:
         hosts, origins = self._names()
         app = make_app(self._desk, self._files, hosts, origins)
         config = uvicorn.Config(
-            app, log_level="error", log_config=None, access_log=False, lifespan="off", server_header=False, date_header=False,
+            app, log_level="critical", log_config=None, access_log=False, lifespan="off", server_header=False, date_header=False,
             proxy_headers=False, ws_max_size=LIMIT, ws_max_queue=8, ws_per_message_deflate=False, ws_ping_interval=20.0,
             ws_ping_timeout=60.0, limit_concurrency=self._sessions + IDLE_CONNECTIONS, timeout_keep_alive=5,
             timeout_graceful_shutdown=1,
@@ -220,8 +221,9 @@ def _origin(url: str) -> str:
     """
     with contextlib.suppress(ValueError):
         parts = urlsplit(url)
-        if parts.scheme in PORTS and parts.hostname and not parts.query and not parts.fragment and not parts.username:
-            host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+        host, more = parts.hostname or "", parts.query or parts.fragment or parts.username
+        if parts.scheme in PORTS and re.fullmatch(r"[\w.:-]+", host) and not more:
+            host = f"[{host}]" if ":" in host else host
             usual = parts.port in (None, PORTS[parts.scheme])
             return f"{parts.scheme}://{host}" + ("" if usual else f":{parts.port}")
     raise ConfigError(f"the public URL {url!r} is not like https://HOST/PATH")

@@ -28,6 +28,10 @@ VALUES_WITHIN = 30.0
 """Seconds."""
 
 
+PER_SECOND, BURST = 60.0, 120.0
+"""Texts of a page that are read a second, and at once."""
+
+
 @dataclass(frozen=True, slots=True)
 class Encoded:
     """A picture to be sent."""
@@ -55,6 +59,29 @@ class Tokens:
         controls = hmac.compare_digest(given, (self.control or "").encode()) and self.control is not None
         views = hmac.compare_digest(given, self.view.encode())
         return "control" if controls else "view" if views else None
+
+
+class Pace:
+    """How fast a page is listened to; one that says more is read when it is its turn, and not closed.
+
+    Parameters
+    ----------
+    now
+        Monotonic, s.
+    per_second
+        Texts, in the long run.
+    burst
+        Texts at once.
+    """
+
+    def __init__(self, now: float, per_second: float = PER_SECOND, burst: float = BURST) -> None:
+        self._rate, self._burst, self._left, self._at = per_second, burst, burst, now
+
+    def wait(self, now: float) -> float:
+        """Seconds to wait before the next text is followed."""
+        self._left = min(self._burst, self._left + (now - self._at) * self._rate) - 1.0
+        self._at = now
+        return max(0.0, -self._left / self._rate)
 
 
 class Session:

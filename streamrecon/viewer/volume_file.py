@@ -97,12 +97,11 @@ class VolumeFile:
         SourceFileError
             If the file cannot be read any more.
         """
-        step, (depth, height, width) = self.step(size), self.preview_shape(size)
-        middle = (step - 1) // 2
-        place = min(number * step + middle, self.shape[0] - 1) if depth else 0
-        rows = self._read(lambda data: data[place, middle if height * step <= self.shape[1] else 0 :: step])
-        rows = rows[:height, : width * (step_x := min(step, self.shape[2]))]
-        means: NDArray[np.float32] = rows.reshape(height, width, step_x).mean(2, dtype=np.float32)
+        step, (_, height, width) = self.step(size), self.preview_shape(size)
+        of_z, of_y, of_x = (min(step, side) for side in self.shape)
+        place = number * step + (of_z - 1) // 2
+        rows = self._read(lambda data: data[place, (of_y - 1) // 2 :: step])[:height, : width * of_x]
+        means: NDArray[np.float32] = rows.reshape(height, width, of_x).mean(2, dtype=np.float32)
         return means
 
     def step(self, size: int) -> int:

@@ -6,15 +6,16 @@ import json
 import signal
 import sys
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
 import pytest
 from system_processes import Processes, processes, told, until, volume
+from websockets.sync.client import connect
 
 CONFIG = """
 [simulated]
@@ -198,29 +199,45 @@ def test_an_engine_that_is_started_anew_gets_the_whole_scan(started: Processes, 
 
 
 def test_a_run_with_a_page(started: Processes, tmp_path: Path, config: Path) -> None:
+    """It shows the volume as it grows, then the finished one, until it is interrupted."""
     out = tmp_path / "out"
     run = started.streamrecon(
-        "run", "simulated", "--out", out, "--config", config, "--fps", "25", "--serve", "0", "--log-json"
+        "run", "simulated", "--out", out, "--config", config, "--fps", "25", "--log-json", "--view"
     )
 
-    def url() -> str | None:
+    def told_of(event: str) -> dict[str, Any] | None:
         entries = [json.loads(line) for line in run.out.splitlines() if line.endswith("}")]
-        return next((e["url"] for e in entries if e["event"] == "serve"), None)
+        return next((each for each in entries if each["event"] == event), None)
 
-    page = until(url, what="the page's address")
-    assert page.startswith("http://127.0.0.1:")
-    until(lambda: told(out, "version"), what="a version")
-    status = json.loads(urllib.request.urlopen(page + "status.json", timeout=10).read())
-    assert status["phase"] in ("accumulating", "receiving")
-    until(lambda: json.loads(urllib.request.urlopen(page + "status.json", timeout=10).read())["version"] >= 1)
-    picture = urllib.request.urlopen(page + "picture.png", timeout=10).read()
-    assert picture.startswith(b"\x89PNG")
-    assert b"<h1>streamrecon" in urllib.request.urlopen(page, timeout=10).read()
-    request = urllib.request.Request(page + "status.json", headers={"Host": "evil.example"})
-    with pytest.raises(urllib.error.HTTPError) as raised:
-        urllib.request.urlopen(request, timeout=10)
-    assert raised.value.code == 403
-    raised.value.close()
+    url = until(lambda: told_of("view"), what="the page's address")["url"]
+    assert url.startswith("http://127.0.0.1:")
+    address, token = url.split("/#token=")
+    assert b"<html" in urllib.request.urlopen(address, timeout=10).read()
+    origin, socket_url = address, address.replace("http", "ws") + "/ws"
+    with connect(socket_url, origin=origin, compression=None, max_size=None, proxy=None) as socket:
+
+        def say(**fields: Any) -> None:
+            socket.send(json.dumps(fields))
+
+        def hear(kind: str) -> dict[str, Any]:
+            while True:
+                message = socket.recv(60)
+                if isinstance(message, str) and (text := json.loads(message))["type"] == kind:
+                    return dict(text)
+
+        say(type="hello", token=token)
+        assert hear("welcome")["role"] == "control"
+        updates: list[dict[str, Any]] = []
+        while not updates or not updates[-1]["final"]:
+            say(type="want", serial=len(updates), places=[["z", 0]], size=512)
+            updates.append(hear("update"))
+        assert len({update["version"] for update in updates}) > 1
+        until(lambda: told_of("stay"))
+        while hear("link")["state"] != "file":
+            pass
+        say(type="want", serial=1000, places=[["z", 1]], size=512)
+        assert hear("update")["final"]
+    run.signal(signal.SIGINT)
     assert run.wait() == 0, run.err
     assert [json.loads(line) for line in run.out.splitlines()]
 

@@ -11,7 +11,7 @@ import pytest
 from viewer_client import PATIENCE, until
 from viewer_live import TOKEN, FakeEngine
 
-from streamrecon.errors import EndpointError
+from streamrecon.errors import ConfigError, EndpointError
 from streamrecon.viewer import LiveSource, live
 from streamrecon.viewer.source import Place, Shown
 from streamrecon.viewer.wants import Wanted, Wants
@@ -158,6 +158,17 @@ def test_an_engine_that_is_started_again(engine: FakeEngine, source: LiveSource)
 
 
 @pytest.mark.usefixtures("impatient")
+def test_a_scan_that_is_reconstructed_again(engine: FakeEngine, source: LiveSource) -> None:
+    """Its versions begin at 1 again, and a version after 5 is not waited for."""
+    source.want("a", ALL)
+    engine.step(5)
+    until(lambda: has(source, 5, *ALL))
+    engine.version = 0
+    engine.step()
+    until(lambda: has(source, 1, *ALL))
+
+
+@pytest.mark.usefixtures("impatient")
 def test_an_engine_that_comes_later(tmp_path: Any) -> None:
     endpoint = f"ipc://{tmp_path / 'later'}"
     tmp_path.chmod(0o700)
@@ -205,9 +216,17 @@ def test_changes_that_are_refused(engine: FakeEngine, source: LiveSource) -> Non
     assert not refused.done
     source.token = "wrong"
     assert "token is wrong" in answer(source.control("center", (1.0,)))[0].text
+    source.token = lambda: TOKEN
+    assert answer(source.control("resume"))[0].done
+
+    def gone() -> str:
+        raise ConfigError("the token's file is gone")
+
+    source.token = gone
+    assert "file is gone" in answer(source.control("resume"))[0].text
     source.token = None
     assert "control token" in answer(source.control("center", (1.0,)))[0].text
-    assert len(engine.controls) == 2
+    assert len(engine.controls) == 3
     source.token = TOKEN
     too_long, _ = answer(source.control("advise_stop", text="x" * 2000))
     assert not too_long.done

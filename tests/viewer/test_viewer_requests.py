@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from typing import Any
 
@@ -79,12 +80,12 @@ def test_what_is_refused(text: str, words: str) -> None:
         read(text)
 
 
-@given(st.recursive(st.none() | st.booleans() | st.floats() | st.integers() | st.text(), st.lists, max_leaves=5), st.data())
+@given(
+    st.recursive(st.none() | st.booleans() | st.floats() | st.integers() | st.text(), st.lists, max_leaves=5), st.data()
+)
 def test_no_text_does_anything_else(value: Any, data: st.DataObject) -> None:
     """A message with anything in place of a field: it is read, or refused."""
     message = json.loads(data.draw(st.sampled_from([want(), control(), '{"type": "hello", "token": ""}'])))
     message[data.draw(st.sampled_from(sorted(message)))] = value
-    try:
+    with contextlib.suppress(MessageError):
         read(json.dumps(message))
-    except MessageError:
-        pass

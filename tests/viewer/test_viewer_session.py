@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from streamrecon.viewer.requests import Control, Hello, Values, Want
-from streamrecon.viewer.session import GATHER, PROGRESS_EVERY, VALUES_WITHIN, Encoded, Outgoing, Session, Tokens
+from streamrecon.viewer.session import GATHER, PROGRESS_EVERY, VALUES_WITHIN, Encoded, Outgoing, Pace, Session, Tokens
 from streamrecon.viewer.source import Link, Place, Shown
 from streamrecon.wire.messages import Action, Picture, Progress, Result, Update
 
@@ -265,3 +265,12 @@ def test_tokens() -> None:
     only = Tokens("looks")
     assert only.role("") is None
     assert only.role("looks") == "view"
+
+
+def test_who_says_too_much_is_read_more_slowly() -> None:
+    pace, now = Pace(0.0, per_second=10.0, burst=5.0), 0.0
+    assert [pace.wait(now) for _ in range(5)] == [0.0] * 5
+    for _ in range(50):
+        now += pace.wait(now)
+    assert now == pytest.approx(5.0)
+    assert pace.wait(now + 100.0) == 0.0
