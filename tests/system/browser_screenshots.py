@@ -169,7 +169,7 @@ def main() -> None:
                 time.sleep(0.5)
 
         with Visit(browser, change, color_scheme="dark") as visit:
-            grow(visit, 16)
+            grow(visit, 20)
             visit.page.click("#center-compare")
             visit.page.wait_for_timeout(5000)
             save(visit, folder / "viewing-dark.png")
@@ -191,7 +191,6 @@ def main() -> None:
             save(visit, folder / "viewing-small.png")
         with Visit(browser, look, color_scheme="dark", viewport={"width": 3840, "height": 2160}) as visit:
             grow(visit, VERSIONS)
-            visit.page.select_option("#colormap", "inferno")
             visit.page.evaluate("document.getElementById('section-volume').open = true")
             visit.until("document.getElementById('volume-text').textContent.startsWith('preview')", seconds=60)
             visit.page.wait_for_timeout(8000)

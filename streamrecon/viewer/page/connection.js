@@ -58,7 +58,11 @@ export class Connection {
     const { state, text } = this.status.value
     if (state === 'lost') this.#tell('lost', text)
     else this.#tell('connecting', 'connecting to the server')
-    const socket = new WebSocket(`${location.protocol === 'https:' ? 'wss' : 'ws'}://${location.host}/ws`)
+    // Beside the page, wherever a proxy has put it.
+    const address = new URL('ws', location.href)
+    address.protocol = location.protocol === 'https:' ? 'wss:' : 'ws:'
+    address.hash = ''
+    const socket = new WebSocket(address)
     socket.binaryType = 'arraybuffer'
     socket.onopen = () => socket.send(JSON.stringify({ type: 'hello', token: this.#token }))
     socket.onmessage = (event) => this.#receive(event.data)

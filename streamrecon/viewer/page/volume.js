@@ -36,7 +36,7 @@ export class VolumeView {
   async show(preview, contrast) {
     if (!this.open) return
     if (!this.available) {
-      this.#say("The server has no library for it: pip install 'streamrecon[view]' brings k3d.")
+      this.#say("The server has no library for it: pip install 'streamrecon[view3d]' brings it.")
       return
     }
     if (!this.#k3d && !hasWebGl()) {
