@@ -194,7 +194,7 @@ def main() -> None:
             visit.page.evaluate("document.getElementById('section-volume').open = true")
             visit.until("document.getElementById('volume-text').textContent.startsWith('preview')", seconds=60)
             visit.page.wait_for_timeout(8000)
-            save(visit, folder / "viewing-wall.png", width=1440)
+            save(visit, folder / "viewing-wall.png", width=1280)
 
 
 if __name__ == "__main__":

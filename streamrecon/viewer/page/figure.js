@@ -35,6 +35,8 @@ export class ImageFigure {
     })
     for (const span of figure.#spans) plot.add_layout(span)
     await Bokeh.Plotting.show(plot, host)
+    // Mouse and keyboard come to what is around it.
+    host.inert = true
     return figure
   }
 
