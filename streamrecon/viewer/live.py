@@ -193,7 +193,6 @@ class LiveSource:
         self._subscription = Subscription(self.endpoint)
         self._heard_at, self._looked_at, self._asked = time.monotonic(), 0.0, None
         self._tried.clear()
-        self._anew = True
         self._forget_controls("the engine went away before it had answered; it may have been done or not")
         if trouble is not None:
             self._show(Link("gone", f"{trouble}; trying again"))

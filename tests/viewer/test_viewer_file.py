@@ -159,6 +159,9 @@ def test_a_volume_that_is_replaced(tmp_path: Path, opened: Any) -> None:
     ours(path, 1, 4 * VOLUME, uid="another")
     until(lambda: source.update.uid == "another" and has(source, 1, *ALL))
     np.testing.assert_array_equal(source.slice(("z", 1)).pixels, 4 * VOLUME[1])
+    ours(path, 1, VOLUME[:1], uid="smaller")
+    until(lambda: source.update.uid == "smaller" and has(source, 1, ("y", 2)))
+    assert source.slice(("z", 1)) is None
 
 
 def test_a_file_that_vanishes_and_comes_back(tmp_path: Path, opened: Any) -> None:

@@ -88,6 +88,7 @@ def test_all_viewers_share_one_request(engine: FakeEngine, source: LiveSource) -
     assert preview.pixels.shape == (8, 12, 16)
     engine.step()
     until(lambda: has(source, 2, *ALL, ("y", 2)))
+    until(lambda: engine.asked[-1].after == 2)
     asked = engine.asked[-1]
     assert len(asked.planes) == len(set(asked.planes)) == 4
     assert (asked.most, asked.preview, asked.projection, asked.sinogram) == (0, 16, True, 10)
@@ -111,13 +112,18 @@ def test_more_slices_than_one_request_may_have(
 
 
 def test_what_cannot_be_had_is_not_asked_for_again_and_again(engine: FakeEngine, source: LiveSource) -> None:
+    """What is not there, and what comes with later versions only."""
     source.want("a", [("z", 500), ("z", 3)], beside=True)
+    engine.withheld = {"sinogram"}
     engine.step()
     until(lambda: has(source, 1, ("z", 3)))
     until(lambda: source.other("projection"))
     until(lambda: engine.asked[-1].after == 1)
     assert len(engine.asked) < 10
     assert source.slice(("z", 500)) is None
+    engine.withheld = set()
+    engine.step()
+    until(lambda: source.other("sinogram", 500) is not None)
 
 
 def test_the_next_scan_begins_anew(engine: FakeEngine, source: LiveSource) -> None:
@@ -126,8 +132,13 @@ def test_the_next_scan_begins_anew(engine: FakeEngine, source: LiveSource) -> No
     until(lambda: has(source, engine.versions, *ALL))
     assert source.update is not None
     assert source.update.final
+    engine.withheld = {"slice"}
     engine.step()
-    until(lambda: source.update is not None and source.update.uid == "fake-2" and has(source, 1, *ALL))
+    until(lambda: source.update is not None and source.update.uid == "fake-2")
+    assert source.slice(("z", 10)) is None, "a slice of the scan before is none of this"
+    engine.withheld = set()
+    engine.step()
+    until(lambda: has(source, 2, *ALL))
 
 
 @pytest.mark.usefixtures("impatient")

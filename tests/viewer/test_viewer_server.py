@@ -107,11 +107,9 @@ def test_pictures_no_larger_than_the_page() -> None:
 
 def test_values_and_changes(engine: FakeEngine, page: Page) -> None:
     engine.step()
-    page.say("values", serial=9, axis="z", index=4)
-    while not page.pictures:
-        page.hear()
-    assert (page.pictures[0].header["serial"], page.pictures[0].header["dtype"]) == (9, "<f4")
-    np.testing.assert_array_equal(page.pictures[0].raw, engine.plane("z", 4))
+    values = page.values("z", 4)
+    assert values.header["dtype"] == "<f4"
+    np.testing.assert_array_equal(values.raw, engine.plane("z", 4))
     page.say("control", serial=10, action="centers", numbers=[8, 40, 50, 5])
     result = page.until("result")
     assert (result["serial"], result["done"]) == (10, True)
@@ -119,7 +117,6 @@ def test_values_and_changes(engine: FakeEngine, page: Page) -> None:
     assert (strip.header["kind"], strip.header["serial"], strip.raw.shape) == ("centers", 10, (5, 16, 32))
     page.say("control", serial=11, action="center", numbers=[41.0])
     assert page.until("result")["text"] == "the center is 41"
-    page.say("values", serial=12, axis="z", index=400)
     assert engine.center == 41.0
 
 
@@ -150,7 +147,7 @@ def test_a_slow_page_skips_and_keeps_nobody_waiting() -> None:
             slow.batch(places)
             page.batch(places)
             for version in range(2, 30):
-                newest = slow.want(places)
+                slow.want(places)
                 slow.say("values", serial=version, axis="z", index=version % 4)
                 slow.say("values", serial=version, axis="z", index=(version + 1) % 4)
                 page.want(places)
@@ -159,7 +156,6 @@ def test_a_slow_page_skips_and_keeps_nobody_waiting() -> None:
             got = [slow.until("update")]
             while got[-1]["version"] < 29:
                 got.append(slow.until("update"))
-            assert got[-1]["serial"] == newest
             assert len(got) < 25
 
 
@@ -168,12 +164,11 @@ def test_a_page_that_asks_in_vain_is_not_answered_twice(engine: FakeEngine, page
     page.batch(ALL)
     for _ in range(5):
         page.want(ALL)
+    page.values("z", 10)  # so all that was said is read
     engine.step()
     assert page.until("update")["serial"] == page.serial
     before = len(page.texts)
-    page.say("values", serial=99, axis="z", index=10)
-    while not page.pictures or page.pictures[-1].header.get("serial") != 99:
-        page.hear()
+    page.values("z", 10)
     assert [text for text in page.texts[before:] if text["type"] == "update"] == []
 
 
@@ -193,6 +188,11 @@ def test_another_source_in_the_same_page(engine: FakeEngine, server: ViewServer,
     assert "file" in page.until("result")["text"]
     with opened(server, "controls") as late:
         assert late.batch([["z", 1]])[0]["title"] == "a.h5"
+    path.unlink()
+    with h5py.File(path, "w") as file:
+        file["volume"] = np.ones(SHAPE, np.float32)
+    server.show(FileSource(path))
+    assert page.batch(ALL)[1][-1].header["hi"] == 1.0, "not what was encoded of another file under the same name"
 
 
 def test_a_stream_that_goes_and_comes_back(

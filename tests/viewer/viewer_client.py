@@ -49,6 +49,7 @@ class Page:
     texts: list[dict[str, Any]] = field(default_factory=list)
     pictures: list[Pixels] = field(default_factory=list)
     serial: int = 0
+    asked: int = 1_000_000
 
     def say(self, kind: str, **fields: Any) -> None:
         self.socket.send(json.dumps({"type": kind, **fields}))
@@ -80,6 +81,14 @@ class Page:
         before = len(self.pictures)
         serial = self.want(places, **fields)
         return self.until("update", lambda text: text["serial"] == serial), self.pictures[before:]
+
+    def values(self, axis: str, index: int) -> Pixels:
+        """A slice as it is."""
+        self.asked += 1
+        self.say("values", serial=self.asked, axis=axis, index=index)
+        while not self.pictures or self.pictures[-1].header.get("serial") != self.asked:
+            self.hear()
+        return self.pictures[-1]
 
     def closed(self) -> int:
         """The code with which the other side closes the connection."""

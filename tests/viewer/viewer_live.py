@@ -57,6 +57,8 @@ class FakeEngine(threading.Thread):
         self.controls: list[Control] = []
         self.deaf = threading.Event()
         """While it is set, nothing is answered."""
+        self.withheld: set[str] = set()
+        """Kinds of pictures that are not sent."""
         self.mangle: Callable[[bytes], bytes] = lambda payload: payload
         """What is done with each payload that is sent."""
         self.center, self.filter, self.paused, self.advice = CENTER + 3.0, "ramp", False, None
@@ -212,7 +214,7 @@ class FakeEngine(threading.Thread):
             shifts = np.rint(width / 8 * np.cos(angles)).astype(int)
             pixels = np.stack([np.roll(sums, shift) for shift in shifts])
             found.append(_picture("sinogram", pixels, 0, index=want.sinogram))
-        return found
+        return [each for each in found if each[0].kind not in self.withheld]
 
     def _projections(self) -> int:
         return 20 * self.version
