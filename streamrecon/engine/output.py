@@ -94,7 +94,7 @@ class Output:
             _refuse_foreign(folder / "volume.h5", uid)
         try:
             self.partials.mkdir(parents=True, exist_ok=True)
-            for unfinished in self.partials.glob(".cut-*"):
+            for unfinished in [*self.partials.glob(".cut-*"), *self.partials.glob(".zarr-*")]:
                 shutil.rmtree(unfinished)
             if not resume:
                 # What an earlier scan left here would be taken for this one's. First what names it: it would name nothing.
@@ -368,8 +368,8 @@ def places(slabs: Sequence[Range], binning: int, shape: tuple[int, int, int]) ->
     _, height, width = shape
     return {
         "z": np.concatenate([_heights(rows, binning) for rows in slabs]),
-        "y": (np.arange(height) - (height - 1) / 2) * binning,
-        "x": (np.arange(width) - (width - 1) / 2) * binning,
+        "y": (np.arange(height, dtype=np.float64) - (height - 1) / 2) * binning,
+        "x": (np.arange(width, dtype=np.float64) - (width - 1) / 2) * binning,
     }
 
 

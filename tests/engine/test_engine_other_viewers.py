@@ -1,8 +1,7 @@
-"""What viewers that know nothing of streamrecon find in a volume: silx by its own rules, H5Web by those that its documentation states."""
+"""What viewers that know nothing of streamrecon find in a volume: silx by its own rules, H5Web by those of NeXus."""
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +29,7 @@ def volume(slices: int) -> np.ndarray:
 def out(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """A version of two slabs, binned."""
     metadata = {"title": "tooth"}
-    info = ScanInfo(
-        "scan", Geometry(20, 10, request.param), np.dtype("<u2"), dict.fromkeys(FrameKind), None, metadata
-    )
+    info = ScanInfo("scan", Geometry(20, 10, request.param), np.dtype("<u2"), dict.fromkeys(FrameKind), None, metadata)
     parts, kept = [], []
     for rank, rows in enumerate(ROWS):
         output = Output(tmp_path, "scan", 10, 0.0, rank=rank)
@@ -41,7 +38,7 @@ def out(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
         provenance = Provenance(info, rows, {"center": 2.5}, np.array([0, 3]))
         offset = output.write_slab(1, update, provenance)
         parts.append(Part(1, rank, rows, (0,), slab.shape, offset, Aside()))
-        kept.append((output, replace(update), provenance))
+        kept.append((output, update, provenance))
     output, update, provenance = kept[0]
     output.publish(1, update, provenance, parts)
     return tmp_path
