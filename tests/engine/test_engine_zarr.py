@@ -1,4 +1,4 @@
-"""OME-Zarr beside the scan: nothing waits for it but the end, the newest version wins, and what goes wrong costs the image only."""
+"""OME-Zarr beside the scan: nothing waits for it but the end, the newest version wins, what goes wrong costs no more than it."""
 
 from __future__ import annotations
 
