@@ -132,6 +132,9 @@ def parser_of(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
     group.add_argument("--every", type=int, dest="emit.every", metavar="N", help="projections between versions")
     group.add_argument("--interval", type=float, dest="emit.interval", metavar="S", help="seconds between versions")
     group.add_argument("--keep", type=int, dest="emit.keep", metavar="K", help="versions kept")
+    group.add_argument(
+        "--zarr", action="store_true", default=None, dest="emit.zarr", help="each version as OME-Zarr, too"
+    )
     group.add_argument("--publish", dest="emit.publish", metavar="ENDPOINT", help="offer updates to viewers")
     group = recon.add_argument_group("output")
     group.add_argument("--out", metavar="DIR", help="default: a folder in streamrecon-out")

@@ -161,6 +161,8 @@ class EmitConfig:
     """A version younger than this is spared, so that who has it open can go on reading, up to twice `keep` versions."""
     preview: int = 4
     """Binning of partial volumes where full ones do not fit the disk, or leave no memory for the faster method."""
+    zarr: bool = False
+    """Whether each version is written as a multi-scale image in OME-Zarr, too (extra `zarr`)."""
     publish: str | None = None
     """Endpoint at which updates are offered to viewers; None publishes nothing."""
 

@@ -83,6 +83,13 @@ def binned(image: NDArray[np.float32], most: int) -> NDArray[np.float32]:
     return image
 
 
+def halved(array: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Means over bins of two along each axis; what does not fill one at the end is left out, but at least one remains."""
+    for axis in range(array.ndim):
+        array = _mean(array, axis, 2)
+    return array
+
+
 def _mean(array: NDArray[np.float32], axis: int, width: int) -> NDArray[np.float32]:
     """Means over bins along an axis; what does not fill one is left out, but at least one remains."""
     size = array.shape[axis]

@@ -75,7 +75,7 @@ class Engine:
     Raises
     ------
     ConfigError
-        If the mask of bad pixels cannot be read.
+        If the mask of bad pixels cannot be read, or what writes OME-Zarr is not installed.
     EndpointError
         If the endpoint cannot be used.
     OutputError
@@ -359,7 +359,7 @@ class Engine:
             self._counters.beats = None
             try:
                 if self._publishing is not None:
-                    self._publishing.writer.close()
+                    self._publishing.close()
             finally:
                 self._done.set()
 
@@ -394,9 +394,13 @@ class Engine:
         gallery = self._series.gallery
         publishing = self._publishing = Publishing(
             made.output, self._number, made.slabs(info), self._ingest, self.request_version, self._counters, self._story,
+<<<<<<< HEAD
             self._viewers, gallery.show if gallery is not None else lambda exhibit: None,
+=======
+            viewers, gallery.show if gallery is not None else lambda exhibit: None, made.config.emit.zarr,
+>>>>>>> zarr
         )  # fmt: skip
-        publishing.writer.start()
+        publishing.start()
         policy, council = self._gather(event, made.plan, publishing)
         batch = made.config.engine.batch * (event.rows[1] - event.rows[0]) * info.geometry.columns * 4
         inbox: queue.SimpleQueue[Event] = self._ingest.inbox
@@ -524,6 +528,8 @@ class Engine:
             self._ingest.finish()
         else:
             self._ingest.refuse(end.reason or BROKE_OFF)
+        # Before the other ranks end: they would not be heard any more, and be waited for between two scans for so long only.
+        publishing.finish(self._watch)
         self._ingest.tell(Done(end.ended, self._keep, end.reason))
         return self._told(end, missing)
 

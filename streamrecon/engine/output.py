@@ -29,7 +29,7 @@ from streamrecon.errors import OutputError
 from streamrecon.failpoints import fail
 from streamrecon.scan import ScanInfo, VolumeUpdate
 from streamrecon.version import __version__
-from streamrecon.wire.messages import Range
+from streamrecon.wire.messages import Axis, Range
 
 PIECE = 64 << 20
 """Bytes of a volume that are written at once."""
@@ -94,7 +94,7 @@ class Output:
             _refuse_foreign(folder / "volume.h5", uid)
         try:
             self.partials.mkdir(parents=True, exist_ok=True)
-            for unfinished in self.partials.glob(".cut-*"):
+            for unfinished in [*self.partials.glob(".cut-*"), *self.partials.glob(".zarr-*")]:
                 shutil.rmtree(unfinished)
             if not resume:
                 # What an earlier scan left here would be taken for this one's. First what names it: it would name nothing.
@@ -341,20 +341,36 @@ def _finish_data(
     """Axes and units, so that viewers show the volume as it is."""
     pixel_size = provenance.info.geometry.pixel_size
     unit, step = ("m", pixel_size) if pixel_size else ("pixel", 1.0)
-    data["data"].attrs["units"] = "1/m" if pixel_size else "1/pixel"
-    data["data"].attrs["long_name"] = "linear attenuation"
+    data["data"].attrs["units"] = f"1/{unit}"
+    # Viewers show a long name as it is, and units of their own accord only where there is none.
+    data["data"].attrs["long_name"] = f"linear attenuation (1/{unit})"
+    data["title"] = str(provenance.info.metadata.get("title", provenance.info.uid))
     data.attrs["signal"] = "data"
     data.attrs["axes"] = ["z", "y", "x"]
-    _, height, width = shape
-    axes = {
-        "z": np.concatenate([_heights(rows, binning) for rows in slabs]) * step,
-        "y": (np.arange(height) - (height - 1) / 2) * binning * step,
-        "x": (np.arange(width) - (width - 1) / 2) * binning * step,
-    }
-    for i, (name, values) in enumerate(axes.items()):
-        data[name] = values
+    for i, (name, values) in enumerate(places(slabs, binning, shape).items()):
+        data[name] = values * step
         data[name].attrs["units"] = unit
         data.attrs[f"{name}_indices"] = i
+
+
+def places(slabs: Sequence[Range], binning: int, shape: tuple[int, int, int]) -> dict[Axis, NDArray[np.float64]]:
+    """Where voxels lie along each axis, in pixels: z by detector rows, y and x from the middle of the slice.
+
+    Parameters
+    ----------
+    slabs
+        Detector rows of each slab.
+    binning
+        Of the version.
+    shape
+        (slice, y, x) of the version.
+    """
+    _, height, width = shape
+    return {
+        "z": np.concatenate([_heights(rows, binning) for rows in slabs]),
+        "y": (np.arange(height, dtype=np.float64) - (height - 1) / 2) * binning,
+        "x": (np.arange(width, dtype=np.float64) - (width - 1) / 2) * binning,
+    }
 
 
 def _heights(rows: Range, binning: int) -> NDArray[np.float64]:

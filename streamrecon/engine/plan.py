@@ -15,6 +15,7 @@ from streamrecon.engine.cost import METHODS, Estimate, Work, memory, seconds
 from streamrecon.engine.device import free_bytes, uses_gpu
 from streamrecon.engine.fields import COMBINED_BYTES
 from streamrecon.engine.mask import Mask
+from streamrecon.engine.multiscale import image_bytes
 from streamrecon.engine.orders import Decided
 from streamrecon.engine.output import most_kept
 from streamrecon.errors import ConfigError, GeometryError, OutputError, PlanError
@@ -236,6 +237,9 @@ def fit(
     kept = most_kept(config.emit.keep)
     if count is not None and config.emit.interval is None:
         kept = min(kept, math.ceil(count / every))
+    zarr = config.emit.zarr
+    # A version, with its image.
+    copies = volume + (_image(shape, 1) if zarr else 0)
     ring = slots * frame
     given = options.center is not None or info.geometry.center is not None
     gpu = uses_gpu(config.engine.device)
@@ -269,7 +273,7 @@ def fit(
         method, why = _choose(asked, config.emit.interval, estimates, limits)
         choices.append((binning, estimates, method, why))
     full, small = choices
-    fit_full = _fits(full[1][full[2]], limits) and frames * frame + (kept + 1) * volume <= disk_limit
+    fit_full = _fits(full[1][full[2]], limits) and frames * frame + (kept + 1) * copies <= disk_limit
     # Full partial volumes, if memory and disk allow it; but not where they leave memory for the slower method only.
     fastest = min(METHODS, key=lambda name: _time(full[1][name], config.emit.interval))
     forced = options.method == "auto" and full[2] != fastest and small[2] == fastest
@@ -302,13 +306,16 @@ def fit(
         "partial volumes": kept * volume // binning**3,
         "final volume": volume,
     }
+    if zarr:
+        disk["OME-Zarr"] = kept * _image(shape, binning) + _image(shape, 1)
     warnings: list[str] = []
     if sum(disk.values()) > disk_limit:
         (warnings if begun else refusals).append(
             f"the scan needs {size(sum(disk.values()))} on the disk of {out}, {size(disk_limit)} may be used: "
             + ", ".join(f"{name} {size(n)}" for name, n in disk.items())
             + ". Choose another --out, keep fewer versions (emit.keep, --every), bin previews more (emit.preview), "
-            "reconstruct fewer rows (--rows A:B), or raise the limit (engine.disk_bytes)"
+            f"reconstruct fewer rows (--rows A:B), {'leave OME-Zarr out (emit.zarr), ' if zarr else ''}or raise the limit "
+            "(engine.disk_bytes)"
         )
     if refusals and refuse:
         raise PlanError(refusals[0])
@@ -325,10 +332,16 @@ def fit(
         memory_limit,
         disk_limit,
         out,
-        _fits(full[1][method], limits) and frames * frame + 2 * volume <= disk_limit,
+        _fits(full[1][method], limits) and frames * frame + 2 * copies <= disk_limit,
         tuple(refusals),
         tuple(warnings),
     )
+
+
+def _image(shape: Shape, binning: int) -> int:
+    """Bytes of a version as OME-Zarr."""
+    side = max(1, shape.side // binning)
+    return image_bytes((max(1, shape.rows // binning), side, side))
 
 
 def _slots(config: Config, frame: int, every: int, frames: int | None) -> int:

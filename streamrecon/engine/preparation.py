@@ -17,6 +17,7 @@ from streamrecon.engine.journal import AtWork, Journal
 from streamrecon.engine.journal_layout import Layout, assemble, begin_next, clear, find, place, settle
 from streamrecon.engine.kept_requests import KeptRequests
 from streamrecon.engine.mask import Mask
+from streamrecon.engine.multiscale import need_zarr
 from streamrecon.engine.output import Output, finished
 from streamrecon.engine.plan import Plan, Share, make_plan
 from streamrecon.engine.ring import Ring
@@ -49,7 +50,7 @@ class Preparation:
     Raises
     ------
     ConfigError
-        If the mask of bad pixels cannot be read.
+        If the mask of bad pixels cannot be read, or what writes OME-Zarr is not installed.
     """
 
     story: Story
@@ -62,6 +63,8 @@ class Preparation:
         self.config, self._overwrite = config, overwrite
         self.apart = apart
         """Whether the scan's folder is known only with the scan."""
+        if config.emit.zarr:
+            need_zarr()
         self._world, self._share = world, share
         self.out = out
         """The output folder: that of the scan, once it is known."""

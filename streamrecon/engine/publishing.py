@@ -12,11 +12,13 @@ from streamrecon.engine.assembly import Assembly
 from streamrecon.engine.bins import bins_of
 from streamrecon.engine.exhibit import PREVIEW, Exhibit, exhibit_of
 from streamrecon.engine.ingest import Ingest
+from streamrecon.engine.multiscale import image_of
 from streamrecon.engine.orders import LAST, Aside, NotWritten, Part
 from streamrecon.engine.output import Output, slab_files, version_folder
 from streamrecon.engine.status import Counters
 from streamrecon.engine.story import Story
 from streamrecon.engine.writer import Job, Writer
+from streamrecon.engine.zarr_writer import ZarrWriter
 from streamrecon.scan import VolumeUpdate
 from streamrecon.wire.messages import Range
 
@@ -42,6 +44,8 @@ class Publishing:
         Whether there may be viewers.
     show
         Called with each version for them; of rank 0.
+    zarr
+        Whether versions are written as OME-Zarr, too; by rank 0.
     """
 
     def __init__(
@@ -55,10 +59,12 @@ class Publishing:
         story: Story,
         viewers: bool = False,
         show: Callable[[Exhibit], None] = lambda exhibit: None,
+        zarr: bool = False,
     ) -> None:
         self._output, self._number, self._slabs, self._ingest, self._again = output, rank, slabs, ingest, again
         self._counters, self._story, self._viewers, self._show = counters, story, viewers, show
         self.writer = Writer(output, self._written, self._not_written, self._shown, counters.at_work)
+        self._zarr = ZarrWriter(output.folder, story) if zarr and not rank else None
         self.members = [rank for rank, rows in enumerate(slabs) if rows[0] < rows[1]]
         """Ranks that have a slab."""
         self.assembly = Assembly(self.members, self.writer.show, self._spoilt)
@@ -67,6 +73,23 @@ class Publishing:
         """Set when the last version can be read."""
         self.broken: str | None = None
         """Why there will be no last version, if there will not."""
+
+    def start(self) -> None:
+        """Start the threads."""
+        self.writer.start()
+        if self._zarr is not None:
+            self._zarr.start()
+
+    def finish(self, watch: Callable[[], None]) -> None:
+        """Wait until the last version is there in all its forms; `watch` is called meanwhile, and raises where it is in vain."""
+        if self._zarr is not None:
+            self._zarr.finish(watch)
+
+    def close(self) -> None:
+        """Finish the slab that was handed over, and end the threads."""
+        self.writer.close()
+        if self._zarr is not None:
+            self._zarr.close()
 
     # Called by the writer thread; of spoilt versions also by others.
 
@@ -126,8 +149,10 @@ class Publishing:
             final=update.final,
             binning=update.binning,
         )
+        files = slab_files(version_folder(self._output.folder, update.version), parts)
+        if self._zarr is not None:
+            self._zarr.put(update.version, image_of(update, job.provenance, parts, files))
         if self._viewers:
-            files = slab_files(version_folder(self._output.folder, update.version), parts)
             self._show(exhibit_of(replace(job, update=update), parts, files, self._slabs))
         if job.cut == LAST:
             self.last_shown.set()

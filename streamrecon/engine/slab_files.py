@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from streamrecon.wire.messages import Axis
+from streamrecon.wire.messages import Axis, Range
 
 PIECE = 64 << 20
 """Bytes of a file that are in memory at once."""
@@ -49,6 +49,34 @@ class SlabFiles:
                 return image
             index -= shape[0]
         raise IndexError(index)
+
+    def rows(self, slices: Range, rows: Range) -> NDArray[np.float32]:
+        """Some rows of some slices, (slice, y, x); no more than them is read.
+
+        Parameters
+        ----------
+        slices, rows
+            Along z and y, first and one past the last.
+
+        Raises
+        ------
+        OSError
+            If the version is gone, or the disk fails.
+        """
+        _, height, width = self.shape
+        found = np.empty((slices[1] - slices[0], rows[1] - rows[0], width), np.float32)
+        first = 0
+        for path, offset, shape in self._files:
+            here = range(max(slices[0], first), min(slices[1], first + shape[0]))
+            if here:
+                with path.open("rb") as file:
+                    for index in here:
+                        image = found[index - slices[0]]
+                        file.seek(offset + image.itemsize * ((index - first) * height + rows[0]) * width)
+                        if file.readinto(memoryview(image)) < image.nbytes:
+                            raise OSError(errno.EIO, "the slab is shorter than it was", str(path))
+            first += shape[0]
+        return found
 
 
 def _cut(path: Path, offset: int, shape: tuple[int, int, int], axis: int, index: int) -> NDArray[np.float32]:

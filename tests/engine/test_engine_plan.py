@@ -217,6 +217,30 @@ def test_a_scan_without_partial_volumes_has_none_in_memory(plan: Planner) -> Non
     assert p.estimates[p.method].seconds["partial volumes"] == 0
 
 
+# OME-Zarr.
+
+
+def test_versions_as_ome_zarr_are_counted(plan: Planner) -> None:
+    without, with_it = plan(512, 512, 400, every=40), plan(512, 512, 400, every=40, zarr=True)
+    assert "OME-Zarr" not in without.disk
+    assert {name: n for name, n in with_it.disk.items() if name != "OME-Zarr"} == without.disk
+    both = without.disk["partial volumes"] + without.disk["final volume"]
+    assert with_it.disk["OME-Zarr"] == pytest.approx(both * 8 / 7, rel=0.01), "the levels are a seventh of the whole"
+
+
+def test_versions_as_ome_zarr_have_to_fit_the_disk(plan: Planner) -> None:
+    full = plan(every=40, zarr=True)
+    disk = sum(full.disk.values())
+    assert plan(every=40, zarr=True, disk_bytes=disk).binning == 1
+    binned = plan(every=40, zarr=True, disk_bytes=disk - 1)
+    assert binned.binning == 4
+    with pytest.raises(PlanError, match=r"leave OME-Zarr out \(emit\.zarr\)"):
+        plan(every=40, zarr=True, disk_bytes=sum(binned.disk.values()) - 1)
+    with pytest.raises(PlanError) as refused:
+        plan(disk_bytes=1000)
+    assert "OME-Zarr" not in str(refused.value)
+
+
 # Refusals.
 
 
