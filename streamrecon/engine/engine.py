@@ -394,11 +394,7 @@ class Engine:
         gallery = self._series.gallery
         publishing = self._publishing = Publishing(
             made.output, self._number, made.slabs(info), self._ingest, self.request_version, self._counters, self._story,
-<<<<<<< HEAD
-            self._viewers, gallery.show if gallery is not None else lambda exhibit: None,
-=======
-            viewers, gallery.show if gallery is not None else lambda exhibit: None, made.config.emit.zarr,
->>>>>>> zarr
+            self._viewers, gallery.show if gallery is not None else lambda exhibit: None, made.config.emit.zarr,
         )  # fmt: skip
         publishing.start()
         policy, council = self._gather(event, made.plan, publishing)
