@@ -297,3 +297,10 @@ def test_auto_without_cupy_is_the_processor(capsys: pytest.CaptureFixture[str]) 
     code, out, err = call(capsys, "plan", *IMAGINED)
     assert (code, err) == (0, "")
     assert "GPU" not in out
+
+
+def test_ome_zarr_is_an_option_that_takes_disk(capsys: pytest.CaptureFixture[str], file: Path) -> None:
+    for options, there in (((), False), (("--zarr",), True)):
+        code, out, err = call(capsys, "plan", *IMAGINED, "--config", file, *options)
+        assert code == 0, err
+        assert ("OME-Zarr" in out) == there

@@ -120,8 +120,11 @@ def test_neither_frames_nor_versions_wait_for_it(
     events = [e["event"] for e in streamed.events]
     assert events.index("zarr_awaited") < events.index("zarr")
     last = streamed.told("version")[-1]["version"]
-    assert images(tmp_path) == ["v0001", f"v{last:04d}"]
-    assert streamed.told("zarr")[-1]["skipped"] == list(range(2, last))
+    # The one that was being written, and the last one; two ranks may be through before there is another one.
+    found = [int(name[1:]) for name in images(tmp_path)]
+    assert found[-1] == last
+    assert len(found) <= 2
+    assert sorted(found + [v for e in streamed.told("zarr") for v in e["skipped"]]) == list(range(1, last + 1))
 
 
 def story_of(engine: Engine) -> list[dict[str, Any]]:
