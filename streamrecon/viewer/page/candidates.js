@@ -67,6 +67,8 @@ export class Candidates {
   set now(center) {
     this.#now = center
     this.#mark()
+    const span = Number(element('candidates-span').value)
+    if (this.open && Math.abs(center - this.#middle) > span) this.around(center)
   }
 
   update() {
@@ -143,7 +145,9 @@ export class Candidates {
   #mark() {
     const buttons = [...element('strip').children]
     const away = (button) => Math.abs(Number(button.dataset.center) - this.#now)
-    const nearest = this.#now === null ? null : buttons.reduce((best, each) => (!best || away(each) < away(best) ? each : best), null)
+    let nearest = this.#now === null || buttons.length === 0 ? null : buttons.reduce((best, each) => (away(each) < away(best) ? each : best))
+    // Beyond the ends of the strip there is none.
+    if (nearest && away(nearest) > (Number(buttons.at(-1).dataset.center) - Number(buttons[0].dataset.center)) / buttons.length) nearest = null
     for (const button of buttons) button.toggleAttribute('aria-current', button === nearest)
   }
 }

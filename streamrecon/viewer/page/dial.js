@@ -43,19 +43,27 @@ export class Dial {
 function sectors(parts, [inner, outer]) {
   const n = parts.length
   let path = ''
-  for (let first = 0; first < n; ) {
-    if (!parts[first]) {
-      first += 1
-      continue
-    }
-    let end = first
-    while (end < n && parts[end]) end += 1
+  for (const [first, end] of runs(parts)) {
     // A full ring is two halves: an arc from a point to itself is none.
     const cuts = end - first > n / 2 ? [first, (first + end) / 2, end] : [first, end]
     for (let k = 0; k + 1 < cuts.length; k += 1) path += sector(cuts[k] / n, cuts[k + 1] / n, inner, outer)
-    first = end
   }
   return path
+}
+
+// First and one past the last of the parts in a row that have something. Steps between angles may be wider than a part: what lies
+// between two is no gap, where most are as far apart.
+function runs(parts) {
+  const filled = [...parts.keys()].filter((n) => parts[n])
+  const steps = filled.slice(1).map((n, at) => n - filled[at])
+  const usual = [...steps].sort((a, b) => a - b)[Math.floor(steps.length / 2)] ?? 1
+  const joined = Math.min(usual * 1.5, parts.length / 24)
+  const found = []
+  filled.forEach((n, at) => {
+    if (at > 0 && steps[at - 1] <= Math.max(1, joined)) found.at(-1)[1] = n + 1
+    else found.push([n, n + 1])
+  })
+  return found
 }
 
 function sector(from, to, inner, outer) {

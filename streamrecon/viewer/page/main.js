@@ -37,6 +37,7 @@ const volume = new VolumeView()
 const feed = new Feed(connection, wish)
 let update = null // the newest
 let link = null
+let mayChange = false
 
 function wish() {
   const longest = Math.max(...AXES.map((axis) => panels[axis].pixels)) * devicePixelRatio
@@ -71,10 +72,13 @@ connection.onMessage = (message) => {
     element('role').hidden = message.role !== 'control'
     element('role').textContent = 'control'
     element('role').title = `Server ${message.program}`
-    hands.shown = message.role === 'control'
+    mayChange = message.role === 'control'
     volume.available = message.volume
   } else if (message.type === 'link') {
     link = message
+    // A file does nothing, and nothing can be done to it.
+    if (link.state === 'file') scan.progress(null)
+    hands.shown = mayChange && link.state !== 'file'
     told()
   } else if (message.type === 'progress') {
     scan.line(message.line)

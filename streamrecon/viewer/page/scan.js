@@ -37,8 +37,9 @@ export class ScanView {
     if (element('line').textContent !== text) element('line').textContent = text
   }
 
+  // Null where there is none, as of a file.
   progress(progress) {
-    if (this.#update && progress.uid && progress.uid !== this.#update.uid) this.#update = null
+    if (this.#update && progress?.uid && progress.uid !== this.#update.uid) this.#update = null
     this.#progress = progress
     this.#show()
   }
@@ -95,11 +96,11 @@ export class ScanView {
     const volume = []
     if (update) {
       const unit = update.pixel_size ? '1/m' : '1/pixel'
-      const mean = update.mean === null ? '–' : `${number(update.mean, 3)} ± ${number(update.deviation, 3)} ${unit}`
+      const mean = update.mean === null ? '–' : `${number(update.mean, 3)} ± ${number(update.deviation, 3)}`
       volume.push(
         ['volume', update.full.join(' × '), 'Slices, y and x'],
         ['center, filter', `${update.center === null ? '–' : update.center.toFixed(2)}, ${update.filter || '–'}`, 'Column of the rotation axis, pixels; filter of the backprojection'],
-        ['mean ± deviation', mean, 'Of the values in the volume'],
+        [`mean ± dev., ${unit}`, mean, 'Of the values in the volume'],
       )
       if (update.binning > 1) volume.push(['binned', `${update.binning} × along each axis`, 'In this version'])
     }
