@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from streamrecon.config import Config
-from streamrecon.errors import ConfigError
+from streamrecon.errors import ConfigError, EndpointError
 
 if TYPE_CHECKING:
-    from streamrecon.viewer import LiveSource, ViewServer
+    from streamrecon.viewer import ViewServer
 
 VIEW = "look at a running reconstruction, or at a volume, in a browser"
 OPENED_WITHIN = 30.0
@@ -103,7 +103,8 @@ class Page:
             config = dataclasses.replace(config, emit=dataclasses.replace(config.emit, publish=endpoint))
         self.config = config
         """With an endpoint for the page, if the options had none."""
-        self._source: LiveSource | None = None
+        self._token: str | None = None
+        """Of the engine, once there is one."""
         self._server: ViewServer | None = None
         self._event: Callable[[dict[str, Any]], None] | None = None
 
@@ -148,8 +149,7 @@ class Page:
             self._open(engine.publish_endpoint)
             if self._event is not None:
                 self.tell(self._event)
-        if self._source is not None:
-            self._source.token = engine.control_token
+        self._token = engine.control_token
 
     def stay(self, volume: Path | None, json_lines: bool) -> None:
         """Show a finished volume, where there is one, until Ctrl-C."""
@@ -167,17 +167,22 @@ class Page:
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
 
+    def _engine_token(self) -> str:
+        if self._token is None:
+            raise EndpointError("the engine is not ready yet: ask again in a moment")
+        return self._token
+
     def _open(self, endpoint: str) -> None:
         from streamrecon.viewer import LiveSource, ViewServer
 
-        source = LiveSource(endpoint)
+        source = LiveSource(endpoint, self._engine_token)
         try:
             server = ViewServer(source, self._port or 0, control_token=secrets.token_urlsafe())
             server.start()
         except BaseException:
             source.close()
             raise
-        self._source, self._server = source, server
+        self._server = server
 
 
 def _wait() -> None:

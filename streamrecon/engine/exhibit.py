@@ -18,9 +18,6 @@ from streamrecon.engine.status import angles_of
 from streamrecon.engine.writer import Job
 from streamrecon.wire.messages import Axis, Picture, Range, Update
 
-PREVIEW = 128
-"""Voxels of the longest side of a preview, at most."""
-
 Shot = tuple[Picture, NDArray[np.float32]]
 """A picture and its pixels."""
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from streamrecon.engine.assembly import Assembly
 from streamrecon.engine.bins import bins_of
-from streamrecon.engine.exhibit import PREVIEW, Exhibit, exhibit_of
+from streamrecon.engine.exhibit import Exhibit, exhibit_of
 from streamrecon.engine.ingest import Ingest
 from streamrecon.engine.multiscale import image_of
 from streamrecon.engine.orders import LAST, Aside, NotWritten, Part
@@ -20,7 +20,7 @@ from streamrecon.engine.story import Story
 from streamrecon.engine.writer import Job, Writer
 from streamrecon.engine.zarr_writer import ZarrWriter
 from streamrecon.scan import VolumeUpdate
-from streamrecon.wire.messages import Range
+from streamrecon.wire.messages import PREVIEW, Range
 
 
 class Publishing:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 import queue
 import threading
 import time
@@ -17,7 +18,7 @@ from streamrecon.transport import Poller, Subscription, Wakeup
 from streamrecon.transport.subscription import Pictures
 from streamrecon.viewer.source import Link, Place, Shown
 from streamrecon.viewer.wants import Wanted, Wants
-from streamrecon.wire.messages import Action, Control, Look, Picture, Plane, Progress, Result, Update, Want
+from streamrecon.wire.messages import PREVIEW, Action, Control, Look, Picture, Plane, Progress, Result, Update, Want
 
 LOOKS = 0.5
 """Seconds between two questions what is happening."""
@@ -257,8 +258,7 @@ class LiveSource:
         held, newest = self._held.get(key), self._update
         if held is None or newest is None or (held.uid, held.version) != (newest.uid, newest.version):
             return False
-        # Binned by whole numbers, it may have little more than half of what was asked for.
-        return key[0] != "preview" or 2 * (max(held.pixels.shape) + 1) > min(wanted.preview, max(newest.shape))
+        return key[0] != "preview" or max(held.pixels.shape) + 1 >= _best_preview(max(newest.shape), wanted.preview)
 
     def _forget_pictures(self, wanted: Wanted) -> None:
         keep: set[Key] = {*wanted.places, *(("sinogram", row) for row in wanted.sinograms)}
@@ -319,6 +319,12 @@ def _key(picture: Picture) -> Key:
     if picture.kind == "slice" and picture.axis:
         return picture.axis, picture.index
     return picture.kind, picture.index if picture.kind == "sinogram" else 0
+
+
+def _best_preview(side: int, most: int) -> int:
+    """Longest side that a preview of at most so many voxels has: the engine bins by whole numbers, and then what it has again."""
+    side //= math.ceil(side / PREVIEW)
+    return side // math.ceil(side / most)
 
 
 def _refused(future: Future[Answered], why: str) -> Future[Answered]:

@@ -10,14 +10,13 @@ from typing import Any, NoReturn, TypeAlias, get_args
 from streamrecon.errors import MessageError
 from streamrecon.viewer.source import Place
 from streamrecon.wire.codec import TEXT_LIMIT
-from streamrecon.wire.messages import Action, Axis
+from streamrecon.wire.messages import PREVIEW, Action, Axis
 
 LIMIT = 4096
 """Bytes of a text."""
 MOST_PLACES = 6
 SIZES = 32, 4096
 """Pixels of the longest side of a slice, least and most."""
-MOST_PREVIEW = 128
 MOST_NUMBERS = 8
 MOST_INDEX = 1 << 24
 MOST_SERIAL = 1 << 53
@@ -107,7 +106,7 @@ def _want(fields: dict[str, Any]) -> Want:
         _serial(fields),
         tuple(dict.fromkeys(_place(place) for place in places)),
         _whole("size", fields["size"], *SIZES),
-        _whole("preview", fields.get("preview", 0), 0, MOST_PREVIEW),
+        _whole("preview", fields.get("preview", 0), 0, PREVIEW),
         beside,
     )
 

@@ -20,6 +20,8 @@ Role: TypeAlias = Literal["view", "control"]
 
 PROGRESS_EVERY = 0.5
 """Seconds between two words of progress, at least."""
+ALIVE_EVERY = 5.0
+"""Seconds after which it is said again, so that a page sees that its connection lives."""
 GATHER = 0.25
 """Seconds in which the slices of a version that come one by one are gathered, so that they are shown together."""
 MOST_VALUES, MOST_CONTROLS = 6, 4
@@ -112,7 +114,7 @@ class Session:
         self._told_update: Update | None = None
         self._told_link: dict[str, Any] | None = None
         self._told_progress: dict[str, Any] | None = None
-        self._progress_at = -math.inf
+        self._progress_at = self._link_at = -math.inf
         self._gathering_since: float | None = None
         self._values: dict[int, tuple[Place, float]] = {}
         self._controls: dict[int, Future[tuple[Result, list[Shown]]]] = {}
@@ -188,8 +190,8 @@ class Session:
         """How the source is doing, where that has changed."""
         link, progress, news = self._source.link, self._source.progress, list[Outgoing]()
         said: dict[str, Any] = {"type": "link", "state": link.state, "text": link.text}
-        if said != self._told_link:
-            self._told_link = said
+        if said != self._told_link or now - self._link_at >= ALIVE_EVERY:
+            self._told_link, self._link_at = said, now
             news.append(said)
         if progress is not None and now - self._progress_at >= PROGRESS_EVERY:
             words = line(link, progress, self._source.update)

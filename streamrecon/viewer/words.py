@@ -48,7 +48,14 @@ def _live(progress: Progress, update: Update | None) -> str:
         return f"{phase}; the first version is not yet made"
     if not progress.frames:
         return f"{phase}; no frame has come yet"
-    return phase
+    if not progress.in_volume or ";" in phase:
+        return phase  # or it says more than that already
+    of = "" if progress.expected is None else f" of {progress.expected}"
+    text = f"{phase}: {progress.in_volume}{of} projections"
+    shown = update.projections if update is not None and update.uid == progress.uid else 0
+    due = None if progress.every is None else shown + progress.every
+    ahead = due is not None and progress.in_volume < due <= (progress.expected or due)
+    return f"{text}; the next version at {due}" if ahead else text
 
 
 def _volume(update: Update) -> str:

@@ -284,6 +284,9 @@ class Abort(Message):
 Axis: TypeAlias = Literal["z", "y", "x"]
 """Of a volume: slice, y, x."""
 
+PREVIEW = 128
+"""Voxels of the longest side of a preview, at most."""
+
 Action: TypeAlias = Literal[
     "center", "filter", "side", "every", "interval", "snapshot", "pause", "resume", "advise_stop", "centers"
 ]

@@ -158,9 +158,9 @@ def test_pictures_are_no_larger_than_is_asked_for(shown: Shown) -> None:
 
 def test_who_asks_before_the_first_version_gets_it(shown: Shown) -> None:
     call = Call(versions, shown.endpoint)
-    until(lambda: shown.waiting)
+    until(lambda: [want.after for want in shown.gallery._audience.wants] == [0])
     shown.show(1)
-    until(lambda: shown.waiting)
+    until(lambda: [want.after for want in shown.gallery._audience.wants] == [1])
     shown.show(2, final=True)
     assert call.result() == [1, 2]
 

@@ -137,9 +137,12 @@ def test_a_page_beside_a_scan(volume: Path, monkeypatch: pytest.MonkeyPatch) -> 
             engine.step()
             assert look(view)["role"] == "view"
             assert look(control)["role"] == "control"
+            assert page._server is not None
+            source = page._server._source
+            early = source.control("pause").result(10)[0]
+            assert (early.done, early.text) == (False, "the engine is not ready yet: ask again in a moment")
             page.watch(Engine(endpoint, TOKEN))
-            assert page._source is not None
-            assert page._source.control("pause").result(10)[0].done
+            assert source.control("pause").result(10)[0].done
         shown: list[Any] = []
         monkeypatch.setattr(cli_view, "_wait", lambda: shown.append(look(view)["title"]))
         page.stay(None, False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from concurrent.futures import Future
 from dataclasses import replace
@@ -66,6 +67,11 @@ class Fake:
             picture = Picture(kind=kind, axis=axis, index=place[1], shape=(SIDE, SIDE), full=(SIDE, SIDE))
             pixels = np.full((SIDE, SIDE), version, np.float32)
             self.pictures[place] = Shown(uid, version, picture, pixels)
+
+
+@pytest.fixture(autouse=True)
+def _says_nothing_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("streamrecon.viewer.session.ALIVE_EVERY", math.inf)
 
 
 @pytest.fixture
@@ -172,6 +178,15 @@ def test_an_update_without_pictures_is_news_too(source: Fake, session: Session) 
     assert answer[0]["full"] == (SIDE, SIDE, SIDE)
 
 
+def test_a_page_hears_that_its_connection_lives(
+    source: Fake, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("streamrecon.viewer.session.ALIVE_EVERY", 5.0)
+    source.progress, source.link = None, Link("file", "a.h5")
+    told = [tick for tick in range(100) if any(each["type"] == "link" for each in session.take(0.2 * tick))]  # type: ignore[index]
+    assert [0.2 * tick for tick in told] == pytest.approx([0.0, 5.0, 10.0, 15.0], abs=0.25)
+
+
 def test_progress_twice_a_second_at_most_and_only_what_changed(source: Fake, session: Session) -> None:
     source.link, told = Link("live", "listening"), []
     for tick in range(100):
@@ -181,7 +196,11 @@ def test_progress_twice_a_second_at_most_and_only_what_changed(source: Fake, ses
     assert len(times) == 3
     assert np.diff(times).min() >= PROGRESS_EVERY - 1e-9
     last = told[-1][1]
-    assert (last["frames"], last["line"], last["center"]) == (50, "Accumulating", 31.5)
+    assert (last["frames"], last["line"], last["center"]) == (
+        50,
+        "Accumulating: 100 of 400 projections",
+        31.5,
+    )
     assert [each["state"] for _, each in told if each["type"] == "link"] == ["live"]
 
 

@@ -25,13 +25,15 @@ UPDATE = Update(
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({}, "Accumulating"),
+        ({}, "Accumulating: 100 of 400 projections; the next version at 120"),
         ({"uid": "", "phase": "waiting for a sender", "frames": 0}, "Waiting for a sender"),
         ({"phase": "waiting for flats", "in_volume": 0, "version": 0}, "Waiting for flats"),
         ({"phase": "finding the center", "in_volume": 0, "version": 0}, "Finding the center"),
         ({"paused": True}, "Accumulating; new versions are paused, and made only when asked for"),
         ({"in_volume": 60}, "Accumulating; the volume is 40 projections behind"),
-        ({"in_volume": 95}, "Accumulating"),
+        ({"in_volume": 95}, "Accumulating: 95 of 400 projections; the next version at 120"),
+        ({"every": None, "expected": None}, "Accumulating: 100 projections"),
+        ({"every": 1000}, "Accumulating: 100 of 400 projections"),
         ({"version": 0}, "Accumulating; the first version is not yet made"),
         ({"phase": "receiving", "frames": 0, "projections": 0, "in_volume": 0}, "Receiving; no frame has come yet"),
         ({"phase": "accumulating; the sender is silent"}, "Accumulating; the sender is silent"),
@@ -46,7 +48,7 @@ def test_what_is_said(changes: dict[str, Any], words: str) -> None:
 def test_the_end_of_a_scan_and_the_beginning_of_the_next() -> None:
     final = replace(UPDATE, final=True)
     assert line(LIVE, PROGRESS, final) == "Finished: 100 projections are in the volume"
-    assert line(LIVE, replace(PROGRESS, uid="another"), final) == "Accumulating"
+    assert line(LIVE, replace(PROGRESS, uid="another"), final) == "Accumulating: 100 of 400 projections"
 
 
 def test_without_an_engine() -> None:

@@ -3,6 +3,7 @@
 import { Signal } from './signal.js'
 
 const AGAIN = { first: 500, most: 5000, crowded: 10000 } // ms
+const SILENT = 20000 // ms
 const TOKEN_REFUSED = 4401
 const MALFORMED = 4400
 const CROWDED = 4429
@@ -30,10 +31,12 @@ export class Connection {
   #wait = AGAIN.first
   #timer = 0
   #serial = 0
+  #heard = 0
   #answers = new Map() // serial -> { resolve, reject, pictures }
 
   constructor(token) {
     this.#token = token
+    setInterval(() => this.#check(), 5000)
     addEventListener('online', () => this.status.value.state === 'lost' && this.open())
     addEventListener('pagehide', () => this.#socket?.close())
     addEventListener('pageshow', (event) => event.persisted && this.open())
@@ -68,6 +71,15 @@ export class Connection {
     socket.onmessage = (event) => this.#receive(event.data)
     socket.onclose = (event) => this.#closed(event)
     this.#socket = socket
+    this.#heard = Date.now()
+  }
+
+  // A tunnel that has died says nothing; the server says something every few seconds.
+  #check() {
+    if (!this.#socket || Date.now() - this.#heard < SILENT) return
+    this.#socket.onclose = this.#socket.onmessage = null
+    this.#socket.close()
+    this.#closed({ code: 0 })
   }
 
   nextSerial() {
@@ -90,6 +102,7 @@ export class Connection {
   }
 
   #receive(data) {
+    this.#heard = Date.now()
     if (data instanceof ArrayBuffer) {
       const picture = decode(data)
       const asked = picture.serial === undefined ? undefined : this.#answers.get(picture.serial)
