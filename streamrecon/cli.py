@@ -138,7 +138,7 @@ def _demo(options: argparse.Namespace) -> int:
     source = dataclasses.replace(config.source, fps=config.source.fps or (120.0 if options.view is None else 24.0))
     config = dataclasses.replace(config, simulated=simulated, source=source)
     options.overwrite = options.overwrite or options.out is None  # the demo's own folder holds nothing worth keeping
-    return _stream(options, "simulated", config, Path(options.out or "streamrecon-out/demo"), patient=True)
+    return _stream(options, "simulated", config, Path(options.out or "streamrecon-out/demo"))
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -146,7 +146,7 @@ def _run(options: argparse.Namespace) -> int:
     return _stream(options, options.scan, config_of(options), Path(options.out or f"streamrecon-out/{name}"))
 
 
-def _stream(options: argparse.Namespace, scan: str, config: Config, out: Path, patient: bool = False) -> int:
+def _stream(options: argparse.Namespace, scan: str, config: Config, out: Path) -> int:
     from streamrecon.cli_view import Page
     from streamrecon.progress import Progress
     from streamrecon.run import run_scan
@@ -155,8 +155,7 @@ def _stream(options: argparse.Namespace, scan: str, config: Config, out: Path, p
     with Page(options.view, config) as page:
         with Progress(options.log_json, options.quiet) as progress:
             page.tell(progress.event)
-            if patient:
-                page.wait_for_somebody(progress.event)
+            page.wait_for_somebody(progress.event)
             for note in open_source(scan, config).notes():
                 progress.event({"event": "source", "seconds": 0.0, "text": note})
 

@@ -18,16 +18,13 @@ export class Beside {
   #figures = {}
   #shown = {}
 
-  show(pictures) {
+  show(pictures, fromFile) {
     for (const name of ['projection', 'sinogram']) {
       const picture = pictures[name]
-      if (picture === this.#shown[name]) continue
-      this.#shown[name] = picture
       const text = document.getElementById(`${name}-text`)
-      if (!picture) {
-        text.textContent = `no ${name} yet`
-        continue
-      }
+      if (!picture) text.textContent = fromFile ? `a file has no ${name}` : `no ${name} yet`
+      if (!picture || picture === this.#shown[name]) continue
+      this.#shown[name] = picture
       text.textContent = name === 'projection' ? `projection ${picture.index}` : `sinogram of slice ${picture.index}`
       this.#draw(name, picture)
     }

@@ -54,7 +54,7 @@ function draw() {
   const newest = update?.version ?? 0
   contrast.measure(AXES.map((axis) => pictures.slice(axis, view.point.value[axis])).filter(Boolean))
   for (const axis of AXES) panels[axis].show(pictures, contrast, newest)
-  if (element('section-beside').open) beside.show(pictures)
+  if (element('section-beside').open) beside.show(pictures, link?.state === 'file')
   volume.show(pictures.preview, contrast)
   readout()
 }
