@@ -68,7 +68,7 @@ class Following:
         config = self.config
         if config.data is not None:
             return Outline("explicit", {FrameKind.PROJECTION: config.data}, config.angles)
-        visitor = Visitor(self.clock)
+        visitor = Visitor(self.clock, self.roots)
         changes, better, why = -1, self.clock(), ""
         while True:
             try:
