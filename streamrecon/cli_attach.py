@@ -21,8 +21,6 @@ TOLD_EVERY = 10.0
 """Seconds after which it is said why nothing happens."""
 TOLD_AGAIN = 600.0
 """Seconds after which it is said again though it is the same."""
-LATE = 0.5
-"""Seconds in which something of a run may come after its stop."""
 ATTACH = "reconstruct runs of Bluesky as they happen"
 
 
@@ -129,7 +127,7 @@ def _dry_run(documents: Any, mappings: Sequence[Any], config: Config) -> int:
     from streamrecon.bluesky.collect import Collector
     from streamrecon.bluesky.describe import describe
     from streamrecon.bluesky.mapping import why_no_scan
-    from streamrecon.bluesky.run import Run
+    from streamrecon.bluesky.run import GRACE, Run
     from streamrecon.sources.following import roots_of
 
     roots, runs, ended = roots_of(config.source), dict[str, Run](), dict[str, float]()
@@ -165,7 +163,7 @@ def _dry_run(documents: Any, mappings: Sequence[Any], config: Config) -> int:
                 collector.hear(*found)
                 count += 1
             now = time.monotonic()
-            for uid in [uid for uid, when in ended.items() if now - when > LATE]:
+            for uid in [uid for uid, when in ended.items() if now - when > GRACE]:
                 del ended[uid]
                 told(runs[uid])
             if now - last > TOLD_EVERY:

@@ -77,7 +77,9 @@ class ThetaRule:
     clock: Literal["unix", "epics"] = "unix"
     """From when the times of frames count: 1970 or 1990."""
     align: Literal["absolute", "first_motion"] = "absolute"
-    """first_motion: the first frame begins when the motor does, whatever the clocks say."""
+    """first_motion: the first frame begins when the motor does, whatever the clocks say; with `at = middle` its middle."""
+    motion: float = 0.02
+    """Degrees by which the motor has to be away from where it stood, twice to the same side, to have begun to move."""
     on_missing: Literal["wait", "gap"] = "wait"
     """What to do about a projection whose angle has not come: wait for it, bounded, or go on without it."""
     otherwise: ThetaRule | None = None
@@ -176,6 +178,11 @@ def fits(match: Table[str, Any], start: Table[str, Any]) -> str | None:
         if not any(_equal(item, expected) for item in items):
             return f"{path} is {str(found)[:60]!r}; expected {expected!r}" if found is not None else f"it has no {path}"
     return None
+
+
+def reference_kinds(mapping: Mapping, start: Table[str, Any]) -> list[FrameKind]:
+    """The kinds of frames that a run has for the scans that follow, by its start document."""
+    return [kind for kind, rule in mapping.rules().items() if rule.select == "run" and fits(rule.match, start) is None]
 
 
 def why_no_scan(mapping: Mapping, start: Table[str, Any]) -> str | None:

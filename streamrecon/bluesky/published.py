@@ -38,6 +38,8 @@ class ZmqDocuments:
         If pickles are to be run that others could have sent, or the prefix is malformed.
     """
 
+    can_wait = False
+    """What is published is lost if it is not taken."""
     ended = False
     """Never: a publisher that has gone may come back."""
 

@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from streamrecon.errors import SourceBusyError, SourceError
+from streamrecon.errors import SourceBusyError, SourceError, SourceFileError
 from streamrecon.sources.recording import units
 from streamrecon.sources.roots import DEPTH, Roots
 from streamrecon.sources.storage import Limits, Storage, storage_of
@@ -99,6 +99,7 @@ class GrowingStack:
         self._changes = 0
         self._storage: Storage | None = None
         self._readable, self._seen = 0, False
+        self._refusal: SourceError | SourceFileError | None = None
         self._state = ""
         """What it was at the last look, while it may be written."""
         self._notes: list[str] = []
@@ -154,6 +155,11 @@ class GrowingStack:
     def overdue(self, now: float | None = None) -> bool:
         """Whether the file has not changed and nothing more could be read for `patience` seconds."""
         return (self._clock() if now is None else now) - self._better >= self._patience
+
+    @property
+    def changes(self) -> int:
+        """Grows as the file is seen to have changed."""
+        return self._changes
 
     @property
     def tells(self) -> bool:
@@ -218,8 +224,10 @@ class GrowingStack:
         """
         now = self._clock()
         if now < self._next:
+            if self._refusal is not None:
+                raise type(self._refusal)(*self._refusal.args)
             return self._readable
-        self._next = now + INTERVAL
+        self._next, self._refusal = now + INTERVAL, None
         before = self._written.rows
         try:
             with self._arrive() as arrival:
@@ -228,6 +236,9 @@ class GrowingStack:
             self._readable, self._seen = self._written.rows * self.frames_per_row, True
         except NotYetError as error:
             self._readable, self._seen, self.why = 0, False, str(error)
+        except (SourceError, SourceFileError) as error:
+            self._refusal = error
+            raise
         if self._visitor.changes != self._changes or self._written.rows > before:
             self._changes, self._better = self._visitor.changes, now
         return self._readable

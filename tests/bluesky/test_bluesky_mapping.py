@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from streamrecon.bluesky.describe import describe
 from streamrecon.bluesky.mapping import at_path, bounds, fits, load_mapping, mapping_from_dict, profiles, why_no_scan
-from streamrecon.bluesky.shots import _within
+from streamrecon.bluesky.stream import _within
 from streamrecon.errors import ConfigError
 from streamrecon.scan import FrameKind
 from streamrecon.sources.roots import Roots
@@ -186,7 +186,10 @@ def test_why_a_run_would_not_be(tmp_path: Path) -> None:
             "refused     the stream primary has no data key camera; expected one of: det, rot",
         ),
         ({"projection": {"stream": "main"}}, "no descriptor of the stream main has come (streams: primary)"),
-        ({"theta": {"from": "event", "key": "phi", "units": "deg"}}, "phi: the run has ended, and event 1"),
+        (
+            {"theta": {"from": "event", "key": "phi", "units": "deg"}},
+            "its event of primary came without phi; it has: rot",
+        ),
         ({"theta": {"from": "event", "key": "rot"}}, "units 'mm'"),
     ],
 )
