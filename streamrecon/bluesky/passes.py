@@ -195,9 +195,8 @@ class Pass:
             # As long as the run goes on, waiting costs nothing: a pause may take hours, and a writer close its file after it.
             late = done and source.clock() - max(each.since, better) > source.patience
             try:
-                # Of the image first: files that have just been closed are waited for together, and not one after the other.
                 ready = has_row = not isinstance(shot.pixels, Place) or files.ready(shot.pixels)
-                if shot.kind is PROJECTION and (theta := self._theta(shot, settled, late, ready)) is None:
+                if ready and shot.kind is PROJECTION and (theta := self._theta(shot, settled, late)) is None:
                     ready = False
                     if source.elsewhere is not None and not settled:
                         continue  # it is looked for there when the run is over, and that has an end of its own
@@ -230,14 +229,12 @@ class Pass:
         newest = list(islice(reversed(self._wanted.values()), WINDOW // 2))
         return [*islice(self._wanted.values(), WINDOW // 2), *reversed(newest)]
 
-    def _theta(self, shot: Shot, settled: bool, late: bool, ready: bool) -> float | None:
-        files, before = self.hearing.files, self.hearing.files.why
+    def _theta(self, shot: Shot, settled: bool, late: bool) -> float | None:
+        files = self.hearing.files
         files.why = "its angle has not come"
         theta = self.hearing.angles.theta(shot, settled, late)
         if theta is None and self._source.mapping.theta.on_missing == "gap":
             raise SourceError(files.why)
-        if theta is not None or not ready:
-            files.why = before
         return theta
 
     def _gone(self, each: _Wanted) -> None:

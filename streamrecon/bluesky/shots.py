@@ -114,8 +114,7 @@ class Shots:
             for stream in self.streams.get(name, []):
                 if stream.key != key or stream.events != event or count is None or count > MOST_EVENTS:
                     continue
-                for at in range(event, count):
-                    self._put(stream, at, resource, index + at - event)
+                self._put(stream, event, resource, range(index, index + count - event))
         for name, count in counts.items():
             for stream in self.streams.get(name, []):
                 stream.events = max(stream.events, min(count, MOST_FRAMES))
@@ -187,12 +186,13 @@ class Shots:
             raise MessageError(
                 f"the datum {datum[:60]!r} has the point_number {str(point)[:20]!r}; expected 0 to {MOST_EVENTS}"
             )
-        self._put(stream, event, resource, point)
+        self._put(stream, event, resource, range(point, point + 1))
 
-    def _put(self, stream: Stream, event: int, resource: str, index: int) -> None:
-        """The frames of an event are those of an index in a resource."""
+    def _put(self, stream: Stream, event: int, resource: str, indices: range) -> None:
+        """The frames of events, from one on, are those of indices in a resource."""
         per = self.per_event(stream.name, stream.key, resource)
-        stream.put(event, (resource, index), tuple(Place(resource, index * per + part) for part in range(per)))
+        for number, index in enumerate(indices, event):
+            stream.put(number, (resource, index), tuple(Place(resource, index * per + part) for part in range(per)))
 
     def _stream_datum(self, doc: Mapping[str, Any]) -> None:
         resource, name = str(doc["stream_resource"]), self._stream_of(doc)
@@ -217,8 +217,7 @@ class Shots:
             links.append((event, first, resource))
         for stream in self.streams.get(name, []):
             if stream.key == key:
-                for at in range(first, end):
-                    self._put(stream, event + at - first, resource, at)
+                self._put(stream, event, resource, range(first, end))
 
 
 def _range(doc: Mapping[str, Any], key: str) -> tuple[int, int]:
