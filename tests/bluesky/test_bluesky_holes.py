@@ -482,9 +482,8 @@ def test_the_type_is_that_of_the_projections(
     dark = np.arange(ROWS * COLUMNS).reshape(1, ROWS, COLUMNS)
     with h5py.File(tmp_path / "dark.h5", "w", libver="latest") as file:
         odd = {"half": dark + np.float32(0.5), "large": dark.astype(np.int32) + 70000}
-        file.create_dataset(
-            "entry/data/data", data=odd.get(dtype, dark.astype(dtype if dtype in ("u1", "u4", "f4") else "u1"))
-        )
+        data = odd[dtype] if dtype in odd else dark.astype(dtype)
+        file.create_dataset("entry/data/data", data=data, chunks=(1, ROWS, COLUMNS))
     scan = step_scan(write(tmp_path / "a.h5", 3), 3)
     scan.stream("dark", det=DET)
     scan.rows(scan.resource(tmp_path / "dark.h5"), (0, 1), (1, 2), "dark")
