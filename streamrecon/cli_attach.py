@@ -21,6 +21,10 @@ TOLD_EVERY = 10.0
 """Seconds after which it is said why nothing happens."""
 TOLD_AGAIN = 600.0
 """Seconds after which it is said again though it is the same."""
+ONLY_DOCUMENTS = frozenset(
+    ("mapping", "prefix", "trust_pickle", "curve_server", "curve_secret", "attach.tiled", "attach.tiled_key_file")
+)
+"""Options that mean nothing where there are none."""
 ATTACH = "reconstruct runs of Bluesky as they happen"
 
 
@@ -75,6 +79,10 @@ def attach(options: argparse.Namespace, config: Config) -> int:
     from streamrecon.sources.swmr import SCHEME
 
     config = _with_places(config, options)
+    if options.to is not None:
+        from streamrecon.transport import check_connect
+
+        check_connect(options.to)
     if options.url.startswith(SCHEME):
         return _follow(options, config)
     from streamrecon.bluesky.documents import open_documents
@@ -118,6 +126,8 @@ def _attached(documents: Any, mappings: Sequence[Any], options: argparse.Namespa
 
 
 def _reasons(documents: Any, why: str) -> str:
+    if documents.refusal is not None:
+        why += f"; {documents.refusal}"
     if documents.malformed:
         why += f"; {documents.malformed} documents could not be read, the last: {documents.last_error}"
     return why
@@ -188,6 +198,13 @@ def _going_on(collector: Any, count: int, runs: int) -> str:
 
 def _follow(options: argparse.Namespace, config: Config) -> int:
     """A file without documents."""
+    for option, given in vars(options).items():
+        if option in ONLY_DOCUMENTS and given:
+            name = option.rpartition(".")[2].replace("_", "-")
+            raise ConfigError(
+                f"--{name} is about documents, and {options.url} has none. A growing file is described by the table [source] of "
+                "--config: layout, data, angles, angle_start, angle_step, projections"
+            )
     from streamrecon.replayer import replay
     from streamrecon.sources import open_source
 
@@ -233,6 +250,12 @@ def _with_places(config: Config, options: argparse.Namespace) -> Config:
     from dataclasses import replace
 
     source = config.source
+    for root in (*source.roots, *options.root):
+        if not Path(root).is_dir():
+            raise ConfigError(
+                f"the root {root} is no folder on this machine; expected one beneath which the images lie here. Where documents "
+                "have them elsewhere: --remap"
+            )
     return replace(
         config,
         source=replace(source, roots=(*source.roots, *options.root), remap=(*source.remap, *options.remap)),

@@ -57,6 +57,11 @@ class Documents(Flow, Protocol):
         ...
 
     @property
+    def refusal(self) -> str | None:
+        """Why nothing can come, where that is known."""
+        ...
+
+    @property
     def last_error(self) -> str | None:
         """What was wrong with one of the last of those that could not be read."""
         ...

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from streamrecon.config import build
-from streamrecon.errors import ConfigError
+from streamrecon.errors import ConfigError, SourceError
 from streamrecon.scan import FrameKind
-from streamrecon.sources.recording import METRES
+from streamrecon.sources.recording import METRES, radians_per
 
 Select = Literal["events", "frames", "image_key", "run"]
 Value = float | str
@@ -255,12 +255,12 @@ def _check(mapping: Mapping) -> None:
             raise ConfigError(f"{table}.select is run; expected {table}.match, to know such a run by")
     for path, expected in mapping.run.match.items():
         _check_pattern("run.match", path, expected)
-    _check_theta(mapping.theta)
-    for name, section in (("theta", mapping.theta), ("scan", mapping.scan)):
-        for option in dataclasses.fields(section):
-            value = getattr(section, option.name)
-            if "Value" in str(option.type) and isinstance(value, str) and not value.startswith(("start.", "config.")):
-                raise ConfigError(f"{name}.{option.name} is {value!r}; expected a number, start.PATH or config.PATH")
+    _check_values("scan", mapping.scan)
+    for name in ("projections", "pixel_size"):
+        value = getattr(mapping.scan, name)
+        if not isinstance(value, str) and value is not None and value <= 0:
+            raise ConfigError(f"scan.{name} is {value:g}; expected more than 0")
+    _check_theta("theta", mapping.theta)
 
 
 def _check_pattern(table: str, path: str, expected: Any) -> None:
@@ -271,15 +271,32 @@ def _check_pattern(table: str, path: str, expected: Any) -> None:
             raise ConfigError(f"{table} has {each!r} for {path}, which is not a regular expression: {error}") from error
 
 
-def _check_theta(theta: ThetaRule) -> None:
+def _check_values(table: str, section: Any) -> None:
+    """Numbers are numbers, or lead somewhere."""
+    for option in dataclasses.fields(section):
+        value = getattr(section, option.name)
+        if "Value" in str(option.type) and isinstance(value, str) and not re.match(r"(start|config)\.[^.]", value):
+            raise ConfigError(f"{table}.{option.name} is {value!r}; expected a number, start.PATH or config.PATH")
+
+
+def _check_theta(table: str, theta: ThetaRule) -> None:
+    _check_values(table, theta)
+    try:
+        radians_per(theta.units, table)
+    except SourceError as error:
+        raise ConfigError(str(error)) from error
+    if theta.scale == 0:
+        raise ConfigError(f"{table}.scale is 0: all angles would be the same; expected another factor")
+    if theta.motion < 0:
+        raise ConfigError(f"{table}.motion is {theta.motion:g}; expected 0 degrees or more")
     if theta.from_ == "linear" and None in (theta.start, theta.step):
-        raise ConfigError("theta.from is linear; expected theta.start and theta.step")
+        raise ConfigError(f"{table}.from is linear; expected {table}.start and {table}.step")
     if theta.from_ != "linear" and theta.key is None:
-        raise ConfigError(f"theta.from is {theta.from_}; expected theta.key")
+        raise ConfigError(f"{table}.from is {theta.from_}; expected {table}.key")
     if theta.from_ == "monitor" and len(theta.times) not in (1, 2):
         raise ConfigError(
-            f"theta.from is monitor, theta.times names {len(theta.times)} datasets; expected one, of seconds, or two, of seconds "
-            "and nanoseconds"
+            f"{table}.from is monitor, {table}.times names {len(theta.times)} datasets; expected one, of seconds, or two, of "
+            "seconds and nanoseconds"
         )
     if theta.otherwise is not None:
-        _check_theta(theta.otherwise)
+        _check_theta(f"{table}.otherwise", theta.otherwise)

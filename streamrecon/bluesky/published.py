@@ -80,6 +80,11 @@ class ZmqDocuments:
         """What was wrong with one of the last of them."""
         return self._account.last_error or self._subscriber.last_error
 
+    @property
+    def refusal(self) -> str | None:
+        """Why nothing can come, where the proxy refuses this side."""
+        return self._subscriber.refusal
+
     def take(self, timeout: float) -> Document | None:
         """The next document, if one comes within the time (seconds)."""
         deadline = time.monotonic() + timeout

@@ -50,7 +50,8 @@ class Attached:
         self.queue, self.events = DocumentQueue(), list[tuple[str, str]]()
         documents = options.pop("documents", self.queue)
         source = {"roots": [str(folder)], "patience": options.pop("patience", 2.0)}
-        config = from_dict({"source": source, "attach": options.pop("attach", {})})
+        tables = {name: options.pop(name, {}) for name in ("attach", "engine")}
+        config = from_dict({"source": source, **tables})
         mappings = [mapping_from_dict({"name": f"m{n}", **each}) for n, each in enumerate(rules or (STEP,))]
         self.attachment = Attachment(
             documents, "ipc:///nowhere", mappings, config, keep=keep,

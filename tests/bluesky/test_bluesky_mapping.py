@@ -72,6 +72,21 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"theta": LINEAR, "scan": {"pixel_size_units": "ell"}}, "scan.pixel_size_units is 'ell'"),
     ({"theta": LINEAR, "scan": {"center": True}}, "scan.center is True"),
     ({"theta": 3}, "theta is 3; expected a table"),
+    ({"theta": {**LINEAR, "units": "turns"}}, "theta has units 'turns'; expected one of: deg"),
+    ({"theta": {**LINEAR, "scale": "start."}}, "theta.scale is 'start.'; expected a number, start.PATH or config.PATH"),
+    ({"theta": {**LINEAR, "scale": 0}}, "theta.scale is 0"),
+    ({"theta": {**LINEAR, "scale": float("nan")}}, "theta.scale is nan; expected a finite number"),
+    ({"theta": {**LINEAR, "motion": -1}}, "theta.motion is -1"),
+    (
+        {"theta": {"key": "m", "otherwise": {"from": "linear", "start": "foo", "step": 1}}},
+        "theta.otherwise.start is 'foo'; expected a number",
+    ),
+    (
+        {"theta": {"key": "m", "otherwise": {"from": "dataset"}}},
+        "theta.otherwise.from is dataset; expected theta.otherwise.key",
+    ),
+    ({"theta": LINEAR, "scan": {"pixel_size": -1}}, "scan.pixel_size is -1; expected more than 0"),
+    ({"theta": LINEAR, "scan": {"projections": 0}}, "scan.projections is 0; expected more than 0"),
 ]
 
 
