@@ -59,14 +59,16 @@ def asset_of(doc: Mapping[str, Any], roots: Roots) -> Asset:
         spec, options = str(doc.get("spec")), doc.get("resource_kwargs")
         if spec not in SPECS:
             raise SourceError(f"a resource is of spec {spec[:60]!r}; expected one of: {', '.join(SPECS)}")
-        root, below, default = str(doc.get("root") or ""), _text(doc, "resource_path"), SPECS[spec]
-        if doc.get("path_semantics") == "windows":
+        root, below, default = doc.get("root"), _text(doc, "resource_path"), SPECS[spec]
+        root = root if isinstance(root, str) else ""
+        if str(doc.get("path_semantics")) == "windows":
             root, below = root.replace("\\", "/"), below.replace("\\", "/")
         path = roots.locate(root, below) if root and not below.startswith("/") else roots.locate(below)
     if not isinstance(options, Mapping):
         raise MessageError(f"a resource has the parameters {str(options)[:60]!r}; expected a table")
-    dataset = next((options[name] for name in ("dataset", "path", "key") if options.get(name)), default)
-    if not isinstance(dataset, str) or len(dataset) > 1024:
+    named = (options.get(name) for name in ("dataset", "path", "key"))
+    dataset = next((each for each in named if each is not None), default)
+    if not isinstance(dataset, str) or not dataset or len(dataset) > 1024:
         raise MessageError(f"a resource names the dataset {str(dataset)[:60]!r}; expected a path")
     return Asset(path, dataset)
 
@@ -88,8 +90,9 @@ def frames_per_event(key: Any, resource: Mapping[str, Any] | None = None) -> int
     """
     options = (resource or {}).get("parameters" if "uri" in (resource or {}) else "resource_kwargs")
     options = options if isinstance(options, Mapping) else {}
-    told = next((options[name] for name in ("frame_per_point", "multiplier") if options.get(name)), None)
-    if told is None:
+    named = (options.get(name) for name in ("frame_per_point", "multiplier"))
+    told = next((each for each in named if each is not None), 0)
+    if isinstance(told, int) and not told:
         shape = shape_of(key)
         told = math.prod(n for n in (shape if len(shape) == 1 else shape[:-2]) if n)
     if not isinstance(told, int) or isinstance(told, bool) or not 1 <= told <= MOST_PER_EVENT:
@@ -105,9 +108,9 @@ def shape_of(key: Any) -> tuple[int, ...]:
     MessageError
         If it is none.
     """
-    shape = (key.get("shape") if isinstance(key, Mapping) else None) or ()
+    shape = key.get("shape") if isinstance(key, Mapping) else None
     try:
-        return tuple(int(n or 0) for n in shape)
+        return tuple(int(n or 0) for n in (() if shape is None else shape))
     except (TypeError, ValueError, OverflowError) as error:
         raise MessageError(f"a data key has the shape {str(shape)[:60]}; expected numbers") from error
 

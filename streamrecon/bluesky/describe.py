@@ -137,5 +137,6 @@ def _angles(mapping: Mapping, hearing: Hearing, projections: list[Shot], over: b
 
 def _state(run: Run) -> str:
     if run.stop is not None:
-        return f"ended: {run.stop.get('exit_status', 'success')} {run.stop.get('reason') or ''}".strip()
+        reason = run.stop.get("reason")
+        return f"ended: {run.stop.get('exit_status', 'success')} {reason if isinstance(reason, str) else ''}".strip()
     return f"broke off: {run.gone}" if run.gone is not None else "going on"

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from streamrecon.config import build
 from streamrecon.errors import ConfigError, SourceError
 from streamrecon.scan import FrameKind
@@ -215,7 +217,7 @@ def _equal(found: Any, expected: Any) -> bool:
         return any(_equal(found, each) for each in expected)
     if isinstance(expected, str):
         return isinstance(found, str) and re.fullmatch(expected, found) is not None
-    return bool(found == expected) and isinstance(found, bool) == isinstance(expected, bool)
+    return np.ndim(found) == 0 and bool(found == expected) and isinstance(found, bool) == isinstance(expected, bool)
 
 
 def bounds(text: str) -> tuple[int | None, int | None]:

@@ -120,12 +120,14 @@ class RunSource:
         """
         info = info or self.info()
         yield from Pass(self, row_range(rows, info.geometry.rows), info).items()
+        self.why = "all of it has been read"
         stop = self.run.stop or {}
         status = str(stop.get("exit_status", "success"))
         if status != "success":
+            reason = stop.get("reason")
             words = {"abort": "was aborted", "fail": "failed"}.get(status, f"ended with {status[:20]!r}")
             raise ScanAbortedError(
-                f"the run {words}" + (f": {str(stop['reason'])[:200]}" if stop.get("reason") else "")
+                f"the run {words}" + (f": {reason[:200]}" if isinstance(reason, str) and reason else "")
             )
         if self.run.gone is not None:
             raise ScanAbortedError(f"the run broke off: {self.run.gone}")

@@ -17,7 +17,7 @@ from streamrecon.sources.recording import units
 from streamrecon.sources.roots import DEPTH, Roots
 from streamrecon.sources.storage import Limits, Storage, storage_of
 from streamrecon.sources.visit import NotYetError, Visit, Visitor, Writer
-from streamrecon.sources.written import NEVER, Written, digest
+from streamrecon.sources.written import NEVER, PASSED, Written, digest
 from streamrecon.wire.ranges import Ranges
 
 LINGER = 5.0
@@ -187,9 +187,11 @@ class GrowingStack:
         if self._there(frame):
             return True
         if self._seen:
-            lost = NEVER if row in self._written.lost else FILL if frame in self._blank else ""
-            count = self._written.rows * self.frames_per_row
-            self.why = f"{self.path}: it {lost}" if lost else self._state or f"{self.path} ends after {count} frames"
+            written = self._written
+            lost = NEVER if row in written.lost else FILL if frame in self._blank else ""
+            lost = lost or (PASSED if row < written.furthest and not written.complete else "")
+            end = f"{self.path} ends after {written.rows * self.frames_per_row} frames"
+            self.why = f"{self.path}: it {lost}" if lost else self._state or end
         return False
 
     def until(self, frame: int) -> int:
@@ -269,7 +271,7 @@ class GrowingStack:
         """
         if not (0 <= first < end and (end <= self._readable or self.until(first) >= end)):
             raise SourceError(
-                f"{self._where}: frames {first} to {end} were asked for; {self._readable} can be read now"
+                f"{self.path}: {self.name}: frames {first} to {end} were asked for; {self._readable} can be read now"
             )
         try:
             with self._arrive() as arrival:
@@ -296,7 +298,7 @@ class GrowingStack:
             raise SourceBusyError(f"{error}; it is looked for again") from error
         if blank:
             self._blank |= blank
-            raise SourceBusyError(f"{self._where}: frame {min(blank)} {FILL}")
+            raise SourceBusyError(f"{self.path}: {self.name}: frame {min(blank)} {FILL}")
         for row, each in zip((first // per, (end - 1) // per), sample, strict=True):
             if not self._samples or row >= max(self._samples):
                 self._samples = {k: v for k, v in self._samples.items() if k == min(self._samples)} | {row: each}
@@ -313,10 +315,6 @@ class GrowingStack:
                 place = () if storage.single else divmod(frame, per) if len(storage.shape) == 3 else (frame,)
                 if image.shape == storage.shape[-2:] or storage.empty(np.asarray(dataset[place])).all():
                     yield frame
-
-    @property
-    def _where(self) -> str:
-        return f"{self.path}: {self.name}"
 
     @contextmanager
     def _arrive(self) -> Iterator[_Arrival]:
@@ -335,7 +333,7 @@ class GrowingStack:
                     return
             assert landing.file is not None
             path, name = self._roots.beneath(landing.file, f"a link of {path}"), landing.path
-        raise SourceError(f"{self._where} leads over more than {DEPTH} files")
+        raise SourceError(f"{self.path}: {self.name} leads over more than {DEPTH} files")
 
     def _open(self, visit: Visit, name: str, path: Path) -> _Arrival:
         dataset, where = visit.file[name], f"{path}: {name}"

@@ -15,7 +15,7 @@ from streamrecon.sources.storage import Storage
 _SCAN_BYTES = 64 << 20
 _AHEAD = 64
 """Rows after one that is missing that are looked at to see whether the writer has gone on."""
-NEVER = "was never written"
+NEVER, PASSED = "was never written", "was passed over by its writer"
 
 
 class Written:
@@ -56,7 +56,7 @@ class Written:
         self._earlier_values: NDArray[np.generic] | None = None
         self._extent, self._settled = (0, now), 0
         """Of numbers, since when, and the one before."""
-        self._furthest = 0
+        self.furthest = 0
         """The last row that is known to be there."""
         self._passed = deque[tuple[float, int]]()
         """When it was seen how far the writer had gone, while a row before that was missing."""
@@ -98,9 +98,9 @@ class Written:
         self.beyond |= {row for row in self.asked if self.rows <= row < extent and storage.allocated(dataset, row)}
         self.lost -= {row for row in self.asked & self.lost if storage.allocated(dataset, row)}
         if self.rows < extent:
-            first = max(self.rows, self._furthest) + 1
+            first = max(self.rows, self.furthest) + 1
             ahead = (row for row in range(first, min(extent, first + _AHEAD)) if storage.allocated(dataset, row))
-            self._furthest = max([self._furthest, *self.beyond, *ahead])
+            self.furthest = max([self.furthest, *self.beyond, *ahead])
 
     def _count_shared(self, dataset: h5py.Dataset, storage: Storage, extent: int) -> None:
         """Rows that share chunks, or have a place from the start: those that hold something, twice the same."""
@@ -117,7 +117,7 @@ class Written:
             self.rows += 1
         self.beyond |= sure
         self._earlier = found
-        self._furthest = max([self._furthest, *found])
+        self.furthest = max([self.furthest, *found])
 
     def _found(
         self,
@@ -151,8 +151,8 @@ class Written:
 
     def _give_up_passed(self, dataset: h5py.Dataset, storage: Storage, extent: int, now: float, where: str) -> None:
         """Go on after rows that the writer has passed over, when that is long ago."""
-        if self._furthest > self.rows and (not self._passed or self._passed[-1][1] < self._furthest):
-            self._passed.append((now, self._furthest))
+        if self.furthest > self.rows and (not self._passed or self._passed[-1][1] < self.furthest):
+            self._passed.append((now, self.furthest))
         passed = self.rows
         while self._passed and now - self._passed[0][0] >= self._patience:
             passed = max(passed, self._passed.popleft()[1])
