@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -208,8 +209,15 @@ class Files:
         return self._assets[resource]
 
     def _grow(self, asset: Asset, values: bool) -> GrowingStack:
+        # Rows are asked for by name, and whoever asks gives them up.
         stack = GrowingStack(
-            asset.path, asset.dataset, self._roots, values=values, limits=self._limits, clock=self._clock
+            asset.path,
+            asset.dataset,
+            self._roots,
+            values=values,
+            limits=self._limits,
+            clock=self._clock,
+            patience=math.inf,
         )
         if self._over:
             stack.finish()

@@ -91,7 +91,7 @@ class Pass:
                 yield from self._of(run, {kind: self._source.mapping.rules()[kind]})
             except SourceError as error:
                 log.warning("run %s has no %ss that fit: %s", run.uid, kind.name.lower(), error)
-            if (run.stop or {}).get("exit_status", "success") != "success":
+            if str((run.stop or {}).get("exit_status", "success")) != "success":
                 log.warning("run %s, of which the %ss are, was not completed", run.uid, kind.name.lower())
         yield from self.own()
 

@@ -269,7 +269,7 @@ class GrowingStack:
         SourceFileError
             If the file is damaged.
         """
-        if not (0 <= first < end and (end <= self._readable or self.until(first) >= end)):
+        if not (0 <= first < end and (end <= self._readable or all(map(self._there, range(first, end))))):
             raise SourceError(
                 f"{self.path}: {self.name}: frames {first} to {end} were asked for; {self._readable} can be read now"
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterable
 
@@ -31,8 +32,8 @@ class Written:
     values
         Whether rows are numbers.
     patience
-        Seconds after which a row that was passed over by its writer is not waited for, for `rows` to go on. All that were
-        passed over by then are given up together.
+        Seconds after which a row that was passed over by its writer is not waited for, for `rows` to go on; infinite: never. All
+        that were passed over by then are given up together.
     settle
         See `GrowingStack`.
     now
@@ -151,7 +152,11 @@ class Written:
 
     def _give_up_passed(self, dataset: h5py.Dataset, storage: Storage, extent: int, now: float, where: str) -> None:
         """Go on after rows that the writer has passed over, when that is long ago."""
-        if self.furthest > self.rows and (not self._passed or self._passed[-1][1] < self.furthest):
+        if (
+            math.isfinite(self._patience)
+            and self.furthest > self.rows
+            and (not self._passed or self._passed[-1][1] < self.furthest)
+        ):
             self._passed.append((now, self.furthest))
         passed = self.rows
         while self._passed and now - self._passed[0][0] >= self._patience:

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from bluesky_documents import Run as MakeRun
 from bluesky_scans import (
     COLUMNS,
     ROWS,
@@ -28,7 +29,6 @@ from bluesky_scans import (
     step_scan,
     write,
 )
-from conftest import Run as MakeRun
 
 from streamrecon.bluesky import attach
 from streamrecon.bluesky.attach import Attachment
