@@ -83,12 +83,13 @@ class Written:
     def finish(self, dataset: h5py.Dataset, storage: Storage, where: str) -> None:
         """Its writer has closed the file: no more is to be expected."""
         extent = storage.rows(dataset)
-        if not self.complete:
-            missing = {row for row in range(self.rows, extent) if not storage.allocated(dataset, row)}
-            if self.rows + len(missing) < extent and not storage.own:
-                self.notes.append(f"{where}: rows {self.rows} to {extent} were taken as they are when it was closed")
-            # What was given up may have been written since.
-            self.lost = {row for row in self.lost if not storage.allocated(dataset, row)} | missing
+        missing = {row for row in range(self.rows, extent) if not storage.allocated(dataset, row)}
+        if not self.complete and self.rows + len(missing) < extent and not storage.own:
+            self.notes.append(f"{where}: rows {self.rows} to {extent} were taken as they are when it was closed")
+        # What was given up may have been written since.
+        again = self.lost & self.asked if self.complete else set(self.lost)
+        self.lost -= {row for row in again if storage.allocated(dataset, row)}
+        self.lost |= missing
         self.rows, self.complete = extent, True
         self.asked.clear()
         self.beyond.clear()

@@ -109,6 +109,27 @@ def test_rows_of_a_closed_file_that_are_the_fill_value_are_no_images(tmp_path: P
     assert stack.read(5, 6).max() == 6
 
 
+def test_a_hole_in_a_closed_file_may_be_filled(tmp_path: Path) -> None:
+    """Its writer opens it once more, and closes it between two looks."""
+    with h5py.File(tmp_path / "a.h5", "w", libver="latest") as file:
+        shape = (None, ROWS, COLUMNS)
+        data = file.create_dataset("data", (4, ROWS, COLUMNS), "u2", chunks=(1, ROWS, COLUMNS), maxshape=shape)
+        data[0], data[3] = _image(0), _image(3)
+    clock = Clock()
+    stack = _stack(tmp_path / "a.h5", clock)
+    stack.finish()
+    assert [stack.has(number) for number in range(5)] == [True, False, False, True, False]
+    stack.read(0, 1)
+    with h5py.File(tmp_path / "a.h5", "r+", libver="latest") as file:
+        file["data"].resize(6, 0)
+        file["data"][2], file["data"][5] = _image(2), _image(5)
+    for _ in range(2):
+        clock.now += 0.2
+        there = [stack.has(number) for number in range(6)]
+    assert there == [True, False, True, True, False, True]
+    assert stack.read(2, 4)[:, 0, 0].tolist() == [3, 4]
+
+
 @pytest.mark.parametrize("what", ["file", "folder"])
 def test_a_path_that_leads_out_of_the_roots_only_later(tmp_path: Path, what: str) -> None:
     inside, outside = tmp_path / "in", tmp_path / "out"
