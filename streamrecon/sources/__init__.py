@@ -70,5 +70,5 @@ def open_source(spec: str | os.PathLike[str], config: Config) -> Source:
     if isinstance(spec, str) and spec.startswith(SCHEME):
         if not (path := spec.removeprefix(SCHEME)):
             raise SourceError(f"{spec} names no file; expected {SCHEME}PATH")
-        return SwmrSource(Path(path), config.source, Limits(frame_bytes=config.engine.max_frame_bytes))
+        return SwmrSource(Path(path), config.source, limits=Limits(frame_bytes=config.engine.max_frame_bytes))
     return Hdf5Source(Path(spec), config.source)

@@ -34,10 +34,10 @@ class SwmrSource:
 
     path: Path
     config: SourceConfig = field(default_factory=SourceConfig)
-    limits: Limits | None = None
-    """Of what is allocated."""
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
+    limits: Limits = Limits()
+    """Of what is allocated."""
 
     def info(self) -> ScanInfo:
         """The scan, as soon as its first frame is there.
