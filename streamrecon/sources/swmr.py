@@ -36,7 +36,7 @@ class SwmrSource:
     config: SourceConfig = field(default_factory=SourceConfig)
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
-    limits: Limits = Limits()
+    limits: Limits = field(default_factory=Limits)
     """Of what is allocated."""
 
     def info(self) -> ScanInfo:
