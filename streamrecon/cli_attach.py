@@ -21,8 +21,10 @@ TOLD_EVERY = 10.0
 """Seconds after which it is said why nothing happens."""
 TOLD_AGAIN = 600.0
 """Seconds after which it is said again though it is the same."""
-LATE = 0.5
-"""Seconds in which something of a run may come after its stop."""
+ONLY_DOCUMENTS = frozenset(
+    ("mapping", "prefix", "trust_pickle", "curve_server", "curve_secret", "attach.tiled", "attach.tiled_key_file")
+)
+"""Options that mean nothing where there are none."""
 ATTACH = "reconstruct runs of Bluesky as they happen"
 
 
@@ -77,6 +79,10 @@ def attach(options: argparse.Namespace, config: Config) -> int:
     from streamrecon.sources.swmr import SCHEME
 
     config = _with_places(config, options)
+    if options.to is not None:
+        from streamrecon.transport import check_connect
+
+        check_connect(options.to)
     if options.url.startswith(SCHEME):
         return _follow(options, config)
     from streamrecon.bluesky.documents import open_documents
@@ -120,6 +126,8 @@ def _attached(documents: Any, mappings: Sequence[Any], options: argparse.Namespa
 
 
 def _reasons(documents: Any, why: str) -> str:
+    if documents.refusal is not None:
+        why += f"; {documents.refusal}"
     if documents.malformed:
         why += f"; {documents.malformed} documents could not be read, the last: {documents.last_error}"
     return why
@@ -129,7 +137,7 @@ def _dry_run(documents: Any, mappings: Sequence[Any], config: Config) -> int:
     from streamrecon.bluesky.collect import Collector
     from streamrecon.bluesky.describe import describe
     from streamrecon.bluesky.mapping import why_no_scan
-    from streamrecon.bluesky.run import Run
+    from streamrecon.bluesky.run import GRACE, Run
     from streamrecon.sources.following import roots_of
 
     roots, runs, ended = roots_of(config.source), dict[str, Run](), dict[str, float]()
@@ -165,7 +173,7 @@ def _dry_run(documents: Any, mappings: Sequence[Any], config: Config) -> int:
                 collector.hear(*found)
                 count += 1
             now = time.monotonic()
-            for uid in [uid for uid, when in ended.items() if now - when > LATE]:
+            for uid in [uid for uid, when in ended.items() if now - when > GRACE]:
                 del ended[uid]
                 told(runs[uid])
             if now - last > TOLD_EVERY:
@@ -190,6 +198,13 @@ def _going_on(collector: Any, count: int, runs: int) -> str:
 
 def _follow(options: argparse.Namespace, config: Config) -> int:
     """A file without documents."""
+    for option, given in vars(options).items():
+        if option in ONLY_DOCUMENTS and given:
+            name = option.rpartition(".")[2].replace("_", "-")
+            raise ConfigError(
+                f"--{name} is about documents, and {options.url} has none. A growing file is described by the table [source] of "
+                "--config: layout, data, angles, angle_start, angle_step, projections"
+            )
     from streamrecon.replayer import replay
     from streamrecon.sources import open_source
 
@@ -235,6 +250,12 @@ def _with_places(config: Config, options: argparse.Namespace) -> Config:
     from dataclasses import replace
 
     source = config.source
+    for root in (*source.roots, *options.root):
+        if not Path(root).is_dir():
+            raise ConfigError(
+                f"the root {root} is no folder on this machine; expected one beneath which the images lie here. Where documents "
+                "have them elsewhere: --remap"
+            )
     return replace(
         config,
         source=replace(source, roots=(*source.roots, *options.root), remap=(*source.remap, *options.remap)),

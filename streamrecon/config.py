@@ -426,6 +426,8 @@ def _typed(name: str, value: Any, hint: Any) -> Any:
         if value is None and type(None) in get_args(hint):
             return None
         *others, last = (each for each in get_args(hint) if each is not type(None))
+        if isinstance(value, numbers.Real) and not isinstance(value, bool) and float in others:
+            return _typed(name, value, float)  # its words are better than those about a text
         for each in others:
             with contextlib.suppress(ConfigError):
                 return _typed(name, value, each)

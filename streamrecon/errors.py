@@ -47,6 +47,10 @@ class ScanAbortedError(StreamreconError, RuntimeError):
     """The scan was ended by one side; what had arrived was kept as a partial volume."""
 
 
+class SenderLeftError(StreamreconError, RuntimeError):
+    """The sending side leaves a scan, which is gone on with later: the other one waits for it."""
+
+
 class PlanError(StreamreconError, MemoryError):
     """The scan does not fit the memory or the disk; the message names the option to change."""
 

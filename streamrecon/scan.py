@@ -101,6 +101,13 @@ class ScanInfo:
                 raise GeometryError(f"the scan lists {len(self.theta)} angles for {expected} projections")
 
     @property
+    def likely_projections(self) -> int | None:
+        """How many will come: announced, or told in the metadata (`expected`) by who does not promise it; None where unknown."""
+        told = self.metadata.get("expected")
+        announced = self.counts.get(FrameKind.PROJECTION)
+        return told if announced is None and isinstance(told, int) and told > 0 else announced
+
+    @property
     def frame_shape(self) -> tuple[int, int]:
         """(row, column) of one frame."""
         return self.geometry.rows, self.geometry.columns

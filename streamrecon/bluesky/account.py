@@ -34,6 +34,11 @@ class Account:
         self.last_error: str | None = None
         """What was wrong with the last of the malformed."""
 
+    @property
+    def refusal(self) -> str | None:
+        """Why nothing can come, where that is known."""
+        return None
+
     def knows(self, name: object) -> bool:
         """Whether a name is one of documents; what is ignored is counted."""
         if isinstance(name, str) and name in document_names():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import bisect
 import contextlib
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -13,7 +12,8 @@ import numpy as np
 from streamrecon.bluesky.mapping import ThetaRule, Value, at_path
 from streamrecon.bluesky.missed import Reading
 from streamrecon.bluesky.run import Document
-from streamrecon.bluesky.shots import Shot
+from streamrecon.bluesky.stream import Shot
+from streamrecon.bluesky.watched import Watched
 from streamrecon.errors import MessageError, SourceError, SourceFileError
 from streamrecon.scan import FrameKind
 from streamrecon.sources.recording import radians_per
@@ -21,8 +21,8 @@ from streamrecon.sources.recording import radians_per
 EPICS = 631152000.0
 """Seconds from 1970 to 1990."""
 MOST_NOTES = 10
-MOTION = math.radians(0.02)
-"""By which a motor has moved from where it stood, for it to have begun to."""
+MOST_TURN = 4 * math.pi
+"""Beyond it angles are remarked: they may be in other units."""
 
 
 class Numbers(Protocol):
@@ -31,8 +31,8 @@ class Numbers(Protocol):
     def of_key(self, stream: str, key: str, event: int, part: int) -> float | None:
         """What the file of a data key has for a frame."""
 
-    def beside(self, shot: Shot, path: str) -> float | None:
-        """What a dataset in the images' file has for a frame."""
+    def beside(self, shot: Shot, path: str, fills: bool = False) -> float | None:
+        """What a dataset in the images' file has for a frame; whether several may well be its fill value."""
 
     def units_of(self, stream: str, key: str) -> str | None:
         """Of a data key or a dataset in the images' file, where it has some."""
@@ -83,18 +83,16 @@ class Angles:
         """In the units of the key, of the frames of an event, one for all of them counts as well; of one that was measured again
         each time. By stream and event."""
         self._over = False
-        self._times: list[float] = []
-        """Seconds at which a motor was watched, ascending."""
-        self._positions: list[float] = []
-        self._events: list[int] = []
-        """Numbers of the events that they were in."""
+        self._watched = Watched()
+        """Of a motor that was watched."""
+        self._without: dict[str, tuple[set[int], str]] = {}
+        """Events that came without the key, and the keys that they have; by stream."""
         self._units: str | None = None
+        self._remarked = False
         self._shots: dict[int, Shot] = {}
         """Projections by index, for the neighbours of one."""
         self._raws: dict[int, float] = {}
         """What was read for a projection, by its index."""
-        self._begun: float | None = None
-        """When the motor began to move."""
         self._otherwise = None if rule.otherwise is None else Angles(rule.otherwise, number, numbers)
         """Where the others are looked for."""
         self.why_missing = ""
@@ -120,12 +118,21 @@ class Angles:
                 self._units = self._units or key["units"]
         elif name == "event":
             self._event(doc)
+        elif name == "stop":
+            counts = doc.get("num_events")
+            count = counts.get(self._monitor) if isinstance(counts, Mapping) else None
+            self._watched.expected = count if isinstance(count, int) else None
 
     def _event(self, doc: Mapping[str, Any]) -> None:
         stream, key = self._names.get(str(doc.get("descriptor"))), self._rule.key
         data = doc.get("data")
         value = data.get(key) if isinstance(data, Mapping) and key is not None else None
-        if value is None or stream is None or self._rule.from_ not in ("event", "monitor"):
+        if stream is None or self._rule.from_ not in ("event", "monitor"):
+            return
+        if value is None:
+            if isinstance(data, Mapping):
+                events, _ = self._without.setdefault(stream, (set(), ", ".join(map(str, data))[:200] or "none"))
+                events.add(int(doc["seq_num"]) - 1)
             return
         try:
             values = np.asarray(value, np.float64).ravel()
@@ -139,7 +146,9 @@ class Angles:
             if stream == self._monitor:
                 times = doc.get("timestamps")
                 at = times.get(key) if isinstance(times, Mapping) else None
-                self._watch(int(doc["seq_num"]), float(doc["time"] if at is None else at), float(values[-1]))
+                time = float(doc["time"] if at is None else at)
+                if not self._watched.add(int(doc["seq_num"]), time, float(values[-1])):
+                    self._note(f"event {doc['seq_num']} of {stream} is left out: its time is {time}")
         else:
             self._values.setdefault((stream, int(doc["seq_num"]) - 1), []).append(values.tolist())
 
@@ -147,13 +156,7 @@ class Angles:
     def _monitor(self) -> str:
         return self._rule.stream or f"{self._rule.key}_monitor"
 
-    def _watch(self, number: int, time: float, position: float) -> None:
-        place = bisect.bisect(self._times, time)
-        self._times.insert(place, time)
-        self._positions.insert(place, position)
-        self._events.insert(place, number)
-
-    def missing(self, shots: Iterable[Shot], counts: Mapping[str, Any]) -> tuple[str, str] | None:
+    def missing(self, shots: Iterable[Shot]) -> tuple[str, str] | None:
         """See `Gaps`."""
         rule = self._rule
         if rule.from_ not in ("event", "monitor"):
@@ -163,34 +166,35 @@ class Angles:
         if shot is None:
             return None
         if rule.from_ == "event":
-            return rule.stream or shot.moment[0], str(rule.key)
-        count = counts.get(self._monitor)
-        # Where nobody has told how many there were, the last one that came need not have been the last.
-        expected = count if isinstance(count, int) else 1 + max(self._events, default=0)
-        return (self._monitor, str(rule.key)) if len(set(self._events)) < expected else None
+            return rule.stream or shot.stream, str(rule.key)
+        return None if self._watched.complete else (self._monitor, str(rule.key))
 
     def _lacks_position(self, shot: Shot) -> bool:
-        if not self._times:
+        if not self._watched:
             return True
         with contextlib.suppress(SourceError, SourceFileError):  # of its file, which is told of when it is given up
             at = self._at(shot, True)
-            return at is not None and self._interpolated(at, False) is None
+            return at is not None and self._position(at, self._watched.expected is not None) is None
         return False
 
     def fill(self, stream: str, readings: Sequence[Reading]) -> None:
         """See `Gaps`."""
         if self._rule.from_ == "monitor":
-            heard = set(self._events)
+            heard = set(self._watched.heard)
             for reading in readings:
-                if reading.number not in heard and math.isfinite(reading.time):
-                    self._watch(reading.number, reading.time, reading.values[-1])
+                if reading.number not in heard:
+                    self._watched.add(reading.number, reading.time, reading.values[-1])
             return
         kept = {reading.number: list(reading.values) for reading in readings}  # of a rewound event the newest
         for number, values in kept.items():
             told = self._values.setdefault((stream, number - 1), [values])[-1]
             if told != values:
-                note = f"event {number} of {stream} is kept with {self._rule.key} {values}, and came with {told}, which counts"
-                self.notes += [note[:300]] if len(self.notes) < MOST_NOTES else []
+                kept_as = f"event {number} of {stream} is kept with {self._rule.key} {values}"
+                self._note(f"{kept_as}, and came with {told}, which counts"[:300])
+
+    def _note(self, note: str) -> None:
+        if note not in self.notes and len(self.notes) < MOST_NOTES:
+            self.notes.append(note)
 
     def add(self, shot: Shot) -> None:
         """A projection, whose neighbours may need it."""
@@ -199,7 +203,13 @@ class Angles:
         self._shots[shot.index] = shot
         self._raws.pop(shot.index, None)
 
-    def theta(self, shot: Shot, over: bool) -> float | None:
+    def renew(self) -> None:
+        """What was read in files is not so any more."""
+        self._raws.clear()
+        if self._otherwise is not None:
+            self._otherwise.renew()
+
+    def theta(self, shot: Shot, over: bool, late: bool = False) -> float | None:
         """The angle of a projection, radians; None as long as it is not known.
 
         Parameters
@@ -208,6 +218,8 @@ class Angles:
             The projection.
         over
             Whether no more documents will come.
+        late
+            Whether files are not waited for any more.
 
         Raises
         ------
@@ -215,32 +227,65 @@ class Angles:
             If there is a number that is no angle, or none where the mapping says that there is, and there will be none.
         """
         try:
-            return self._theta(shot, over)
+            theta = self._theta(shot, over)
+            if theta is not None or not late or self._otherwise is None:
+                return theta
         except (SourceError, SourceFileError):
             if self._otherwise is None or not over:
                 raise
-            return self._otherwise.theta(shot, over)
+        return self._otherwise.theta(shot, over, late)
 
     def _theta(self, shot: Shot, over: bool) -> float | None:
         self._over = over
-        if over and self._rule.from_ == "event" and self._raw(shot) is None:
-            raise SourceError(f"the run has ended, and event {shot.event + 1} with its angle has not come{self._why()}")
-        if over and self._rule.from_ == "monitor" and not self._times:
-            raise SourceError(f"the run has ended, and no position of {self._rule.key} has come{self._why()}")
         if self._rule.from_ == "monitor":
             at = self._at(shot, over)
-            value = None if at is None else self._interpolated(at, over)
+            value = None if at is None else self._position(at, over)
+            if over and (not self._watched or (at is not None and value is None)):
+                raise SourceError(f"the run has ended, and {self._why_no_position()}{self._why()}")
         else:
             value = self._at(shot, over)
+            if over and value is None and self._rule.from_ == "event":
+                raise SourceError(f"the run has ended, and {self._why_no_event(shot)}{self._why()}")
         if value is None:
             return None
-        return (value * self._scale() + self._number(self._rule.offset, "theta.offset")) * self._per_unit()
+        theta = (value * self._scale() + self._number(self._rule.offset, "theta.offset")) * self._per_unit()
+        if not math.isfinite(theta):
+            raise SourceError(f"the angle of projection {shot.index} is {theta}; expected a finite angle")
+        if abs(theta) > MOST_TURN and not self._remarked:
+            self._remarked = True
+            units = self._rule.units or self._units or "deg"
+            self._note(
+                f"the angle of projection {shot.index} is {math.degrees(theta):.6g} degrees, more than two turns: it is taken as "
+                f"{units}; are these degrees? theta.units says what they are"
+            )
+        return theta
 
     def _why(self) -> str:
         return f": {self.why_missing}" if self.why_missing else ""
 
+    def _why_no_event(self, shot: Shot) -> str:
+        stream = self._rule.stream or shot.stream
+        events, keys = self._without.get(stream, (set(), ""))
+        if shot.event in events:
+            return f"its event of {stream} came without {self._rule.key}; it has: {keys}: correct theta.key"
+        return "its event with the angle has not come"
+
+    def _why_no_position(self) -> str:
+        key = self._rule.key
+        if not self._watched and self._monitor in self._without:
+            return f"the events of {self._monitor} came without {key}; they have: {self._without[self._monitor][1]}"
+        if not self._watched:
+            streams = ", ".join(sorted(set(self._names.values()))) or "none"
+            return f"no position of {key} has come in the stream {self._monitor} (streams: {streams})"
+        if self._rule.align == "first_motion" and self._motion(True) is None:
+            return f"it is not known when {key} began to move: positions were missed, or it stood"
+        return f"positions of {key} around its time were missed"
+
     def _scale(self) -> float:
-        return self._number(self._rule.scale, "theta.scale")
+        scale = self._number(self._rule.scale, "theta.scale")
+        if not scale:
+            raise SourceError("theta.scale is 0: all angles would be the same")
+        return scale
 
     def _per_unit(self) -> float:
         rule = self._rule
@@ -248,8 +293,7 @@ class Angles:
         if units is None and rule.key is not None and rule.from_ in ("dataset", "attribute"):
             units = self._numbers.units_of(rule.stream or "", rule.key)
         if units is None:
-            note = f"{rule.key or 'theta'} has no units: its angles are taken as degrees"
-            self.notes += [] if note in self.notes else [note]
+            self._note(f"{rule.key or 'theta'} has no units: its angles are taken as degrees")
         return radians_per(units or "deg", f"theta.key {rule.key}" if rule.units is None else "theta.units")
 
     # What was measured for a projection: its angle, or for a motor that was watched its time.
@@ -282,14 +326,15 @@ class Angles:
             assert rule.step is not None
             value = self._number(rule.start, "theta.start") + shot.index * self._number(rule.step, "theta.step")
         elif rule.from_ == "event":
-            values = self._in_event(rule.stream or shot.moment[0], shot)
+            values = self._in_event(rule.stream or shot.stream, shot)
             value = values[0] if len(values) == 1 else values[shot.part] if shot.part < len(values) else None
         elif rule.from_ == "dataset":
-            value = self._numbers.of_key(rule.stream or shot.moment[0], str(rule.key), shot.event, shot.part)
+            value = self._numbers.of_key(rule.stream or shot.stream, str(rule.key), shot.event, shot.part)
         elif rule.from_ == "attribute":
             value = self._numbers.beside(shot, str(rule.key))
         else:
-            parts = [self._numbers.beside(shot, path) for path in rule.times]
+            # Seconds are not 0, nanoseconds may be.
+            parts = [self._numbers.beside(shot, path, fills=number > 0) for number, path in enumerate(rule.times)]
             value = (
                 None if None in parts else sum(p * s for p, s in zip(parts, (1.0, 1e-9), strict=False) if p is not None)
             )
@@ -304,37 +349,23 @@ class Angles:
     def _in_event(self, stream: str, shot: Shot) -> list[float]:
         """Of an event that was measured again: those of the same time, as its image may come before its angle."""
         each = self._values.get((stream, shot.event), [])
-        if stream == shot.moment[0] and len(each) > shot.measured:
+        if stream == shot.stream and len(each) > shot.measured:
             return each[shot.measured]
-        return each[-1] if each and (self._over or stream != shot.moment[0]) else []
+        return each[-1] if each and (self._over or stream != shot.stream) else []
 
-    def _interpolated(self, at: float, over: bool) -> float | None:
-        """Position of the motor at a time; None until it is known on both sides."""
+    def _position(self, at: float, over: bool) -> float | None:
+        """Position of the motor at a time; None as long as it is not known."""
         if self._rule.align == "first_motion":
             first, begun = self._neighbour(0), self._motion(over)
             if first is None or begun is None:
                 return None
             at += begun - first
-        times, positions = self._times, self._positions
-        if not times or (at > times[-1] and not over):
-            return None
-        if not over and self._missed(bisect.bisect(times, at)):
-            return None
-        place = min(max(bisect.bisect(times, at), 1), len(times) - 1) if len(times) > 1 else 0
-        near = slice(max(0, place - 1), place + 1)
-        return float(np.interp(at, times[near], positions[near]))
-
-    def _missed(self, place: int) -> bool:
-        """Whether positions are missing right before one, which may still be had."""
-        before = self._events[place - 1] if place else 0
-        return self._more and self._events[place : place + 1] not in ([], [before + 1])
+        return self._watched.at(at, over)
 
     def _motion(self, over: bool) -> float | None:
         """When the motor began to move."""
-        if self._begun is None and self._times:
-            still, first = abs(MOTION / (self._per_unit() * self._scale())), self._positions[0]
-            moved = next((i for i, each in enumerate(self._positions) if abs(each - first) > still), None)
-            if moved is None or (not over and any(map(self._missed, range(moved + 1)))):
-                return None
-            self._begun = self._times[max(0, moved - 1)]
-        return self._begun
+        still = math.radians(self._rule.motion)
+        begun = self._watched.begun(abs(still / (self._per_unit() * self._scale())), over)
+        if begun is not None:
+            self._note(f"{self._rule.key} began to move, by more than {self._rule.motion:g} degrees, at {begun:.3f} s")
+        return begun

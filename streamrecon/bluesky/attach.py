@@ -11,19 +11,22 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from streamrecon.bluesky.collect import Collector, image_bytes
+from streamrecon.bluesky.documents import Flow
 from streamrecon.bluesky.keeping import Keeping
 from streamrecon.bluesky.mapping import Mapping as Rules
-from streamrecon.bluesky.mapping import fits, why_no_scan
-from streamrecon.bluesky.run import Run
+from streamrecon.bluesky.mapping import reference_kinds, why_no_scan
+from streamrecon.bluesky.references import References
+from streamrecon.bluesky.run import GRACE, Run
 from streamrecon.bluesky.source import RunSource
 from streamrecon.bluesky.tiled import tiled_of
 from streamrecon.config import Config
-from streamrecon.errors import ScanAbortedError, StreamreconError
+from streamrecon.errors import ScanAbortedError, SenderLeftError, StreamreconError
 from streamrecon.scan import FrameKind
 from streamrecon.sources.following import roots_of
+from streamrecon.sources.storage import Limits
 from streamrecon.transport import SendReport, send_scan
 from streamrecon.wire.sending import SendingEnd
 from streamrecon.wire.session import State
@@ -34,19 +37,6 @@ POLL = 0.1
 """Seconds."""
 Listener = Callable[[str, str], None]
 """Called with a short name of what happened, and a sentence."""
-
-
-class Flow(Protocol):
-    """Where documents come from."""
-
-    @property
-    def ended(self) -> bool:
-        """Whether no more will come."""
-        ...
-
-    def take(self, timeout: float) -> tuple[str, dict[str, Any]] | None:
-        """The next document, if one comes within the time (seconds)."""
-        ...
 
 
 @dataclass(slots=True)
@@ -111,8 +101,7 @@ class Attachment:
         self._collector = Collector(self._opened, self._added, self._ignored)
         self._scans: dict[str, _Scan] = {}
         """Runs that wait or are in work."""
-        self._fields: dict[FrameKind, Run] = {}
-        """The newest run of flats, or darks, that is one of its own."""
+        self._references = References(lambda run, text: listener("fields", f"run {run.uid} ({_name(run)}) {text}"))
         self._waiting: queue.SimpleQueue[_Scan | None] = queue.SimpleQueue()
         self._done: deque[_Scan] = deque()
         self._stopped = threading.Event()
@@ -172,20 +161,27 @@ class Attachment:
             self._collector.hear(name, doc)
         self._going_on = False
         for uid in keeping.runs():
-            if uid not in self._scans and all(uid != run.uid for run in self._fields.values()):
+            if uid not in self._scans and uid not in self._references:
                 self._listener(
                     "forgotten", f"run {uid} was kept, but is not one to go on with: its documents are deleted"
                 )
                 keeping.forget(uid)
 
     def stop(self) -> None:
-        """End the run in work, as a partial volume, and the attachment; any thread. An exception in `run` does it, too."""
+        """End the attachment; any thread. An exception in `run` does it, too.
+
+        Where documents are kept the run in work is left as it is, for a restart to go on with; else it ends as a partial volume.
+        """
         self._stopped.set()
 
     def _listen(self) -> None:
         while not self._stopped.is_set() and self._failed is None:
             if self._once and self.scans + self.partial:
                 return
+            if self._documents.can_wait and self._full():
+                self._stopped.wait(POLL)
+                self._tidy()
+                continue
             found = self._documents.take(POLL)
             self._tidy()
             if found is not None:
@@ -197,6 +193,14 @@ class Attachment:
                 return
             else:
                 self._give_up_silent()
+
+    def _full(self) -> bool:
+        """Whether enough runs wait, and the one in work needs no more documents."""
+        scans = list(self._scans.values())
+        if len(scans) <= self._config.attach.waiting:
+            return False
+        run, heard = scans[0].run, scans[0].heard
+        return run.over and not (run.short and time.monotonic() - heard <= GRACE)
 
     def why_nothing_happens(self) -> str:
         """One line, for people."""
@@ -225,7 +229,7 @@ class Attachment:
         self._last = "nothing more has come"
         scan = self._scan_of(run)
         if scan is None:
-            return run in self._fields.values()
+            return run.uid in self._references
         most = self._config.attach.waiting
         if len(self._scans) > most:
             self._listener("skipped", f"run {run.uid} is not reconstructed: {most} runs wait already (attach.waiting)")
@@ -239,25 +243,16 @@ class Attachment:
         """What a run is, by the first mapping that knows."""
         whys = []
         for rules in self._rules:
-            for kind, rule in rules.rules().items():
-                if rule.select == "run" and fits(rule.match, run.start) is None:
-                    self._keep_fields(kind, run)
-                    return None
+            if kinds := reference_kinds(rules, run.start):
+                self._references.begin(run, kinds)
+                return None
             why = why_no_scan(rules, run.start)
             if why is None:
-                others = [(kind, each) for kind, each in self._fields.items() if kind in rules.rules() and each.stop]
-                return _Scan(run, rules, [each for each in others if rules.rules()[each[0]].select == "run"])
+                return _Scan(run, rules, self._references.of(rules))
             whys.append(f"{rules.name}: {why}")
         self._listener("other", f"run {run.uid} ({_name(run)}) is no scan: " + "; ".join(whys))
         self._last = f"the last run ({_name(run)}) was no scan, and no other has begun"
         return None
-
-    def _keep_fields(self, kind: FrameKind, run: Run) -> None:
-        old = self._fields.get(kind)
-        self._fields[kind] = run
-        self._listener("fields", f"run {run.uid} ({_name(run)}) has the {kind.name.lower()}s of the scans that follow")
-        if old is not None and not any(old is each for scan in self._scans.values() for _, each in scan.others):
-            self._forget(old)
 
     def _added(self, run: Run, name: str, doc: Mapping[str, Any]) -> None:
         scan = self._scans.get(run.uid)
@@ -275,6 +270,7 @@ class Attachment:
                 )
         if name == "stop":
             self._listener("stop", f"run {run.uid} has ended: {doc.get('exit_status', 'success')}")
+            self._references.end(run)
 
     def _ignored(self, uid: str, name: str) -> None:
         """A document of a run that is not wanted, or not any more."""
@@ -314,6 +310,8 @@ class Attachment:
             ):
                 self._listener("aside", f"the documents of run {scan.run.uid} are in {path}")
             self._forget(scan.run)
+        for run in self._references.done_with([run for scan in self._scans.values() for _, run in scan.others]):
+            self._forget(run)
 
     def _forget(self, run: Run) -> None:
         self._collector.forget(run)
@@ -336,8 +334,17 @@ class Attachment:
     def _reconstruct(self, scan: _Scan) -> None:
         run, config = scan.run, self._config
         source = self._current = RunSource(
-            run, scan.rules, self._roots, config.source.patience, scan.others, self._stopped, elsewhere=self._tiled
+            run,
+            scan.rules,
+            self._roots,
+            config.source.patience,
+            scan.others,
+            self._stopped,
+            elsewhere=self._tiled,
+            resumes=self._keeping is not None,
+            limits=Limits(frame_bytes=config.engine.max_frame_bytes),
         )
+        left = False
         try:
             info = source.info()
             rows, columns = info.frame_shape
@@ -351,6 +358,12 @@ class Attachment:
                 heartbeat=config.engine.heartbeat,
                 peer_timeout=config.engine.peer_timeout,
                 progress=self._progress,
+            )
+        except SenderLeftError:
+            left = True
+            wait = f"the engine waits {config.engine.return_timeout:g} s (engine.return_timeout), then it has a partial volume"
+            self._listener(
+                "left", f"run {run.uid} is left, and its documents are kept: a restart with this --keep goes on; {wait}"
             )
         except StreamreconError as error:
             self.partial += 1
@@ -367,7 +380,8 @@ class Attachment:
         finally:
             self._current = self._sending = None
             self._last = "the last scan is done, and no other has begun"
-            self._done.append(scan)
+            if not left:
+                self._done.append(scan)
 
     def _progress(self, end: SendingEnd) -> None:
         self._sending = end
@@ -375,7 +389,8 @@ class Attachment:
             self._advised = end.advice
             self._listener("advice", f"who watches the scan advises to stop it: {end.advice}")
         if self._stopped.is_set():
-            raise ScanAbortedError("the attachment was ended")
+            why = "the attachment was ended"
+            raise ScanAbortedError(why) if self._keeping is None else SenderLeftError(why)
 
 
 def _told(report: SendReport) -> str:

@@ -12,23 +12,34 @@ from streamrecon.bluesky.queue import DocumentQueue
 from streamrecon.errors import ConfigError
 from streamrecon.transport import CurveKeys
 
-__all__ = ["Document", "DocumentQueue", "Documents", "JsonlDocuments", "ZmqDocuments", "open_documents"]
+__all__ = ["Document", "DocumentQueue", "Documents", "Flow", "JsonlDocuments", "ZmqDocuments", "open_documents"]
 
 FORMS = "bluesky+zmq://HOST:PORT, bluesky+ipc://PATH, documents+jsonl://- or documents+jsonl://PATH"
 
 
-class Documents(Protocol):
+class Flow(Protocol):
+    """Where documents come from."""
+
+    can_wait: bool
+    """Whether nothing is lost if none is taken for a while."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether no more will come."""
+        ...
+
+    def take(self, timeout: float) -> Document | None:
+        """The next document, if one comes within the time (seconds)."""
+        ...
+
+
+class Documents(Flow, Protocol):
     """A flow of documents.
 
     What comes out has a name of the event model's, and a dict of plain values, NumPy arrays (read-only ones, some) and NumPy
     scalars, which is the caller's own. It is not validated: which fields it has, and of which types, is for the caller to check.
     What cannot be read is counted and told, and the flow goes on.
     """
-
-    @property
-    def ended(self) -> bool:
-        """Whether no more will come."""
-        ...
 
     @property
     def received(self) -> int:
@@ -46,12 +57,13 @@ class Documents(Protocol):
         ...
 
     @property
-    def last_error(self) -> str | None:
-        """What was wrong with one of the last of those that could not be read."""
+    def refusal(self) -> str | None:
+        """Why nothing can come, where that is known."""
         ...
 
-    def take(self, timeout: float) -> Document | None:
-        """The next document, if one comes within the time (seconds)."""
+    @property
+    def last_error(self) -> str | None:
+        """What was wrong with one of the last of those that could not be read."""
         ...
 
     def close(self) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,10 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamrecon.bluesky.assets import Asset, asset_of
-from streamrecon.bluesky.shots import Place, Shot, Shots
+from streamrecon.bluesky.shots import Shots
+from streamrecon.bluesky.stream import Place, Shot
 from streamrecon.errors import MessageError, SourceError, SourceFileError
-from streamrecon.sources.growing import GrowingStack
+from streamrecon.sources.growing import FILL, GrowingStack
 from streamrecon.sources.roots import Roots
+from streamrecon.sources.storage import Limits
 
 
 class _Values:
@@ -22,17 +26,46 @@ class _Values:
 
     def __init__(self, stack: GrowingStack) -> None:
         self.stack = stack
-        self._values = np.empty(0)
+        self._values: dict[int, float] = {}
+        self._unwritten = set[int]()
+        """Rows that are what is read where nothing was written, where nothing else tells."""
+        self._replaced = self._changes = 0
+        self.why = ""
+        """Why there is no number, when there is none."""
 
-    def of(self, row: int) -> float | None:
-        if row >= len(self._values):
-            count = self.stack.poll()
-            if self.stack.replaced:
-                raise SourceFileError(f"{self.stack.path} was replaced while it was read")
-            if count > len(self._values):
-                more = self.stack.read(len(self._values), count).astype(np.float64)
-                self._values = np.concatenate([self._values, more])
-        return float(self._values[row]) if row < len(self._values) else None
+    def of(self, row: int, fills: bool) -> float | None:
+        """One number. Where several may well be the fill value, such as keys, `fills`; else see `_doubtful`."""
+        if row not in self._values or row in self._unwritten:
+            there = self.stack.has(row)
+            self.why = f"{self.stack.why}"
+            if not there:
+                return None
+            if row not in self._values or self._changes != self.stack.changes:
+                self._changes = self.stack.changes
+                self._read(row, self.stack.until(row))
+        if not fills and self._doubtful(row):
+            self.why = f"{self.stack.path}: it {FILL}"
+            return None
+        return self._values[row]
+
+    def renewed(self) -> bool:
+        """Whether the file is another one since this was last asked."""
+        replaced, self._replaced = self._replaced, self.stack.replaced
+        if replaced != self._replaced:
+            self._values.clear()
+            self._unwritten.clear()
+        return replaced != self._replaced
+
+    def _doubtful(self, row: int) -> bool:
+        """Whether a number that is the fill value is none; it is one if it is the first, or the only one in a complete file."""
+        return row in self._unwritten and row > 0 and (len(self._unwritten) > 1 or not self.stack.complete)
+
+    def _read(self, first: int, end: int) -> None:
+        values = self.stack.read(first, end)
+        self._values.update(enumerate(values.astype(np.float64).tolist(), first))
+        self._unwritten -= set(range(first, end))
+        if not self.stack.tells:
+            self._unwritten |= {first + int(n) for n in np.flatnonzero(self.stack.unwritten(values))}
 
 
 class Files:
@@ -46,13 +79,19 @@ class Files:
         Where files may lie.
     clock
         Seconds, monotonic.
+    limits
+        Of what is allocated.
     """
 
-    def __init__(self, shots: Shots, roots: Roots, clock: Callable[[], float] = time.monotonic) -> None:
-        self._shots, self._roots, self._clock = shots, roots, clock
+    def __init__(
+        self, shots: Shots, roots: Roots, clock: Callable[[], float] = time.monotonic, limits: Limits | None = None
+    ) -> None:
+        self._shots, self._roots, self._clock, self._limits = shots, roots, clock, limits
         self._assets: dict[str, Asset] = {}
         self._stacks: dict[str, GrowingStack] = {}
         """Of images, by resource."""
+        self._replaced: dict[str, int] = {}
+        """How often the file of each of them had been replaced."""
         self._values: dict[tuple[Path, str], _Values] = {}
         self._units: dict[str, str] = {}
         """Of data keys and datasets that have some."""
@@ -61,35 +100,46 @@ class Files:
         """Why nothing could be read when last that was so."""
 
     def finish(self) -> None:
-        """The run is over: a file that is closed now will not be opened again to go on with it."""
+        """The run is over: a file that is closed now is taken as complete, until it changes."""
         self._over = True
         for stack in (*self._stacks.values(), *(each.stack for each in self._values.values())):
             stack.finish()
 
     def ready(self, place: Place) -> bool:
-        """Whether an image can be read now.
+        """Whether an image can be read now; else `why` says why not.
 
         Raises
         ------
         SourceError, MessageError
             If it never will.
         SourceFileError
-            If its file is damaged, was replaced, or was closed without it.
+            If its file is damaged.
         """
         stack = self._stack(place.resource)
-        count = stack.poll()
-        if stack.replaced:
-            raise SourceFileError(f"{stack.path} was replaced while it was read")
-        if count > place.row:
-            if any(first <= place.row < end for first, end in stack.holes):
-                raise SourceFileError(f"{stack.path} has no data for frame {place.row}: it was never written")
+        if stack.has(place.row):
             return True
         self.why = stack.why or self.why
-        if stack.complete:
-            raise SourceFileError(
-                f"{stack.path} ends after {count} frames, without frame {place.row} that was announced"
-            )
         return False
+
+    def renewed(self, look: bool = False) -> Callable[[Shot], bool] | None:
+        """Which images are not what they were, as a file turned out to be another one since this was last asked; None if none is.
+
+        Parameters
+        ----------
+        look
+            Whether to look at the files now.
+        """
+        if look:
+            for stack in (*self._stacks.values(), *(each.stack for each in self._values.values())):
+                with contextlib.suppress(SourceError, SourceFileError):  # who asks for an image is told
+                    stack.look()
+        values = [path for (path, _), each in self._values.items() if each.renewed()]
+        resources = {name for name, stack in self._stacks.items() if stack.replaced != self._replaced.get(name, 0)}
+        if not values and not resources:
+            return None
+        self._replaced = {name: stack.replaced for name, stack in self._stacks.items()}
+        # Numbers may be those of any image.
+        return lambda shot: bool(values) or (isinstance(shot.pixels, Place) and shot.pixels.resource in resources)
 
     def read(self, place: Place, count: int, rows: slice) -> NDArray[Any]:
         """Images that follow each other, (frame, row, column), which are ready."""
@@ -101,6 +151,10 @@ class Files:
         shape = "" if stack.shape is None else f" ({stack.shape[0]} x {stack.shape[1]} {stack.dtype})"
         return f"{asset.path}: {asset.dataset}{shape}"
 
+    def shape(self, place: Place) -> tuple[int, int] | None:
+        """(row, column) of an image; None where it is not known yet."""
+        return self._stack(place.resource).shape
+
     @property
     def notes(self) -> list[str]:
         """What was assumed."""
@@ -109,39 +163,36 @@ class Files:
 
     # As `angles.Numbers`.
 
-    def of_key(self, stream: str, key: str, event: int, part: int) -> float | None:
+    def of_key(self, stream: str, key: str, event: int, part: int, fills: bool = False) -> float | None:
         """See `Numbers`."""
         found = self._shots.link(stream, key, event)
         if found is None:
             self.why = f"no document says where {key} of event {event + 1} of the stream {stream} is"
             return None
         resource, index = found
-        shape = self._shots.keys[stream].get(key, {}).get("shape") or ()
-        per = self._asset(resource).per_event or (int(shape[0]) if shape and shape[0] else 1)
-        return self._number(self._asset(resource), key, index * per + min(part, per - 1))
+        per = self._shots.per_event(stream, key, resource)
+        return self._number(self._asset(resource), key, index * per + min(part, per - 1), fills)
 
-    def beside(self, shot: Shot, path: str) -> float | None:
+    def beside(self, shot: Shot, path: str, fills: bool = False) -> float | None:
         """See `Numbers`."""
         if not isinstance(shot.pixels, Place):
             raise SourceError(f"{path} is to be in the file of the images, and they are in events")
-        return self._number(self._asset(shot.pixels.resource)._replace(dataset=path), path, shot.pixels.row)
+        return self._number(self._asset(shot.pixels.resource)._replace(dataset=path), path, shot.pixels.row, fills)
 
     def units_of(self, stream: str, key: str) -> str | None:
         """See `Numbers`."""
         return self._units.get(key)
 
-    def _number(self, asset: Asset, key: str, row: int) -> float | None:
+    def _number(self, asset: Asset, key: str, row: int, fills: bool) -> float | None:
         place = asset.path, asset.dataset
         if place not in self._values:
             self._values[place] = _Values(self._grow(asset, values=True))
         values = self._values[place]
-        found = values.of(row)
+        found = values.of(row, fills)
         if values.stack.units is not None:
             self._units[key] = values.stack.units
         if found is None:
-            self.why = values.stack.why or self.why
-            if values.stack.complete:
-                raise SourceFileError(f"{asset.path}: {asset.dataset} has no number {row}: {values.stack.why}")
+            self.why = f"{asset.dataset} has no number for it: {values.why}"
         return found
 
     def _stack(self, resource: str) -> GrowingStack:
@@ -158,7 +209,16 @@ class Files:
         return self._assets[resource]
 
     def _grow(self, asset: Asset, values: bool) -> GrowingStack:
-        stack = GrowingStack(asset.path, asset.dataset, self._roots, values=values, clock=self._clock)
+        # Rows are asked for by name, and whoever asks gives them up.
+        stack = GrowingStack(
+            asset.path,
+            asset.dataset,
+            self._roots,
+            values=values,
+            limits=self._limits,
+            clock=self._clock,
+            patience=math.inf,
+        )
         if self._over:
             stack.finish()
         return stack

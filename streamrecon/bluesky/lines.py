@@ -37,6 +37,9 @@ class JsonlDocuments(Account):
         If it cannot be opened.
     """
 
+    can_wait = True
+    """Whoever writes to the pipe waits."""
+
     def __init__(self, path: Path | None, max_bytes: int = LINE_LIMIT) -> None:
         super().__init__()
         self.ended = False

@@ -11,10 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from streamrecon.config import build
-from streamrecon.errors import ConfigError
+from streamrecon.errors import ConfigError, SourceError
 from streamrecon.scan import FrameKind
-from streamrecon.sources.recording import METRES
+from streamrecon.sources.recording import METRES, radians_per
 
 Select = Literal["events", "frames", "image_key", "run"]
 Value = float | str
@@ -77,7 +79,9 @@ class ThetaRule:
     clock: Literal["unix", "epics"] = "unix"
     """From when the times of frames count: 1970 or 1990."""
     align: Literal["absolute", "first_motion"] = "absolute"
-    """first_motion: the first frame begins when the motor does, whatever the clocks say."""
+    """first_motion: the first frame begins when the motor does, whatever the clocks say; with `at = middle` its middle."""
+    motion: float = 0.02
+    """Degrees by which the motor has to be away from where it stood, twice to the same side, to have begun to move."""
     on_missing: Literal["wait", "gap"] = "wait"
     """What to do about a projection whose angle has not come: wait for it, bounded, or go on without it."""
     otherwise: ThetaRule | None = None
@@ -178,6 +182,11 @@ def fits(match: Table[str, Any], start: Table[str, Any]) -> str | None:
     return None
 
 
+def reference_kinds(mapping: Mapping, start: Table[str, Any]) -> list[FrameKind]:
+    """The kinds of frames that a run has for the scans that follow, by its start document."""
+    return [kind for kind, rule in mapping.rules().items() if rule.select == "run" and fits(rule.match, start) is None]
+
+
 def why_no_scan(mapping: Mapping, start: Table[str, Any]) -> str | None:
     """Why a run is not one for a mapping, in a few words; None if it is.
 
@@ -208,7 +217,7 @@ def _equal(found: Any, expected: Any) -> bool:
         return any(_equal(found, each) for each in expected)
     if isinstance(expected, str):
         return isinstance(found, str) and re.fullmatch(expected, found) is not None
-    return bool(found == expected) and isinstance(found, bool) == isinstance(expected, bool)
+    return np.ndim(found) == 0 and bool(found == expected) and isinstance(found, bool) == isinstance(expected, bool)
 
 
 def bounds(text: str) -> tuple[int | None, int | None]:
@@ -248,12 +257,12 @@ def _check(mapping: Mapping) -> None:
             raise ConfigError(f"{table}.select is run; expected {table}.match, to know such a run by")
     for path, expected in mapping.run.match.items():
         _check_pattern("run.match", path, expected)
-    _check_theta(mapping.theta)
-    for name, section in (("theta", mapping.theta), ("scan", mapping.scan)):
-        for option in dataclasses.fields(section):
-            value = getattr(section, option.name)
-            if "Value" in str(option.type) and isinstance(value, str) and not value.startswith(("start.", "config.")):
-                raise ConfigError(f"{name}.{option.name} is {value!r}; expected a number, start.PATH or config.PATH")
+    _check_values("scan", mapping.scan)
+    for name in ("projections", "pixel_size"):
+        value = getattr(mapping.scan, name)
+        if not isinstance(value, str) and value is not None and value <= 0:
+            raise ConfigError(f"scan.{name} is {value:g}; expected more than 0")
+    _check_theta("theta", mapping.theta)
 
 
 def _check_pattern(table: str, path: str, expected: Any) -> None:
@@ -264,15 +273,32 @@ def _check_pattern(table: str, path: str, expected: Any) -> None:
             raise ConfigError(f"{table} has {each!r} for {path}, which is not a regular expression: {error}") from error
 
 
-def _check_theta(theta: ThetaRule) -> None:
+def _check_values(table: str, section: Any) -> None:
+    """Numbers are numbers, or lead somewhere."""
+    for option in dataclasses.fields(section):
+        value = getattr(section, option.name)
+        if "Value" in str(option.type) and isinstance(value, str) and not re.match(r"(start|config)\.[^.]", value):
+            raise ConfigError(f"{table}.{option.name} is {value!r}; expected a number, start.PATH or config.PATH")
+
+
+def _check_theta(table: str, theta: ThetaRule) -> None:
+    _check_values(table, theta)
+    try:
+        radians_per(theta.units, table)
+    except SourceError as error:
+        raise ConfigError(str(error)) from error
+    if theta.scale == 0:
+        raise ConfigError(f"{table}.scale is 0: all angles would be the same; expected another factor")
+    if theta.motion < 0:
+        raise ConfigError(f"{table}.motion is {theta.motion:g}; expected 0 degrees or more")
     if theta.from_ == "linear" and None in (theta.start, theta.step):
-        raise ConfigError("theta.from is linear; expected theta.start and theta.step")
+        raise ConfigError(f"{table}.from is linear; expected {table}.start and {table}.step")
     if theta.from_ != "linear" and theta.key is None:
-        raise ConfigError(f"theta.from is {theta.from_}; expected theta.key")
+        raise ConfigError(f"{table}.from is {theta.from_}; expected {table}.key")
     if theta.from_ == "monitor" and len(theta.times) not in (1, 2):
         raise ConfigError(
-            f"theta.from is monitor, theta.times names {len(theta.times)} datasets; expected one, of seconds, or two, of seconds "
-            "and nanoseconds"
+            f"{table}.from is monitor, {table}.times names {len(theta.times)} datasets; expected one, of seconds, or two, of "
+            "seconds and nanoseconds"
         )
     if theta.otherwise is not None:
-        _check_theta(theta.otherwise)
+        _check_theta(f"{table}.otherwise", theta.otherwise)

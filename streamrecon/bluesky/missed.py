@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from streamrecon.errors import SourceBusyError, SourceError
@@ -51,7 +51,7 @@ class Elsewhere(Protocol):
 class Gaps(Protocol):
     """Who misses events."""
 
-    def missing(self, shots: Iterable[Any], counts: Mapping[str, Any]) -> tuple[str, str] | None:
+    def missing(self, shots: Iterable[Any]) -> tuple[str, str] | None:
         """Stream and data key of events that are needed for these images and have not come; None if there are none."""
 
     def fill(self, stream: str, readings: Sequence[Reading]) -> None:
@@ -85,7 +85,7 @@ class Missed:
         self.why = ""
         """Why events are still missing."""
 
-    def settled(self, gaps: Gaps, shots: Iterable[Any], counts: Mapping[str, Any]) -> bool:
+    def settled(self, gaps: Gaps, shots: Sequence[Any]) -> bool:
         """Whether all is known that will be. It may ask, which takes a moment, and is to be called when the run is over.
 
         Parameters
@@ -94,21 +94,19 @@ class Missed:
             Who misses events.
         shots
             Images that wait for theirs.
-        counts
-            Events of each stream, where the stop document tells.
         """
-        if self._elsewhere is None or (place := gaps.missing(shots, counts)) is None:
+        if self._elsewhere is None or (place := gaps.missing(shots)) is None:
             return True
         if gaps is not self._filled:
             self._filled = gaps
             gaps.fill(place[0], self._readings)
         now = self._clock()
         self._end = now + self._patience if self._end is None else self._end
-        if not self._done and now >= self._next and gaps.missing(shots, counts) is not None:
+        if not self._done and now >= self._next and gaps.missing(shots) is not None:
             self._ask(self._elsewhere, *place)
             gaps.fill(place[0], self._readings)
             self._next, self._pause = self._clock() + self._pause, 2 * self._pause
-        if gaps.missing(shots, counts) is None:
+        if gaps.missing(shots) is None:
             return True
         self._done = self._done or self._clock() >= self._end
         return self._done

@@ -38,6 +38,8 @@ class ZmqDocuments:
         If pickles are to be run that others could have sent, or the prefix is malformed.
     """
 
+    can_wait = False
+    """What is published is lost if it is not taken."""
     ended = False
     """Never: a publisher that has gone may come back."""
 
@@ -77,6 +79,11 @@ class ZmqDocuments:
     def last_error(self) -> str | None:
         """What was wrong with one of the last of them."""
         return self._account.last_error or self._subscriber.last_error
+
+    @property
+    def refusal(self) -> str | None:
+        """Why nothing can come, where the proxy refuses this side."""
+        return self._subscriber.refusal
 
     def take(self, timeout: float) -> Document | None:
         """The next document, if one comes within the time (seconds)."""

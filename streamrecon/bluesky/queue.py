@@ -38,6 +38,9 @@ class DocumentQueue(Account):
         What these may take in memory; more where images are in the documents and the engine may be slow.
     """
 
+    can_wait = False
+    """The RunEngine is not to be held up, and the queue is bounded."""
+
     def __init__(self, limit: int = LIMIT, limit_bytes: int = LIMIT_BYTES) -> None:
         super().__init__()
         self.dropped = 0

@@ -6,6 +6,9 @@ import threading
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+GRACE = 2.0
+"""Seconds in which something of a run may come after its stop."""
+
 
 class Document(NamedTuple):
     """One document."""
@@ -32,6 +35,10 @@ class Run:
         self.gone: str | None = None
         """Why no more documents will come though there was no stop, where that is known."""
         self._documents = [Document("start", start)]
+        self._streams: dict[str, str] = {}
+        """Names of streams that have events, by the uid of their descriptor."""
+        self._events: dict[str, set[str]] = {}
+        """Numbers of those that have come, by stream."""
         self._changed = threading.Condition()
 
     def __len__(self) -> int:
@@ -43,6 +50,12 @@ class Run:
             self._documents.append(Document(name, doc))
             if name == "stop":
                 self.stop = doc
+            elif name == "descriptor":
+                keys = doc.get("data_keys")
+                if not isinstance(keys, Mapping) or not all(map(_in_stream_documents, keys.values())):
+                    self._streams[str(doc.get("uid"))] = str(doc.get("name", "primary"))
+            elif name == "event" and (stream := self._streams.get(str(doc.get("descriptor")))) is not None:
+                self._events.setdefault(stream, set()).add(repr(doc.get("seq_num")))
             self._changed.notify_all()
 
     def give_up(self, why: str) -> None:
@@ -57,9 +70,26 @@ class Run:
         """Whether no more documents are to be expected."""
         return self.stop is not None or self.gone is not None
 
+    @property
+    def short(self) -> bool:
+        """Whether the stop document tells of events that have not come."""
+        counts = self.num_events
+        return any(counts.get(name, 0) > len(self._events.get(name, ())) for name in self._streams.values())
+
+    @property
+    def num_events(self) -> dict[str, int]:
+        """Of each stream, as far as the stop document tells."""
+        counts = (self.stop or {}).get("num_events")
+        each = counts.items() if isinstance(counts, Mapping) else ()
+        return {str(name): n for name, n in each if isinstance(n, int) and not isinstance(n, bool)}
+
     def since(self, count: int, timeout: float = 0.0) -> list[Document]:
         """Documents after the first `count`; waits so long for one where there is none and the run is not over."""
         with self._changed:
             if timeout and len(self._documents) <= count and not self.over:
                 self._changed.wait(timeout)
             return self._documents[count:]
+
+
+def _in_stream_documents(key: Any) -> bool:
+    return isinstance(key, Mapping) and str(key.get("external")).startswith("STREAM")

@@ -2,191 +2,18 @@
 
 from __future__ import annotations
 
-import math
-import re
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from streamrecon.bluesky.mapping import FramesRule, bounds
+from streamrecon.bluesky.assets import frames_per_event, shape_of
+from streamrecon.bluesky.mapping import FramesRule
+from streamrecon.bluesky.pixels import images_in
 from streamrecon.bluesky.run import Document
+from streamrecon.bluesky.stream import MOST_EVENTS, MOST_FRAMES, Number, Place, Shot, Stream, Withdrawn
 from streamrecon.errors import MessageError, SourceError
 from streamrecon.scan import FrameKind
-
-MOST_EVENTS = 10_000_000
-"""Of a stream."""
-MOST_PER_EVENT = 1 << 17
-"""Frames."""
-MOST_FRAMES = 1 << 20
-"""Of a stream: each takes some hundred bytes as long as the run is in work."""
-
-
-class Place(NamedTuple):
-    """Where pixels are, in the file of a resource. Two images are the same where their places are."""
-
-    resource: str
-    row: int
-    """Frame of the dataset, in its order."""
-
-
-Pixels = Place | NDArray[Any]
-Moment = tuple[str, int]
-"""A stream, and the number of a frame in it from 0."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Shot:
-    """One image of a run, and what it is of the scan."""
-
-    kind: FrameKind
-    index: int
-    """Among the frames of its kind."""
-    moment: Moment
-    event: int
-    """Number of the event in the stream, from 0."""
-    part: int
-    """Which of the event's frames."""
-    pixels: Pixels
-    measured: int = 0
-    """How often this event had been measured before."""
-
-
-@dataclass(frozen=True, slots=True)
-class Withdrawn:
-    """A projection that was measured again: the run was rewound after a pause."""
-
-    index: int
-
-
-class Stream:
-    """The images of one data key of a stream, event by event.
-
-    Parameters
-    ----------
-    name, key
-        Of the stream, and of the data.
-    rules
-        What its frames are.
-    per_event
-        Frames of an event.
-    """
-
-    def __init__(self, name: str, key: str, rules: Iterable[tuple[FrameKind, FramesRule]], per_event: int) -> None:
-        self.name, self.key, self.per_event = name, key, per_event
-        self._rules = [(kind, rule, bounds(rule.range)) for kind, rule in rules]
-        self._events: dict[int, tuple[Any, tuple[Pixels, ...], int]] = {}
-        """By number: what tells whether it is the same, the frames, and how often it had been measured before."""
-        self._open: list[tuple[int, int]] = []
-        """Event and part of frames of which it is not known what they are."""
-        self._shots: dict[tuple[int, int, FrameKind], Shot] = {}
-        self._counts = dict.fromkeys(FrameKind, 0)
-        """Frames of which only the order tells the index."""
-        self.events = 0
-        """One past the number of the last event that has come."""
-
-    @property
-    def frames(self) -> int:
-        """That have come, with those that are missing between them."""
-        return self.events * self.per_event
-
-    def __contains__(self, event: int) -> bool:
-        return event in self._events
-
-    def put(self, event: int, identity: Any, frames: tuple[Pixels, ...]) -> None:
-        """The images of an event; the newest counts, if there are others."""
-        if not 0 <= event < MOST_EVENTS:
-            raise MessageError(
-                f"an event of the stream {self.name} has the number {event + 1}; expected 1 to {MOST_EVENTS}"
-            )
-        known = self._events.get(event)
-        if known is not None and known[0] == identity:
-            return
-        if (len(self._events) + 1) * self.per_event > MOST_FRAMES:
-            raise MessageError(f"the stream {self.name} has more than {MOST_FRAMES} frames")
-        self._events[event] = identity, frames, 0 if known is None else known[2] + 1
-        self._open = [each for each in self._open if each[0] != event] if known else self._open
-        self._open.extend((event, part) for part in range(len(frames)))
-        self.events = max(self.events, event + 1)
-
-    def decide(self, ended: bool, number: Callable[[str, Moment], float | None]) -> list[Shot | Withdrawn]:
-        """What the frames are that have come.
-
-        Parameters
-        ----------
-        ended
-            Whether no more will.
-        number
-            Gives what a data key has for a frame, once it has it.
-        """
-        found: list[Shot | Withdrawn] = []
-        still: list[tuple[int, int]] = []
-        waits = False
-        for event, part in sorted(self._open):
-            moment = self.name, event * self.per_event + part
-            kinds: list[tuple[FrameKind, int | None]] = []
-            known = True
-            for kind, rule, limits in self._rules:
-                if rule.select == "image_key":
-                    # Only the order tells the index: none is told before those that come earlier.
-                    value = None if waits else number(str(rule.image_key), moment)
-                    known = known and value is not None
-                    if value is not None and value == int(kind):
-                        kinds.append((kind, None))
-                else:
-                    unit, count = (event, self.events) if rule.select != "frames" else (moment[1], self.frames)
-                    place = _within(unit, limits, count, ended)
-                    known = known and place is not None
-                    if place is not None and place >= 0:
-                        kinds.append((kind, place if rule.select == "frames" else place * self.per_event + part))
-            if known:
-                for kind, index in kinds:
-                    found.extend(self._shot(kind, index, moment, event, part))
-            else:
-                still.append((event, part))
-                waits = True
-        self._open = still
-        return found
-
-    def _shot(
-        self, kind: FrameKind, index: int | None, moment: Moment, event: int, part: int
-    ) -> list[Shot | Withdrawn]:
-        before = self._shots.get((event, part, kind))
-        if before is not None:
-            # Of two projections the newer one counts; a flat is as good as another, and both do.
-            index = before.index if kind is FrameKind.PROJECTION else None
-        if index is None:
-            index = self._counts[kind]
-        self._counts[kind] = max(self._counts[kind], index + 1)
-        _, frames, measured = self._events[event]
-        shot = Shot(kind, index, moment, event, part, frames[part], measured)
-        self._shots[event, part, kind] = shot
-        return [shot] if before is None or kind is not FrameKind.PROJECTION else [Withdrawn(before.index), shot]
-
-    @property
-    def undecided(self) -> int:
-        """Frames of which it is not known what they are."""
-        return len(self._open)
-
-    def count(self, kind: FrameKind) -> int:
-        """One past the largest index of a kind so far."""
-        return self._counts[kind]
-
-
-def _within(unit: int, limits: tuple[int | None, int | None], count: int, ended: bool) -> int | None:
-    """Place of a unit in a range, -1 if it is not in it, None as long as that depends on how many there will be."""
-    first, end = limits
-    if ended:
-        chosen = range(*slice(first, end).indices(count))
-        return unit - chosen.start if unit in chosen else -1
-    if first is not None and first < 0:
-        return -1 if unit < count + first else None
-    start = first or 0
-    if unit < start or (end is not None and unit >= end >= 0):
-        return -1
-    return None if end is not None and end < 0 and unit >= count + end else unit - start
 
 
 class Shots:
@@ -246,11 +73,20 @@ class Shots:
         elif name == "stream_datum":
             self._stream_datum(doc)
 
-    def decide(self, ended: bool, number: Callable[[str, Moment], float | None]) -> list[Shot | Withdrawn]:
+    def decide(self, ended: bool, number: Number, late: bool = False) -> list[Shot | Withdrawn]:
         """As `Stream.decide`, of all streams."""
-        return [
-            item for streams in self.streams.values() for stream in streams for item in stream.decide(ended, number)
-        ]
+        each = [stream.decide(ended, number, late) for streams in self.streams.values() for stream in streams]
+        return [item for items in each for item in items]
+
+    def per_event(self, stream: str, key: str, resource: str | None = None) -> int:
+        """Frames, or numbers, that a data key has for an event; the document of the resource, which has them, counts first.
+
+        Raises
+        ------
+        MessageError
+            If the documents have no number that can be.
+        """
+        return frames_per_event(self.keys.get(stream, {}).get(key), self.resources.get(resource or ""))
 
     @property
     def undecided(self) -> int:
@@ -261,18 +97,27 @@ class Shots:
         """One past the largest index of a kind so far."""
         return max((stream.count(kind) for streams in self.streams.values() for stream in streams), default=0)
 
-    def complete(self, counts: Mapping[str, Any]) -> None:
+    def frames_of(self, kind: FrameKind) -> int:
+        """Frames of an event of the stream that has a kind."""
+        rule = self._rules[kind]
+        return next((each.per_event for each in self.streams.get(rule.stream, []) if rule.key in (None, each.key)), 1)
+
+    def end(self, kind: FrameKind) -> int:
+        """One past the largest index of a kind that there should be."""
+        return max((stream.end(kind) for streams in self.streams.values() for stream in streams), default=0)
+
+    def complete(self, counts: Mapping[str, int]) -> None:
         """The run is over, after so many events of each stream: those that no document has told of follow the last one."""
         for (resource, name), (index, event) in list(self._next.items()):
             count = counts.get(name)
             key = self.resources[resource].get("data_key")
             for stream in self.streams.get(name, []):
-                if stream.key != key or stream.events != event or not isinstance(count, int) or count > MOST_EVENTS:
+                if stream.key != key or stream.events != event or count is None or count > MOST_EVENTS:
                     continue
-                for at in range(event, count):
-                    row = (index + at - event) * stream.per_event
-                    frames = tuple(Place(resource, row + part) for part in range(stream.per_event))
-                    stream.put(at, (resource, index + at - event), frames)
+                self._put(stream, event, resource, range(index, index + count - event))
+        for name, count in counts.items():
+            for stream in self.streams.get(name, []):
+                stream.events = max(stream.events, min(count, MOST_FRAMES))
 
     def number(self, stream: str, key: str, event: int, part: int) -> float | None:
         """What an image key has for a frame, where it is in events."""
@@ -304,7 +149,7 @@ class Shots:
         for kind, rule in self._rules.items():
             if rule.stream == name:
                 by_key.setdefault(_image_key(name, rule, keys, kind), []).append((kind, rule))
-        return [Stream(name, key, rules, _per_event(keys[key])) for key, rules in by_key.items()]
+        return [Stream(name, key, rules, frames_per_event(keys[key])) for key, rules in by_key.items()]
 
     def _stream_of(self, doc: Mapping[str, Any]) -> str | None:
         return self._descriptors.get(str(doc.get("descriptor")))
@@ -330,7 +175,7 @@ class Shots:
                 else:
                     self._awaited[value] = stream, number - 1
             else:
-                frames = _images(value, self.keys[name].get(stream.key), f"event {number} of the stream {name}")
+                frames = images_in(value, self.keys[name].get(stream.key), f"event {number} of the stream {name}")
                 stream.put(number - 1, str(doc["uid"]), frames)
 
     def _from_datum(self, stream: Stream, event: int, datum: str) -> None:
@@ -341,9 +186,13 @@ class Shots:
             raise MessageError(
                 f"the datum {datum[:60]!r} has the point_number {str(point)[:20]!r}; expected 0 to {MOST_EVENTS}"
             )
-        per = _multiplier(self.resources.get(resource)) or stream.per_event
-        stream.per_event = per
-        stream.put(event, (resource, point), tuple(Place(resource, point * per + part) for part in range(per)))
+        self._put(stream, event, resource, range(point, point + 1))
+
+    def _put(self, stream: Stream, event: int, resource: str, indices: range) -> None:
+        """The frames of events, from one on, are those of indices in a resource."""
+        per = self.per_event(stream.name, stream.key, resource)
+        for number, index in enumerate(indices, event):
+            stream.put(number, (resource, index), tuple(Place(resource, index * per + part) for part in range(per)))
 
     def _stream_datum(self, doc: Mapping[str, Any]) -> None:
         resource, name = str(doc["stream_resource"]), self._stream_of(doc)
@@ -368,10 +217,7 @@ class Shots:
             links.append((event, first, resource))
         for stream in self.streams.get(name, []):
             if stream.key == key:
-                per = stream.per_event = _multiplier(known) or stream.per_event
-                for at in range(first, end):
-                    frames = tuple(Place(resource, at * per + part) for part in range(per))
-                    stream.put(event + at - first, (resource, at), frames)
+                self._put(stream, event, resource, range(first, end))
 
 
 def _range(doc: Mapping[str, Any], key: str) -> tuple[int, int]:
@@ -390,7 +236,7 @@ def _image_key(stream: str, rule: FramesRule, keys: Mapping[str, Any], kind: Fra
     SourceError
         If there is none, or more than one.
     """
-    images = [key for key, each in keys.items() if isinstance(each, Mapping) and len(each.get("shape") or ()) >= 2]
+    images = [key for key, each in keys.items() if isinstance(each, Mapping) and len(shape_of(each)) >= 2]
     table = kind.name.lower()
     if rule.key is not None:
         if rule.key not in keys:
@@ -404,34 +250,3 @@ def _image_key(stream: str, rule: FramesRule, keys: Mapping[str, Any], kind: Fra
             f"that holds {table}s with {table}.key"
         )
     return images[0]
-
-
-def _per_event(key: Mapping[str, Any]) -> int:
-    shape = key.get("shape") or ()
-    if len(shape) < 3:
-        return 1
-    count = math.prod(int(n) for n in shape[:-2] if n)
-    if not 1 <= count <= MOST_PER_EVENT:
-        raise MessageError(f"a data key has the shape {str(shape)[:60]}; expected at most {MOST_PER_EVENT} frames")
-    return count
-
-
-def _multiplier(resource: Mapping[str, Any] | None) -> int | None:
-    options = (resource or {}).get("resource_kwargs")
-    if not isinstance(options, Mapping):
-        return None
-    count = options.get("frame_per_point") or options.get("multiplier")
-    return count if isinstance(count, int) and 1 <= count <= MOST_PER_EVENT else None
-
-
-def _images(value: Any, key: Mapping[str, Any] | None, where: str) -> tuple[NDArray[Any], ...]:
-    """The frames within an event, each (row, column)."""
-    dtype = (key or {}).get("dtype_numpy")
-    plain = isinstance(dtype, str) and re.fullmatch(r"[<>|=]?[biuf][1248]", dtype) is not None
-    try:
-        images = np.asarray(value, dtype if plain and not isinstance(value, np.ndarray) else None)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise MessageError(f"{where} holds no image: {error}") from error
-    if images.ndim < 2 or images.dtype.kind not in "biuf" or not images.size:
-        raise MessageError(f"{where} holds {images.dtype} {images.shape}; expected an image")
-    return tuple(images.reshape(-1, *images.shape[-2:]))

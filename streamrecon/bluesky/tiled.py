@@ -17,7 +17,7 @@ from urllib.parse import quote, unquote, urlencode, urlsplit
 import numpy as np
 
 from streamrecon.bluesky.missed import Kept, Reading
-from streamrecon.bluesky.shots import MOST_EVENTS
+from streamrecon.bluesky.stream import MOST_EVENTS
 from streamrecon.config import AttachConfig
 from streamrecon.errors import ConfigError, SourceBusyError, SourceError
 

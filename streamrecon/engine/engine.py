@@ -39,7 +39,7 @@ from streamrecon.engine.writer import Writer
 from streamrecon.errors import JournalError, OutputError, RankError, ScanAbortedError, StreamreconError
 from streamrecon.lock import FolderLock
 from streamrecon.recon.accumulate import Shape
-from streamrecon.scan import FrameKind, Geometry, ScanInfo
+from streamrecon.scan import Geometry, ScanInfo
 from streamrecon.transport import ControlHub, ControlLink
 from streamrecon.wire.outputs import Broken
 from streamrecon.wire.ranges import Ranges
@@ -385,7 +385,7 @@ class Engine:
             return Result(None, event.final, None, 0, self._counters.look(), {}, 0.0)
         info, made = event.info, self._preparation
         self._counters.uid, self._counters.phase = info.uid, "receiving"
-        self._counters.expected = info.counts.get(FrameKind.PROJECTION)
+        self._counters.expected = info.likely_projections
         self._story.tell("scan", f"scan {info.uid}: {_describe(info)}", uid=info.uid, metadata=dict(info.metadata))
         assert made.plan
         assert made.output
@@ -515,7 +515,7 @@ class Engine:
         expected = self._counters.expected
         missing = sum(b - a for a, b in end.missing)
         if not end.ended and expected is not None:
-            missing = expected - len(Ranges(end.projections))
+            missing = max(0, expected - len(Ranges(end.projections)))
         if end.ended and not end.projections:
             end = dataclasses.replace(end, ended=False, reason="the scan had no projections", given_up=False)
         # What can be sent again, or was given up, need not take the disk's space.

@@ -58,7 +58,9 @@ class Lead:
         expected = info.counts.get(FrameKind.PROJECTION)
         self._slabs, self._expected = set(slabs), expected
         self._bands = Bands(rows, columns)
-        self.alignment = Alignment(options, rows, columns, expected, info.theta, given, slabs, self._look, guess)
+        self.alignment = Alignment(
+            options, rows, columns, info.likely_projections, info.theta, given, slabs, self._look, guess
+        )
         self._answers: dict[Ask, dict[int, NDArray[np.float32]]] = {}
         """Of the newest questions, by rank."""
         self._finished: dict[int, Finished] = {}

@@ -228,12 +228,12 @@ def fit(
         If it does not fit, naming the option to change.
     """
     options = config.recon
-    count = info.counts.get(FrameKind.PROJECTION)
+    count = info.likely_projections
     every = decided.every if decided else config.emit.every or (max(1, count // 10) if count else EVERY)
     frame = shape.rows * shape.columns * info.dtype.itemsize
-    slots = _slots(config, frame, every, None if count is None else sum(n or 0 for n in info.counts.values()))
+    frames = (count or 0) + sum(n or 0 for kind, n in info.counts.items() if kind is not FrameKind.PROJECTION)
+    slots = _slots(config, frame, every, None if count is None else frames)
     volume = shape.rows * shape.side**2 * 4
-    frames = sum(n or 0 for n in info.counts.values())
     kept = most_kept(config.emit.keep)
     if count is not None and config.emit.interval is None:
         kept = min(kept, math.ceil(count / every))

@@ -26,7 +26,7 @@ from streamrecon.recon.offset import TURN
 from streamrecon.recon.rings import Stripes
 from streamrecon.recon.weights import arc_weights, covered_arc
 from streamrecon.recon.workspace import Workspace
-from streamrecon.scan import FrameKind, Geometry, ScanInfo
+from streamrecon.scan import Geometry, ScanInfo
 
 ACCUMULATORS: dict[str, Callable[[Shape, ReconConfig, Device], Accumulator]] = {
     "direct": DirectAccumulator,
@@ -237,7 +237,7 @@ class Slab:
             return self._final_weights()[self.cursor : self.cursor + len(batch)]
         if self._planned is not None:
             return self._planned[[r.index for r in batch]]
-        return np.full(len(batch), self.turn / (self._info.counts.get(FrameKind.PROJECTION) or UNKNOWN))
+        return np.full(len(batch), self.turn / (self._info.likely_projections or UNKNOWN))
 
     def _final_weights(self) -> NDArray[np.float64]:
         """Of all projections, in their order, once it is known which ones count."""

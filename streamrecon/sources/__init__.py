@@ -12,6 +12,7 @@ from streamrecon.errors import SourceError
 from streamrecon.scan import Frame, Gap, ScanInfo
 from streamrecon.sources.hdf5 import Hdf5Source
 from streamrecon.sources.simulated import SimulatedSource
+from streamrecon.sources.storage import Limits
 from streamrecon.sources.swmr import SCHEME, SwmrSource
 
 __all__ = ["Hdf5Source", "SimulatedSource", "Source", "SwmrSource", "open_source"]
@@ -53,7 +54,7 @@ def open_source(spec: str | os.PathLike[str], config: Config) -> Source:
     spec
         `simulated` (or `simulated:`), the path of an HDF5 file, or `file+swmr://PATH` for one that is still being written.
     config
-        Its `source` and `simulated` tables are used.
+        Its `source` and `simulated` tables are used, and `engine.max_frame_bytes` of a file that is still being written.
 
     Returns
     -------
@@ -69,5 +70,5 @@ def open_source(spec: str | os.PathLike[str], config: Config) -> Source:
     if isinstance(spec, str) and spec.startswith(SCHEME):
         if not (path := spec.removeprefix(SCHEME)):
             raise SourceError(f"{spec} names no file; expected {SCHEME}PATH")
-        return SwmrSource(Path(path), config.source)
+        return SwmrSource(Path(path), config.source, limits=Limits(frame_bytes=config.engine.max_frame_bytes))
     return Hdf5Source(Path(spec), config.source)

@@ -18,6 +18,7 @@ from streamrecon.sources.growing import INTERVAL, LINGER, GrowingStack
 from streamrecon.sources.outline import Outline, recognise
 from streamrecon.sources.recording import radians_per, row_range
 from streamrecon.sources.roots import Roots
+from streamrecon.sources.storage import Limits
 from streamrecon.sources.visit import NotYetError, Visitor
 
 _PAUSE = 0.05
@@ -45,8 +46,14 @@ class Following:
     """Waiting for a file, and making readers of its datasets."""
 
     def __init__(
-        self, path: Path, config: SourceConfig, clock: Callable[[], float], sleep: Callable[[float], None]
+        self,
+        path: Path,
+        config: SourceConfig,
+        clock: Callable[[], float],
+        sleep: Callable[[float], None],
+        limits: Limits | None = None,
     ) -> None:
+        self.limits = limits
         self.path, self.config, self.clock, self.sleep = path.absolute(), config, clock, sleep
         self.roots = roots_of(config, self.path.resolve().parent)
 
@@ -57,6 +64,7 @@ class Following:
             path,
             self.roots,
             values=values,
+            limits=self.limits,
             clock=self.clock,
             patience=patience,
             linger=min(LINGER, patience / 2),
@@ -68,7 +76,7 @@ class Following:
         config = self.config
         if config.data is not None:
             return Outline("explicit", {FrameKind.PROJECTION: config.data}, config.angles)
-        visitor = Visitor(self.clock)
+        visitor = Visitor(self.clock, self.roots)
         changes, better, why = -1, self.clock(), ""
         while True:
             try:

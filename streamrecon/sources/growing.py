@@ -10,22 +10,23 @@ from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
-import xxhash
 from numpy.typing import NDArray
 
-from streamrecon.errors import SourceBusyError, SourceError
+from streamrecon.errors import SourceBusyError, SourceError, SourceFileError
 from streamrecon.sources.recording import units
 from streamrecon.sources.roots import DEPTH, Roots
 from streamrecon.sources.storage import Limits, Storage, storage_of
 from streamrecon.sources.visit import NotYetError, Visit, Visitor, Writer
+from streamrecon.sources.written import NEVER, PASSED, Written, digest
+from streamrecon.wire.ranges import Ranges
 
 LINGER = 5.0
 """Seconds that a file must stay closed before it counts as complete: some writers close it and open it once more."""
 INTERVAL = 0.1
 """Seconds between looks into a file."""
-_SCAN_BYTES = 64 << 20
-_AHEAD = 64
-"""Rows after a missing one that are looked at to see whether the writer has gone on."""
+FILL = "still holds the fill value"
+_HEAD = 64
+"""Pixels that are looked at first, to tell whether a frame is the fill value."""
 
 
 class _Arrival(NamedTuple):
@@ -43,12 +44,8 @@ class GrowingStack:
     """The frames, or numbers, of one dataset of a file that someone may still be writing. For one thread.
 
     The file is open only during a call, never with a lock, and never blocks its writer. A file without SWMR is read when
-    its writer has closed it. A row counts as written
-
-    * in a complete file: if it is within the extent;
-    * where no row shares a chunk with another one: if its chunks have a place in the file, which HDF5 gives them as they are
-      written;
-    * else: if it is not the fill value, in any chunk, and was the same in an earlier look.
+    its writer has closed it. Which rows count as written, see `Written`; where their places in the file do not tell, a frame
+    that is the fill value all over counts as not written also in a complete file.
 
     Parameters
     ----------
@@ -65,8 +62,8 @@ class GrowingStack:
     clock
         Seconds, monotonic.
     patience
-        Seconds without a change after which the writer counts as overdue, and after which a row is given up that was passed
-        over by its writer.
+        Seconds without a change after which the writer counts as overdue, and after which `poll` goes on after rows that were
+        passed over by their writer.
     linger
         Seconds that a file must stay closed to count as complete.
     settle
@@ -90,27 +87,51 @@ class GrowingStack:
         self.path, self.name = path, dataset
         self.why: str | None = f"{path} has not been looked at"
         """Why no more can be read now, in one line."""
-        self.notes: list[str] = []
-        """What was assumed, for people."""
-        self.complete = False
-        """Whether the writer has closed the file for good, as far as can be known: it stayed closed for `linger`."""
         self.replaced = 0
-        """How often the file was replaced after frames had been read, or their shape was known: they are not of one scan."""
-        self.holes: list[tuple[int, int]] = []
-        """Ranges of frames, within what can be read, that the file has no data for: they read as the fill value."""
+        """How often the file was replaced after something had been read: what was and what will be are not of one scan."""
         self.units: str | None = None
         """The dataset's attribute."""
         self.linger, self._settle = linger, settle
         self._roots, self._values, self._limits = roots, values, limits or Limits()
         self._clock, self._patience = clock, patience
-        self._visitor = Visitor(clock)
+        self._visitor = Visitor(clock, roots)
         self._next = self._better = clock()
         self._changes = 0
         self._storage: Storage | None = None
+        self._readable, self._seen = 0, False
+        self._refusal: SourceError | SourceFileError | None = None
+        self._state = ""
+        """What it was at the last look, while it may be written."""
+        self._notes: list[str] = []
+        self._written = Written(values, patience, settle, clock())
+        self._forget()
+
+    def _forget(self) -> None:
+        """What was found out about rows is of another file."""
+        self._notes += self._written.notes
+        self._written = Written(self._values, self._patience, self._settle, self._clock())
+        self._blank = set[int]()
+        """Frames that were the fill value when they were read."""
         self._samples: dict[int, int] = {}
         """Digests of the first and the last row that were read, to know the file by."""
-        self._forget()
-        self._readable = 0
+        self._verified: object = None
+
+    @property
+    def complete(self) -> bool:
+        """Whether the writer has closed the file for good, as far as can be known: it stayed closed for `linger`."""
+        return self._seen and self._written.complete
+
+    @property
+    def notes(self) -> list[str]:
+        """What was assumed, for people."""
+        return [*self._notes, *self._written.notes]
+
+    @property
+    def holes(self) -> list[tuple[int, int]]:
+        """Ranges of frames, within what `poll` says, that the file has no data for: they read as the fill value."""
+        per = self.frames_per_row
+        frames = {row * per + part for row in self._written.lost for part in range(per)}
+        return list(Ranges.of(frames | self._blank).ranges)
 
     @property
     def shape(self) -> tuple[int, int] | None:
@@ -135,6 +156,60 @@ class GrowingStack:
         """Whether the file has not changed and nothing more could be read for `patience` seconds."""
         return (self._clock() if now is None else now) - self._better >= self._patience
 
+    @property
+    def changes(self) -> int:
+        """Grows as the file is seen to have changed."""
+        return self._changes
+
+    @property
+    def tells(self) -> bool:
+        """Whether places in the file tell which rows have been written."""
+        return self._storage is not None and self._storage.own
+
+    def unwritten(self, values: NDArray[Any]) -> NDArray[np.bool_]:
+        """Where numbers are what is read where nothing was written."""
+        return np.zeros(len(values), bool) if self._storage is None else self._storage.empty(values)
+
+    def has(self, frame: int) -> bool:
+        """Whether a frame can be read now, also where others before it cannot; else `why` says why not. As cheap as `poll`.
+
+        One after others that are missing is looked for only when it is asked for: a later call finds it.
+
+        Raises
+        ------
+        SourceError, SourceFileError
+            As `poll` does.
+        """
+        row, written = frame // self.frames_per_row, self._written
+        if row >= written.rows or row in written.lost:
+            written.asked.add(row)
+        self.poll()
+        if self._there(frame):
+            return True
+        if self._seen:
+            written = self._written
+            lost = NEVER if row in written.lost else FILL if frame in self._blank else ""
+            lost = lost or (PASSED if row < written.furthest and not written.complete else "")
+            end = f"{self.path} ends after {written.rows * self.frames_per_row} frames"
+            self.why = f"{self.path}: it {lost}" if lost else self._state or end
+        return False
+
+    def until(self, frame: int) -> int:
+        """One past the last of the frames that can be read together with one, as it was at the last look."""
+        while self._there(frame):
+            frame += 1
+        return frame
+
+    def _there(self, frame: int) -> bool:
+        row, written = frame // self.frames_per_row, self._written
+        there = row in written.beyond or (row < written.rows and row not in written.lost)
+        return self._seen and there and frame not in self._blank
+
+    def look(self) -> None:
+        """As `poll`, at once."""
+        self._next = self._clock()
+        self.poll()
+
     def poll(self) -> int:
         """Frames from the first on that can be read now. Cheap, however often it is called.
 
@@ -151,22 +226,27 @@ class GrowingStack:
         """
         now = self._clock()
         if now < self._next:
+            if self._refusal is not None:
+                raise type(self._refusal)(*self._refusal.args)
             return self._readable
-        self._next = now + INTERVAL
-        before = self._rows
+        self._next, self._refusal = now + INTERVAL, None
+        before = self._written.rows
         try:
             with self._arrive() as arrival:
                 self._verify(arrival)
                 self._count(arrival, now)
-            self._readable = self._rows * self.frames_per_row
+            self._readable, self._seen = self._written.rows * self.frames_per_row, True
         except NotYetError as error:
-            self.complete, self._readable, self.why = False, 0, str(error)
-        if self._visitor.changes != self._changes or self._rows > before:
+            self._readable, self._seen, self.why = 0, False, str(error)
+        except (SourceError, SourceFileError) as error:
+            self._refusal = error
+            raise
+        if self._visitor.changes != self._changes or self._written.rows > before:
             self._changes, self._better = self._visitor.changes, now
         return self._readable
 
     def read(self, first: int, end: int, rows: slice = slice(None)) -> NDArray[Any]:
-        """Frames that `poll` said can be read.
+        """Frames that `poll`, or `has`, said can be read.
 
         Parameters
         ----------
@@ -182,15 +262,16 @@ class GrowingStack:
         Raises
         ------
         SourceError
-            If `poll` did not say so, or reading is refused.
+            If they did not say so, or reading is refused.
         SourceBusyError
-            If its writer, or another one, has changed the file since: `poll` again.
+            If its writer, or another one, has changed the file since, or some are found to be nothing but the fill value: ask
+            again.
         SourceFileError
             If the file is damaged.
         """
-        if not 0 <= first < end <= self._readable:
+        if not (0 <= first < end and (end <= self._readable or all(map(self._there, range(first, end))))):
             raise SourceError(
-                f"{self._where}: frames {first} to {end} were asked for; {self._readable} can be read now"
+                f"{self.path}: {self.name}: frames {first} to {end} were asked for; {self._readable} can be read now"
             )
         try:
             with self._arrive() as arrival:
@@ -207,37 +288,33 @@ class GrowingStack:
                     events = range(first // per, (end - 1) // per + 1)
                     parts = [dataset[e, max(first - e * per, 0) : min(end - e * per, per), rows] for e in events]
                     found = np.concatenate(parts)
+                blank = set(self._filled(arrival, first, found)) - self._blank
                 if per == 1 and rows == slice(None):
-                    sample = _digest(found[0]), _digest(found[-1])
+                    sample = digest(found[0]), digest(found[-1])
                 else:
                     sample = self._digest(arrival, first // per), self._digest(arrival, (end - 1) // per)
         except NotYetError as error:
-            self._readable, self._next = 0, self._clock()
+            self._readable, self._seen, self._next = 0, False, self._clock()
             raise SourceBusyError(f"{error}; it is looked for again") from error
-        for row, digest in zip((first // per, (end - 1) // per), sample, strict=True):
+        if blank:
+            self._blank |= blank
+            raise SourceBusyError(f"{self.path}: {self.name}: frame {min(blank)} {FILL}")
+        for row, each in zip((first // per, (end - 1) // per), sample, strict=True):
             if not self._samples or row >= max(self._samples):
-                self._samples = {k: v for k, v in self._samples.items() if k == min(self._samples)} | {row: digest}
+                self._samples = {k: v for k, v in self._samples.items() if k == min(self._samples)} | {row: each}
         values = np.asarray(found).reshape(-1) if self._values else np.asarray(found)
         return np.ascontiguousarray(values, dtype=self.dtype)
 
-    @property
-    def _where(self) -> str:
-        return f"{self.path}: {self.name}"
-
-    def _forget(self) -> None:
-        """What was found out about rows is of another file."""
-        self._rows = 0
-        self._samples = {}
-        self._verified: object = None
-        self._earlier: dict[int, int] = {}
-        """Digests of rows that were not certain in the last look."""
-        self._earlier_values: NDArray[Any] | None = None
-        self._extent, self._settled = (0, self._clock()), 0
-        """Of numbers, since when, and the one before."""
-        self._stuck: tuple[int, float] | None = None
-        """A row that was passed over, and since when."""
-        self.holes = []
-        self.complete = False
+    def _filled(self, arrival: _Arrival, first: int, found: NDArray[Any]) -> Iterator[int]:
+        """Frames among those that were read that are the fill value all over, where nothing else tells."""
+        storage, dataset, per = arrival.storage, arrival.dataset, self.frames_per_row
+        if storage.own or self._values:
+            return
+        for frame, image in enumerate(found, first):
+            if storage.empty(image.ravel()[:_HEAD]).all() and storage.empty(image).all():
+                place = () if storage.single else divmod(frame, per) if len(storage.shape) == 3 else (frame,)
+                if image.shape == storage.shape[-2:] or storage.empty(np.asarray(dataset[place])).all():
+                    yield frame
 
     @contextmanager
     def _arrive(self) -> Iterator[_Arrival]:
@@ -256,7 +333,7 @@ class GrowingStack:
                     return
             assert landing.file is not None
             path, name = self._roots.beneath(landing.file, f"a link of {path}"), landing.path
-        raise SourceError(f"{self._where} leads over more than {DEPTH} files")
+        raise SourceError(f"{self.path}: {self.name} leads over more than {DEPTH} files")
 
     def _open(self, visit: Visit, name: str, path: Path) -> _Arrival:
         dataset, where = visit.file[name], f"{path}: {name}"
@@ -283,15 +360,18 @@ class GrowingStack:
         """Whether the file may be another one than that which was looked at; then begin anew."""
         storage, known, marks = arrival.storage, self._storage, arrival.visit.marks
         seen = (marks.identity, marks.writer, marks if marks.writer is Writer.GONE else None)
-        differs = known is not None and (storage.shape, storage.dtype) != (known.shape, known.dtype)
+        changed = known is not None and (storage.shape, storage.dtype) != (known.shape, known.dtype)
+        differs = bool(changed and self._samples)
         if not differs and self._samples:
             differs = storage.rows(arrival.dataset) <= max(self._samples)
             if not differs and seen != self._verified:
                 differs = any(self._digest(arrival, row) != digest for row, digest in self._samples.items())
         # Where nothing was read, it may as well be another one whenever its marks change.
-        anew = differs or (not self._samples and self._verified is not None and self._verified != seen)
+        anew = differs or changed or (not self._samples and self._verified is not None and self._verified != seen)
         if anew:
             self._forget()
+        if self._verified != seen:
+            self._blank.clear()  # who changes the file may write them
         self.replaced += differs
         self._storage, self._verified = storage, seen
         self.units = units(arrival.dataset)
@@ -300,97 +380,18 @@ class GrowingStack:
     def _count(self, arrival: _Arrival, now: float) -> None:
         """Find out how many rows have been written."""
         dataset, storage = arrival.dataset, arrival.storage
-        extent = storage.rows(dataset)
-        if extent < self._rows:
+        if storage.rows(dataset) < self._written.rows:
             self._forget()
         quiet = min([arrival.visit.quiet, *(self._visitor.quiet(other) for other in arrival.others)])
         closed = arrival.visit.marks.writer is Writer.GONE
         if closed and quiet >= self.linger:
-            self._complete(arrival, extent)
+            self._written.finish(dataset, storage, arrival.where)
+            self.why, self._state = None, ""
             return
-        self.complete = False
-        if self._values and not storage.own:
-            self._count_values(dataset, storage, extent, now)
-        elif storage.own:
-            while self._rows < extent and storage.allocated(dataset, self._rows):
-                self._rows += 1
-        else:
-            self._count_shared(dataset, storage, extent)
-        state = "closed" if closed else "being written"
-        self.why = f"{arrival.where} has {self._rows * self.frames_per_row} frames; the file is {state}"
-        if self._rows < extent:
-            self._wait_for_row(arrival, extent, now)
-
-    def _complete(self, arrival: _Arrival, extent: int) -> None:
-        storage, per = arrival.storage, self.frames_per_row
-        if not self.complete:
-            missing = [row for row in range(self._rows, extent) if not storage.allocated(arrival.dataset, row)]
-            for row in missing:
-                self._hole(row, per)
-            if self._rows + len(missing) < extent and not storage.own:
-                self.notes.append(
-                    f"{arrival.where}: rows {self._rows} to {extent} were taken as they are when it was closed"
-                )
-        self._rows, self.complete, self.why = extent, True, None
-
-    def _count_shared(self, dataset: h5py.Dataset, storage: Storage, extent: int) -> None:
-        """Rows that share chunks, or have a place from the start: those that hold something, twice the same."""
-        end = min(extent, self._rows + max(1, _SCAN_BYTES // storage.row_bytes))
-        found = {}
-        if self._rows < end:
-            block = storage.read(dataset, self._rows, end)
-            for row, content in enumerate(block, self._rows):
-                if not storage.filled(content) and storage.allocated(dataset, row):
-                    found[row] = _digest(content)
-        while self._rows in found and found[self._rows] == self._earlier.get(self._rows):
-            self._rows += 1
-        self._earlier = found
-
-    def _count_values(self, dataset: h5py.Dataset, storage: Storage, extent: int, now: float) -> None:
-        """Numbers are written in order, and one may well be the fill value: what comes before another is written."""
-        end = min(extent, self._rows + (1 << 20))
-        values = storage.read(dataset, self._rows, end).reshape(-1) if self._rows < end else np.empty(0, storage.dtype)
-        written = np.flatnonzero(~storage.empty(values))
-        length = int(written[-1]) + 1 if written.size else 0
-        if self._settle is not None and dataset.maxshape[0] is None:
-            if now - self._extent[1] >= self._settle:
-                self._settled, self._extent = self._extent[0], (extent, now)
-            length = max(length, min(self._settled - self._rows, len(values)))
-        values = values[:length].copy()
-        earlier, self._earlier_values = self._earlier_values, values
-        if earlier is None:
-            return
-        length = min(len(earlier), len(values))
-        if earlier[:length].tobytes() == values[:length].tobytes():
-            self._rows, self._earlier_values = self._rows + length, values[length:]
-
-    def _wait_for_row(self, arrival: _Arrival, extent: int, now: float) -> None:
-        """Give up a row that its writer has passed over, when that is long ago."""
-        dataset, storage, row = arrival.dataset, arrival.storage, self._rows
-        if storage.own:
-            passed = any(storage.allocated(dataset, k) for k in range(row + 1, min(extent, row + _AHEAD)))
-        else:
-            passed = any(later > row for later in self._earlier)
-        self.why = f"{arrival.where}: frame {row * self.frames_per_row} is announced, but not written yet"
-        if not passed:
-            self._stuck = None
-        elif self._stuck is None or self._stuck[0] != row:
-            self._stuck = row, now
-        elif now - self._stuck[1] >= self._patience:
-            if storage.own or not storage.allocated(dataset, row):
-                self._hole(row, self.frames_per_row)
-            self.notes.append(f"{arrival.where}: row {row} was passed over by its writer; it is taken as it is")
-            self._rows += 1
-
-    def _hole(self, row: int, per: int) -> None:
-        first, end = row * per, (row + 1) * per
-        if self.holes and self.holes[-1][1] == first:
-            first = self.holes.pop()[0]
-        self.holes.append((first, end))
+        waits = self._written.look(dataset, storage, now, arrival.where)
+        count, state = self._written.rows * self.frames_per_row, "closed" if closed else "being written"
+        self._state = f"{arrival.where} has {count} frames; the file is {state}"
+        self.why = waits or self._state
 
     def _digest(self, arrival: _Arrival, row: int) -> int:
-        return _digest(arrival.storage.read(arrival.dataset, row, row + 1))
-
-
-def _digest(row: NDArray[Any]) -> int:
-    return xxhash.xxh3_64_intdigest(np.ascontiguousarray(row).data)
+        return digest(arrival.storage.read(arrival.dataset, row, row + 1))

@@ -24,6 +24,7 @@ class Limits:
     frame_bytes: int = 1 << 30
     """Of a row: a frame, or all frames of an event."""
     chunk_bytes: int = 1 << 30
+    rows: int = 1 << 22
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +131,8 @@ def storage_of(dataset: h5py.Dataset, where: str, limits: Limits, values: bool) 
             f"{where} has shape {shape}, {needed} bytes a row; expected at most {limits.frame_bytes}: raise "
             "engine.max_frame_bytes if that is what the detector writes"
         )
+    if not single and shape[0] > limits.rows:
+        raise SourceError(f"{where} has shape {shape}; expected at most {limits.rows} rows")
     chunks, sparse = dataset.chunks, False
     if chunks is not None:
         needed = math.prod(chunks) * dtype.itemsize

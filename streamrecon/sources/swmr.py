@@ -19,6 +19,7 @@ from streamrecon.scan import Frame, FrameKind, Gap, Geometry, ScanInfo
 from streamrecon.sources.following import Following, even_angle, pass_over
 from streamrecon.sources.growing import GrowingStack
 from streamrecon.sources.outline import Outline
+from streamrecon.sources.storage import Limits
 
 SCHEME = "file+swmr://"
 
@@ -35,6 +36,8 @@ class SwmrSource:
     config: SourceConfig = field(default_factory=SourceConfig)
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
+    limits: Limits = field(default_factory=Limits)
+    """Of what is allocated."""
 
     def info(self) -> ScanInfo:
         """The scan, as soon as its first frame is there.
@@ -107,7 +110,7 @@ class SwmrSource:
         return notes
 
     def _following(self) -> Following:
-        return Following(self.path, self.config, self.clock, self.sleep)
+        return Following(self.path, self.config, self.clock, self.sleep, self.limits)
 
     def _uid(self, outline: Outline, first: NDArray[Any]) -> str:
         # The file's size and times change, its first frame does not.

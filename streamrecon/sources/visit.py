@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import importlib
 import os
@@ -16,6 +17,7 @@ from pathlib import Path
 import h5py
 
 from streamrecon.errors import SourceError, SourceFileError, StreamreconError
+from streamrecon.sources.roots import Roots
 
 SETTLE = 1.0
 """Seconds without a change after which a file with an older superblock is read: before HDF5 1.10 a writer left no mark."""
@@ -115,10 +117,13 @@ class Visitor:
     ----------
     clock
         Seconds, monotonic.
+    roots
+        Where files may lie; None: anywhere. It is checked of each file as it is opened: what a path leads to may have changed
+        since it was located.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
+    def __init__(self, clock: Callable[[], float] = time.monotonic, roots: Roots | None = None) -> None:
+        self._clock, self._roots = clock, roots
         self._seen: dict[Path, tuple[object, float]] = {}
         self.changes = 0
         """Grows whenever a file is seen to have changed."""
@@ -129,7 +134,7 @@ class Visitor:
         Raises
         ------
         NotYetError, SourceError
-            As `marks` does, and if it has not appeared or may not be opened.
+            As `marks` does, and if it has not appeared, or does not lie where files may lie.
         """
         seen: object = None
         try:
@@ -137,6 +142,8 @@ class Visitor:
             try:
                 status = os.fstat(handle)
                 seen = status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+                if self._roots is not None:
+                    self._roots.beneath(_opened(handle, path), f"what {path} leads to")
                 seen = found = marks(handle, str(path))
             finally:
                 os.close(handle)
@@ -208,6 +215,16 @@ class Visitor:
                     raise NotYetError(f"{path} was changed while it was read") from failed
                 if failed is not None:
                     raise failed
+
+
+def _opened(handle: int, path: Path) -> Path:
+    """Which file is open, whatever its path leads to by now."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/self/fd/{handle}").readlink()
+    real = path.resolve()  # where the system does not say
+    if not os.path.samestat(os.fstat(handle), real.lstat()):
+        raise NotYetError(f"{path} was changed as it was opened")
+    return real
 
 
 def _same(before: Marks, after: Marks) -> bool:

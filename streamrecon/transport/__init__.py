@@ -3,7 +3,7 @@
 from streamrecon.transport.clock import Clock
 from streamrecon.transport.control import ControlHub, ControlLink
 from streamrecon.transport.curve import CurveKeys, read_curve_keys
-from streamrecon.transport.endpoint import check_bind, is_private, lane_endpoint, private_ipc
+from streamrecon.transport.endpoint import check_bind, check_connect, is_private, lane_endpoint, private_ipc
 from streamrecon.transport.poller import Poller
 from streamrecon.transport.publisher import Publisher
 from streamrecon.transport.receiver import Receiver
@@ -26,6 +26,7 @@ __all__ = [
     "Subscription",
     "Wakeup",
     "check_bind",
+    "check_connect",
     "is_private",
     "lane_endpoint",
     "private_ipc",

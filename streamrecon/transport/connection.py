@@ -48,6 +48,8 @@ class Connection:
     def __init__(self, socket: zmq.Socket[bytes], address: str) -> None:
         self._socket, self._address = socket, address
         self._broken, self._next_attempt = False, 0.0
+        self.refusal: str | None = None
+        """What the other side refuses, as long as it does."""
         name = f"inproc://connection-{uuid.uuid4()}"
         socket.monitor(name, zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_SUCCEEDED | sum(REFUSALS))
         self.events = open_socket(zmq.PAIR)
@@ -59,24 +61,25 @@ class Connection:
             self.close()
             raise
 
-    def tend(self) -> str | None:
-        """Connect again where that is needed, and due; what the other side refuses, if it did.
+    def tend(self) -> None:
+        """Connect again where that is needed, and due.
 
         To be called when all that came is read: what is unread is lost if it connects again.
         """
-        refusal = None
         while self.events.poll(0):
             (code,) = EVENT.unpack_from(self.events.recv_multipart(zmq.NOBLOCK)[0])
             event = zmq.Event(code)
             self._broken = event != zmq.EVENT_HANDSHAKE_SUCCEEDED
             if event in REFUSALS:
-                refusal = f"{self._address} cannot be listened to: {REFUSALS[event]}"
+                # The first of them, as they may take turns.
+                self.refusal = self.refusal or f"{self._address} cannot be listened to: {REFUSALS[event]}"
+            elif event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+                self.refusal = None
         if self._broken and time.monotonic() >= self._next_attempt:
             self._broken, self._next_attempt = False, time.monotonic() + PAUSE
             with contextlib.suppress(zmq.ZMQError):  # it is already forgotten
                 self._socket.disconnect(self._address)
             connect(self._socket, self._address)
-        return refusal
 
     def wait(self, seconds: float) -> bool:
         """Whether a message came, or there is something to tend to, within a time."""

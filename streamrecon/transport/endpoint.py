@@ -105,6 +105,19 @@ def check_bind(endpoint: str, insecure: bool = False) -> None:
         )
 
 
+def check_connect(endpoint: str) -> None:
+    """Refuse an endpoint that nobody can connect to.
+
+    Raises
+    ------
+    EndpointError
+        If it is malformed.
+    """
+    _, address = _parse(endpoint)
+    if address.endswith(":*"):
+        raise EndpointError(f"endpoint {endpoint!r} has no port to connect to; expected tcp://HOST:PORT")
+
+
 def _parse(endpoint: str) -> tuple[str, str]:
     """Scheme and address of a well-formed endpoint."""
     scheme, _, address = endpoint.partition("://")

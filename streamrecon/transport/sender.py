@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from streamrecon.config import SendConfig
-from streamrecon.errors import EndpointError
+from streamrecon.errors import EndpointError, SenderLeftError
 from streamrecon.scan import Frame, FrameKind, Gap, ScanInfo
 from streamrecon.transport.clock import Clock
 from streamrecon.transport.link import Link
@@ -98,6 +98,8 @@ def send_scan(
         If the engine's messages do not fit, or a younger sender has the scan.
     SourceError
         If a frame does not fit the scan, or the spool fails; and whatever reading the frames raises.
+    SenderLeftError
+        If reading the frames, or `progress`, raises it: the engine is not told that the scan ends, and waits.
     """
     options = options or SendConfig()
     dispatch: Dispatch[Kept] = Dispatch(
@@ -118,6 +120,8 @@ def send_scan(
         return sender.run()
     except KeyboardInterrupt:
         sender.abort("the sender was interrupted")
+        raise
+    except SenderLeftError:
         raise
     except Exception as error:
         sender.abort(str(error))

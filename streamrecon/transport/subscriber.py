@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import math
+import time
 from collections.abc import Iterator
 
 import zmq
@@ -20,6 +22,8 @@ QUEUE_LIMIT = 1000
 """Messages that wait to be read, as many as the proxy keeps for a slow subscriber. Without a limit a reader that stalls would
 fill the memory; with a small one it would lose documents that there is room for. What is beyond is lost where it is published,
 and neither side is told."""
+TELL_EVERY = 60.0
+"""Seconds after which it is told again that the other side refuses this one."""
 START_LIMIT = 256
 """Bytes of prefix and name."""
 
@@ -60,6 +64,7 @@ class Subscriber:
         """How many messages were not `prefix name payload`."""
         self.last_error: str | None = None
         """What was wrong with the last of them, or why there is no connection."""
+        self._tell_next = -math.inf
         self._socket = open_socket(zmq.SUB)
         try:
             self._configure(curve)
@@ -101,10 +106,8 @@ class Subscriber:
             try:
                 parts = self._socket.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:
-                refusal = self._connection.tend()
-                if refusal is not None and refusal != self.last_error:
-                    self.last_error = refusal
-                    log.error("%s", refusal)
+                self._connection.tend()
+                self._tell_refusal()
                 return
             problem = self._problem(parts)
             if problem is None:
@@ -112,6 +115,16 @@ class Subscriber:
                 yield name.decode("ascii"), payload
             else:
                 self._refuse(problem)
+
+    @property
+    def refusal(self) -> str | None:
+        """Why nothing can come, where the other side refuses this one."""
+        return self._connection.refusal
+
+    def _tell_refusal(self) -> None:
+        if self.refusal is not None and time.monotonic() >= self._tell_next:
+            self.last_error, self._tell_next = self.refusal, time.monotonic() + TELL_EVERY
+            log.error("%s", self.refusal)
 
     def _problem(self, parts: list[bytes]) -> str | None:
         size = sum(map(len, parts))

@@ -5,92 +5,30 @@ from __future__ import annotations
 import errno
 import threading
 import time
-from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from bluesky_attached import Attached, Engine, until
 from bluesky_scans import COLUMNS, ROWS, STEP, Scan, image, projections, shown, step_scan, write
 
 from streamrecon.bluesky import attach as module
 from streamrecon.bluesky import keeping as keeping_module
-from streamrecon.bluesky.attach import Attachment
 from streamrecon.bluesky.collect import ORPHANS, Collector, image_bytes
 from streamrecon.bluesky.documents import DocumentQueue
 from streamrecon.bluesky.keeping import Keeping
-from streamrecon.bluesky.mapping import mapping_from_dict
-from streamrecon.config import Config, from_dict
+from streamrecon.config import Config
 from streamrecon.errors import OutputError, ScanAbortedError
 from streamrecon.scan import Frame, FrameKind
-from streamrecon.transport import SendReport
 
 DET = {"shape": [1, ROWS, COLUMNS], "dtype": "array", "external": "STREAM:"}
-
-
-class Engine:
-    """Takes what is sent."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.scans: dict[str, list[Any]] = {}
-        self.infos: dict[str, Any] = {}
-        self.errors: dict[str, Exception] = {}
-        self.hold = threading.Event()
-        self.hold.set()
-        monkeypatch.setattr(module, "send_scan", self.send)
-
-    def send(self, info: Any, frames: Callable[[slice], Iterator[Any]], endpoint: str, **options: Any) -> SendReport:
-        assert self.hold.wait(20)
-        self.infos[info.uid] = info
-        found = self.scans[info.uid] = []
-        try:
-            for item in frames(slice(0, info.geometry.rows)):
-                found.append(item)
-        except Exception as error:
-            self.errors[info.uid] = error
-            raise
-        return SendReport(len(found), 0, 0.1, 0.0, ())
 
 
 @pytest.fixture
 def engine(monkeypatch: pytest.MonkeyPatch) -> Engine:
     return Engine(monkeypatch)
-
-
-class Attached:
-    """An attachment in a thread of its own."""
-
-    def __init__(self, folder: Path, *rules: dict[str, Any], keep: Path | None = None, **options: Any) -> None:
-        self.queue, self.events = DocumentQueue(), list[tuple[str, str]]()
-        source = {"roots": [str(folder)], "patience": options.pop("patience", 2.0)}
-        config = from_dict({"source": source, "attach": options.pop("attach", {})})
-        mappings = [mapping_from_dict({"name": f"m{n}", **each}) for n, each in enumerate(rules or (STEP,))]
-        self.attachment = Attachment(
-            self.queue, "ipc:///nowhere", mappings, config, keep=keep,
-            listener=lambda event, text: self.events.append((event, text)), **options,
-        )  # fmt: skip
-        self.thread = threading.Thread(target=self.attachment.run, daemon=True)
-        self.thread.start()
-
-    def say(self, documents: Any) -> None:
-        for name, doc in documents:
-            self.queue(name, doc)
-
-    def close(self) -> None:
-        self.queue.close()
-        self.thread.join(20)
-        assert not self.thread.is_alive()
-
-    def told(self, event: str) -> list[str]:
-        return [text for name, text in self.events if name == event]
-
-
-def until(condition: Callable[[], Any], what: str) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.01)
 
 
 def test_run_after_run(tmp_path: Path, engine: Engine) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from streamrecon.bluesky.describe import describe
 from streamrecon.bluesky.mapping import at_path, bounds, fits, load_mapping, mapping_from_dict, profiles, why_no_scan
-from streamrecon.bluesky.shots import _within
+from streamrecon.bluesky.stream import _within
 from streamrecon.errors import ConfigError
 from streamrecon.scan import FrameKind
 from streamrecon.sources.roots import Roots
@@ -72,6 +72,21 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"theta": LINEAR, "scan": {"pixel_size_units": "ell"}}, "scan.pixel_size_units is 'ell'"),
     ({"theta": LINEAR, "scan": {"center": True}}, "scan.center is True"),
     ({"theta": 3}, "theta is 3; expected a table"),
+    ({"theta": {**LINEAR, "units": "turns"}}, "theta has units 'turns'; expected one of: deg"),
+    ({"theta": {**LINEAR, "scale": "start."}}, "theta.scale is 'start.'; expected a number, start.PATH or config.PATH"),
+    ({"theta": {**LINEAR, "scale": 0}}, "theta.scale is 0"),
+    ({"theta": {**LINEAR, "scale": float("nan")}}, "theta.scale is nan; expected a finite number"),
+    ({"theta": {**LINEAR, "motion": -1}}, "theta.motion is -1"),
+    (
+        {"theta": {"key": "m", "otherwise": {"from": "linear", "start": "foo", "step": 1}}},
+        "theta.otherwise.start is 'foo'; expected a number",
+    ),
+    (
+        {"theta": {"key": "m", "otherwise": {"from": "dataset"}}},
+        "theta.otherwise.from is dataset; expected theta.otherwise.key",
+    ),
+    ({"theta": LINEAR, "scan": {"pixel_size": -1}}, "scan.pixel_size is -1; expected more than 0"),
+    ({"theta": LINEAR, "scan": {"projections": 0}}, "scan.projections is 0; expected more than 0"),
 ]
 
 
@@ -186,7 +201,10 @@ def test_why_a_run_would_not_be(tmp_path: Path) -> None:
             "refused     the stream primary has no data key camera; expected one of: det, rot",
         ),
         ({"projection": {"stream": "main"}}, "no descriptor of the stream main has come (streams: primary)"),
-        ({"theta": {"from": "event", "key": "phi", "units": "deg"}}, "phi: the run has ended, and event 1"),
+        (
+            {"theta": {"from": "event", "key": "phi", "units": "deg"}},
+            "its event of primary came without phi; it has: rot",
+        ),
         ({"theta": {"from": "event", "key": "rot"}}, "units 'mm'"),
     ],
 )

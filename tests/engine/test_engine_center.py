@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -148,3 +149,19 @@ def test_the_final_volume_depends_on_neither_order_nor_pace(tmp_path: Path, orde
     changed = stream(other, options, tmp_path / "changed")
     assert plain.told("center")[-1]["center"] == pytest.approx(changed.told("center")[-1]["center"], abs=1e-6)
     assert difference(plain.volume, changed.volume) < 1e-5
+
+
+def test_a_number_that_is_not_promised_serves_as_one_until_more_come(tmp_path: Path) -> None:
+    """It decides how often versions come and how long the center is waited for, and ends nothing."""
+    scan = simulated(projections=60)
+    told = scan.unknown()
+    told = told.with_info(metadata={**scan.info.metadata, "expected": 40})
+    streamed = stream(told, config(recon={"center": None}, emit={"every": None}), tmp_path)
+    assert streamed.result is not None
+    assert streamed.result.status.expected == 40
+    assert streamed.result.status.in_volume == 60
+    counts = [event["projections"] for event in streamed.told("version")]
+    assert {b - a for a, b in itertools.pairwise(counts)} <= {0, 4}, "a tenth of what was told"
+    assert streamed.result.missing == 0
+    expected = stream(scan.unknown(), config(recon={"center": None}), tmp_path / "plain")
+    assert difference(streamed.volume, expected.volume) < 1e-5

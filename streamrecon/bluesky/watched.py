@@ -1,0 +1,100 @@
+"""A motor that was watched while it moved: where it was at a time, as far as that is known."""
+
+from __future__ import annotations
+
+import bisect
+import math
+
+import numpy as np
+
+
+class Watched:
+    """Positions of one motor, in whatever order they come.
+
+    Between two positions that follow each other it moved evenly. Where one is missing between them it is not known how it
+    moved: that is a hole, until it is filled.
+    """
+
+    def __init__(self) -> None:
+        self.expected: int | None = None
+        """Events that there were, where that is known."""
+        self.heard = set[int]()
+        """Numbers of the events that have come, from 1."""
+        self._times: list[float] = []
+        """Seconds, ascending."""
+        self._positions: list[float] = []
+        self._numbers: list[int] = []
+        self._begun: tuple[int, bool, float | None] | None = None
+        """When it began to move, and by how many positions that was told."""
+
+    def __len__(self) -> int:
+        return len(self._times)
+
+    @property
+    def complete(self) -> bool:
+        """Whether no event is missing; where nobody has told how many there were, the last that came may not be the last."""
+        return len(self.heard) >= (max(self.heard, default=0) + 1 if self.expected is None else self.expected)
+
+    def add(self, number: int, time: float, position: float) -> bool:
+        """Where it was in an event; False, and left out, where that is no number."""
+        if not (math.isfinite(time) and math.isfinite(position)):
+            return False
+        place = bisect.bisect(self._times, time)
+        self._times.insert(place, time)
+        self._positions.insert(place, position)
+        self._numbers.insert(place, number)
+        self.heard.add(number)
+        return True
+
+    def at(self, time: float, ended: bool) -> float | None:
+        """Where it was; None where that is not known.
+
+        Before the first position, and after the last one, it stood.
+
+        Parameters
+        ----------
+        time
+            Seconds.
+        ended
+            Whether no more positions will come.
+        """
+        place = bisect.bisect(self._times, time)
+        if place and self._times[place - 1] == time:
+            return self._positions[place - 1]
+        if not self._times or (place == len(self) and not ended) or self._hole(place):
+            return None
+        near = slice(max(0, place - 1), place + 1)
+        return float(np.interp(time, self._times[near], self._positions[near]))
+
+    def begun(self, still: float, ended: bool) -> float | None:
+        """When it began to move: at the last position before two that are both away from the first one, to the same side.
+
+        Parameters
+        ----------
+        still
+            By how much it may be away and still stand.
+        ended
+            Whether no more positions will come: then one will do if it is the last.
+        """
+        if self._begun is None or (self._begun[2] is None and self._begun[:2] != (len(self), ended)):
+            self._begun = len(self), ended, self._find_begun(still, ended)
+        return self._begun[2]
+
+    def _find_begun(self, still: float, ended: bool) -> float | None:
+        if not self._positions:
+            return None
+        away = np.array(self._positions) - self._positions[0]
+        side = np.where(np.abs(away) > still, np.sign(away), 0.0)
+        following = np.append(side[1:], side[-1] if ended else 0.0)
+        moved = np.flatnonzero((side != 0) & (side == following))
+        if not moved.size or any(map(self._hole, range(int(moved[0]) + 1))):
+            return None
+        return self._times[max(0, int(moved[0]) - 1)]
+
+    def _hole(self, place: int) -> bool:
+        """Whether events are missing right before a place, or after the last one."""
+        before = self._numbers[place - 1] if place else 0
+        if place == len(self):
+            return self.expected is not None and self.expected > max(self.heard, default=0)
+        low, high = sorted((before, self._numbers[place]))
+        return high - low - 1 > len(self.heard) or any(number not in self.heard for number in range(low + 1, high))
