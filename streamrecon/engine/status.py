@@ -89,6 +89,9 @@ class Counters:
     """What threads other than the compute thread have in hand, and a number that changes as it goes on."""
     title: str = ""
     filter: str = ""
+    rows: int = 0
+    columns: int = 0
+    side: int | None = None
     paused: bool = False
     advice: str | None = None
     every: int | None = None
@@ -153,6 +156,9 @@ class Counters:
             version=status.version,
             center=center,
             filter=self.filter,
+            rows=self.rows,
+            columns=self.columns,
+            side=self.side,
             credit_frames=max(0, status.credit_frames),
             ring_frames=status.ring_frames,
             rate=max(0.0, status.rate),

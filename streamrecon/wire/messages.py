@@ -284,6 +284,12 @@ class Abort(Message):
 Axis: TypeAlias = Literal["z", "y", "x"]
 """Of a volume: slice, y, x."""
 
+PLANES = 32
+"""Slices that a viewer may ask for at once."""
+
+SINOGRAMS = 4
+"""Sinograms that are made at the same time, for all viewers."""
+
 PREVIEW = 128
 """Voxels of the longest side of a preview, at most."""
 
@@ -307,7 +313,7 @@ class Control(Message):
     """What the action takes: `center`: column, none to find it; `side`: pixels, none for the detector's; `every`: projections;
     `interval`: seconds, none to have versions by number only; `centers`: slice, first and last column, how many."""
     text: str = ""
-    """`filter`: its name; `advise_stop`: why."""
+    """`filter`: its name; `advise_stop`: why, or empty to withdraw that."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -361,15 +367,15 @@ class Want(Message):
     after: int
     """0 for any: also what is there already, with other slices."""
     planes: tuple[Plane, ...] = (Plane(axis="z"), Plane(axis="y"), Plane(axis="x"))
-    """Slices to be sent, in full resolution where the volume has it."""
+    """Slices to be sent, in full resolution where the volume has it; at most `PLANES`."""
     most: int = 0
     """Pixels of the longest side of a picture, at most; 0 for any."""
     preview: int = 0
     """Voxels of the longest side of a preview of the volume, at most; 0 for none."""
     projection: bool = False
     """Whether to send the newest projection, as line integrals."""
-    sinogram: int | None = None
-    """Slice whose sinogram is to be sent with the next versions."""
+    sinograms: tuple[int, ...] = ()
+    """Slices whose sinograms are to be sent with the next versions; at most `SINOGRAMS`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -441,6 +447,12 @@ class Progress(Message):
     """Newest that can be read."""
     center: float | None
     filter: str
+    rows: int
+    """Slices of the volume."""
+    columns: int
+    """Of the detector; 0 before there is a scan."""
+    side: int | None
+    """Of a slice, pixels, where one was asked for; null is the detector's columns."""
     credit_frames: int
     ring_frames: int
     rate: float
@@ -456,7 +468,7 @@ class Progress(Message):
     paused: bool
     """Whether partial versions are made only when asked for."""
     advice: str | None
-    """Why a viewer has advised to stop the scan, where one has."""
+    """Why a viewer has advised to stop the scan, where one has, and it was not withdrawn."""
     every: int | None
     """Projections between versions."""
     interval: float | None
