@@ -346,7 +346,10 @@ class _Sending:
     def __call__(self, end: Any) -> None:
         if end.advice != self._advice:
             self._advice = end.advice
-            sys.stderr.write(f"who watches the scan advises to stop it: {end.advice}\n")
+            withdrawn = "who watches the scan no longer advises to stop it"
+            sys.stderr.write(
+                (f"who watches the scan advises to stop it: {end.advice!r}" if end.advice else withdrawn) + "\n"
+            )
         state = end.session.state
         words = f"{state.name.lower()}: {state.value}" if not end.busy else f"the engine is busy: {end.busy.reason}"
         if not self._quiet and words != self._told:

@@ -387,7 +387,12 @@ class Attachment:
         self._sending = end
         if end.advice != self._advised:
             self._advised = end.advice
-            self._listener("advice", f"who watches the scan advises to stop it: {end.advice}")
+            said = (
+                f"who watches the scan advises to stop it: {end.advice}"
+                if end.advice
+                else "no more advice to stop the scan"
+            )
+            self._listener("advice", said)
         if self._stopped.is_set():
             why = "the attachment was ended"
             raise ScanAbortedError(why) if self._keeping is None else SenderLeftError(why)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hmac
 import logging
+import math
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -17,18 +19,36 @@ from streamrecon.engine.exhibit import Exhibit, Shot, change
 from streamrecon.errors import StreamreconError
 from streamrecon.transport import Poller, Publisher, Wakeup
 from streamrecon.wire.audience import Audience
-from streamrecon.wire.messages import Axis, Control, Look, Picture, Progress, Result, Want
+from streamrecon.wire.messages import (
+    PLANES,
+    SINOGRAMS,
+    Axis,
+    Control,
+    Look,
+    Message,
+    Picture,
+    Progress,
+    Result,
+    Update,
+    Want,
+)
 
 log = logging.getLogger(__name__)
 
-PLANES = 16
-"""Slices that a viewer may ask for at once."""
-
-ROWS = 4
-"""Rows whose sinograms are made, at most: those asked for last."""
-
 CACHED = 128 << 20
 """Bytes of pictures that are kept for other viewers of the same version."""
+
+RETRY = 0.2
+"""Seconds after which a viewer that has not taken its last answer is tried again."""
+
+RESULTS_WITHIN = 30.0
+"""Seconds for which the answer to a request is kept for a viewer that does not take it."""
+
+MOST_RESULTS = 64
+"""Answers that are kept so."""
+
+WARN_EVERY = 10.0
+"""Seconds between two warnings of what viewers do wrong."""
 
 FRESH = 0.2
 """Seconds for which the same word of progress serves all viewers."""
@@ -70,8 +90,16 @@ class Gallery(threading.Thread):
         self._audience, self._wakeup = Audience(), Wakeup()
         self._calls: deque[Callable[[], None]] = deque()
         self._exhibit: Exhibit | None = None
+        self._cutter = ThreadPoolExecutor(1, "streamrecon-cut")
+        """Where slices are cut: a slow disk is not to make viewers take the engine for dead."""
+        self._busy: set[bytes] = set()
+        """Viewers whose slices are being cut, or that have not taken what was sent before."""
+        self._results: deque[tuple[float, bytes, Result, bytes]] = deque()
+        """Answers that could not be sent yet, each until when it is tried."""
         self._shots: dict[tuple[Axis, int | None, int], Shot] = {}
+        self._shots_are_of: Exhibit | None = None
         self._word: tuple[float, Progress | None] = 0.0, None
+        self._warned = -math.inf
         self._stopped, self._over = False, threading.Event()
 
     # Called by other threads: each is carried out by this one.
@@ -99,12 +127,12 @@ class Gallery(threading.Thread):
         try:
             poller = Poller(self._wakeup, self._publisher)
             while not self._stopped:
-                poller.wait(0.2)
+                poller.wait(RETRY)
                 while self._calls:
                     self._calls.popleft()()
                 for viewer, request in self._publisher.requests():
-                    self._audience.hear(viewer, time.monotonic())
                     self._serve(viewer, request)
+                self._send_results()
                 self._answer_all()
         except BaseException:
             log.exception("viewers are not served any more")  # the scan goes on
@@ -113,22 +141,38 @@ class Gallery(threading.Thread):
             self._over.set()
 
     def _close(self) -> None:
+        self._cutter.shutdown(wait=True, cancel_futures=True)
         self._publisher.close()
         self._wakeup.close()
         self._exhibit = None
 
     def _show(self, exhibit: Exhibit) -> None:
         self._exhibit = change(self._exhibit, exhibit)
-        self._shots = {}
+
+    def _send(self, viewer: bytes, message: Message, payload: bytes | None = None) -> bool:
+        """Send, or give up what cannot be sent at all; False where it may be tried again."""
+        try:
+            return self._publisher.send(viewer, message, payload)
+        except StreamreconError as error:
+            self._warn(f"{message.name()} cannot be sent to a viewer: {error}")
+            return True
+
+    def _warn(self, text: str) -> None:
+        """Say what viewers do wrong, but not as often as they do it."""
+        now = time.monotonic()
+        if now - self._warned >= WARN_EVERY:
+            self._warned = now
+            log.warning("%s", text)
 
     def _serve(self, viewer: bytes, request: Want | Look | Control) -> None:
         if isinstance(request, Look):
+            self._audience.hear(viewer, time.monotonic())
             word = self._progress()
             if word is not None:
-                self._publisher.send(viewer, word)
+                self._send(viewer, word)
         elif isinstance(request, Want):
             self._audience.ask(viewer, replace(request, planes=request.planes[:PLANES]))
-            self._attend(request.sinogram)
+            self._attend(request.sinograms[:SINOGRAMS])
         else:
             self._take(viewer, request)
 
@@ -138,62 +182,89 @@ class Gallery(threading.Thread):
             self._word = now, self.look(self._audience.present(now))
         return self._word[1]
 
-    def _attend(self, row: int | None) -> None:
-        if row is None or row in self.attended[-1:]:
-            return
-        wanted = {want.sinogram for want in self._audience.wants}
-        kept = [other for other in self.attended if other in wanted and other != row]
-        self.attended = (*kept, row)[-ROWS:]
-        if self.attend is not None:
-            self.attend(self.attended)
+    def _attend(self, rows: tuple[int, ...]) -> None:
+        wanted = {row for want in self._audience.wants for row in want.sinograms[:SINOGRAMS]}
+        kept = [row for row in self.attended if row in wanted and row not in rows]
+        attended = (*kept, *rows)[-SINOGRAMS:]
+        if rows and set(attended) != set(self.attended):
+            self.attended = attended
+            if self.attend is not None:
+                self.attend(attended)
 
     def _take(self, viewer: bytes, request: Control) -> None:
         def answer(result: Result, pixels: Sequence[NDArray[np.float32]] = ()) -> None:
             payload = b"".join(np.ascontiguousarray(each, "<f4").tobytes() for each in pixels)
-            self._do(lambda: self._publisher.send(viewer, result, payload))
+            self._do(lambda: self._results.append((time.monotonic() + RESULTS_WITHIN, viewer, result, payload)))
 
         refusal = None
         if self.token is None:
             refusal = "this engine takes no requests from viewers"
         elif not hmac.compare_digest(self.token.encode(), request.token.encode()):
-            log.warning("a viewer asked for %s with a wrong control token", request.action)
+            self._warn(f"a viewer asked for {request.action} with a wrong control token")
             refusal = "the control token is wrong: the engine's is in its output folder, in control.token"
         elif self.control is None:
             refusal = "no scan is in work: nothing was changed"
         if refusal is None and self.control is not None:
             self.control(request, answer)
         else:
-            answer(Result(serial=request.serial, done=False, text=str(refusal)))
+            self._send(viewer, Result(serial=request.serial, done=False, text=str(refusal)), b"")
+
+    def _send_results(self) -> None:
+        now, waiting = time.monotonic(), deque[tuple[float, bytes, Result, bytes]]()
+        for until, viewer, result, payload in self._results:
+            if now < until and not self._send(viewer, result, payload):
+                waiting.append((until, viewer, result, payload))
+        while len(waiting) > MOST_RESULTS:
+            waiting.popleft()
+        self._results = waiting
 
     def _answer_all(self) -> None:
-        while (exhibit := self._exhibit) is not None:
-            due = self._audience.due(exhibit.update.uid, exhibit.update.version)
-            if due is None:
-                return
-            viewer, want = due
-            try:
-                shots = self._shots_of(exhibit, want)
-            except OSError as error:
-                # Such as a version that was deleted; there will be another one.
-                log.warning("version %d cannot be shown any more: %s", exhibit.update.version, error)
-                self._exhibit = None
-                self._audience.ask(viewer, want)
-                return
+        exhibit = self._exhibit
+        if exhibit is None:
+            return
+        for viewer, want in self._audience.due(exhibit.update.uid, exhibit.update.version, self._busy):
+            self._busy.add(viewer)
+            self._cutter.submit(self._cut, exhibit, viewer, want)
+
+    def _answered(self, exhibit: Exhibit, viewer: bytes, want: Want, update: Update | None, payload: bytes) -> None:
+        self._busy.discard(viewer)
+        if update is None:
+            if self._exhibit is exhibit:
+                self._exhibit = None  # there will be another one
+        elif self._send(viewer, update, payload):
+            return
+        self._audience.put_back(viewer, want)
+        if update is not None:
+            # It has not taken what was sent before: it is asked again a little later, not at once.
+            self._busy.add(viewer)
+            timer = threading.Timer(RETRY, lambda: self._do(lambda: self._busy.discard(viewer)))
+            timer.daemon = True
+            timer.start()
+
+    # The thread of the cutter.
+
+    def _cut(self, exhibit: Exhibit, viewer: bytes, want: Want) -> None:
+        update, payload = None, b""
+        try:
+            shots = self._shots_of(exhibit, want)
             update = replace(exhibit.update, pictures=tuple(picture for picture, _ in shots))
-            try:
-                payload = b"".join(np.ascontiguousarray(pixels, "<f4").tobytes() for _, pixels in shots)
-                self._publisher.send(viewer, update, payload)
-            except StreamreconError:
-                log.exception("version %d cannot be sent to a viewer", update.version)
+            payload = b"".join(np.ascontiguousarray(pixels, "<f4").tobytes() for _, pixels in shots)
+        except OSError as error:
+            # Such as a version that was deleted.
+            log.warning("version %d cannot be shown any more: %s", exhibit.update.version, error)
+        except Exception:
+            log.exception("version %d cannot be shown", exhibit.update.version)
+        self._do(lambda: self._answered(exhibit, viewer, want, update, payload))
 
     def _shots_of(self, exhibit: Exhibit, want: Want) -> list[tuple[Picture, NDArray[np.float32]]]:
+        if self._shots_are_of is not exhibit:
+            self._shots_are_of, self._shots = exhibit, {}
         shots: list[Shot | None] = [self._slice(exhibit, each.axis, each.index, want.most) for each in want.planes]
         if want.preview:
             shots.append(exhibit.small(want.preview))
         if want.projection:
             shots.append(exhibit.newest_projection(want.most))
-        if want.sinogram is not None:
-            shots.append(exhibit.sinogram(want.sinogram, want.most))
+        shots += [exhibit.sinogram(row, want.most) for row in want.sinograms[:SINOGRAMS]]
         return [shot for shot in shots if shot is not None]
 
     def _slice(self, exhibit: Exhibit, axis: Axis, index: int | None, most: int) -> Shot:

@@ -25,8 +25,11 @@ CANDIDATES = 32
 SMALLEST = 16
 """Side of a slice, pixels."""
 
-SWEEPS = 4
-"""That are waited for at the same time; an older one has been superseded."""
+SWEEPS = 2
+"""That are made at the same time; who asks for more has to wait."""
+
+WAITING = 32
+"""Requests that may wait to be carried out."""
 
 
 class _RefusedError(Exception):
@@ -87,12 +90,16 @@ class Hands:
         self._sweeps: dict[int, _Asked] = {}
         self._number = 0
         counters.filter, counters.every, counters.interval = options.filter, policy.every, policy.interval
+        counters.rows, counters.columns, counters.side = whole[1] - whole[0], columns, options.side
 
     # Any thread.
 
     def ask(self, control: Control, answer: Answer) -> None:
         """A viewer asks for something."""
-        self._requests.put((control, answer))
+        if self._requests.qsize() >= WAITING:
+            self._say(control, answer, False, f"{WAITING} requests wait already: ask again in a moment")
+        else:
+            self._requests.put((control, answer))
 
     def attend(self, slices: tuple[int, ...]) -> None:
         """Viewers look at the sinograms of these slices."""
@@ -147,9 +154,6 @@ class Hands:
             return ()
         if control.action == "centers":
             self._sweeps[self._number] = _Asked(control, answer)
-            while len(self._sweeps) > SWEEPS:
-                old = self._sweeps.pop(next(iter(self._sweeps)))
-                self._say(old.control, old.answer, False, "others were asked for meanwhile")
             return orders
         self._story.tell("control", f"a viewer has asked: {text}", action=control.action)
         self._kept.add(control)
@@ -186,7 +190,7 @@ class Hands:
     def _change(self, options: ReconConfig) -> Sequence[Order]:
         self._fits(options)
         self._options = options
-        self._counters.filter = options.filter
+        self._counters.filter, self._counters.side = options.filter, options.side
         return [Change(options.filter, options.side)]
 
     def _every(self, control: Control) -> tuple[str, Sequence[Order]]:
@@ -221,10 +225,13 @@ class Hands:
         return "versions are made again", ()
 
     def _advise_stop(self, control: Control) -> tuple[str, Sequence[Order]]:
-        why = control.text.strip()[:200] or "no reason was given"
-        self._counters.advice = why
+        # It is shown on terminals, too.
+        why = "".join(each if each.isprintable() else " " for each in control.text).strip()[:200]
+        if not why and self._counters.advice is None:
+            raise _RefusedError("say why the scan may be stopped")
+        self._counters.advice = why or None
         self._advise(why)
-        return f"the sender is told that the scan may be stopped: {why}", ()
+        return f"the sender is told that the scan may be stopped: {why}" if why else "the advice is withdrawn", ()
 
     def _centers(self, control: Control) -> tuple[str, Sequence[Order]]:
         row, first, last, count = self._numbers(control, 4)
@@ -237,6 +244,8 @@ class Hands:
             raise _RefusedError(
                 f"centers {first:g} to {last:g} were asked for; expected within the columns 0 to {self._columns - 1}"
             )
+        if len(self._sweeps) >= SWEEPS:
+            raise _RefusedError("candidates that were asked for before are still being made")
         if self._lead.alignment.used is None:
             raise _RefusedError("nothing is reconstructed yet: ask again when the first projections are")
         self._number += 1

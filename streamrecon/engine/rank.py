@@ -264,7 +264,9 @@ class Rank:
         sinogram = self._fields.sinogram(records, order.row - self._rows[0])
         theta = np.array([record.theta for record in records])
         offset, centers = self._slab.turn == TURN, np.array(order.centers)
-        slices = sweep_centers(sinogram, theta, centers, self._slab.options, self._between, offset)
+        slices = sweep_centers(
+            sinogram, theta, centers, self._slab.options, self._between, offset, self._info.geometry.pixel_size
+        )
         self._council.report(Swept(order.number, slices))
 
     def _mark(self, cut: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-import mmap
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,14 +12,16 @@ from numpy.typing import NDArray
 
 from streamrecon.wire.messages import Axis, Range
 
-PIECE = 64 << 20
-"""Bytes of a file that are in memory at once."""
+PIECE = 16 << 20
+"""Bytes of a file that are in memory at once, for a slice of which some is taken of each."""
 
 AXES: dict[Axis, int] = {"z": 0, "y": 1, "x": 2}
 
 
 class SlabFiles:
     """One version on the disk; any thread.
+
+    The files are read and not mapped: a disk that fails is then an error, and not the end of the process.
 
     Parameters
     ----------
@@ -41,14 +43,18 @@ class SlabFiles:
         OSError
             If the version is gone, or the disk fails.
         """
-        if AXES[axis]:
-            return np.concatenate([_cut(path, offset, shape, AXES[axis], index) for path, offset, shape in self._files])
-        for path, offset, shape in self._files:
-            if index < shape[0]:
-                image: NDArray[np.float32] = _cut(path, offset, shape, 0, index)[0]
-                return image
-            index -= shape[0]
-        raise IndexError(index)
+        count, height, width = self.shape
+        if axis == "z":
+            image: NDArray[np.float32] = self.rows((index, index + 1), (0, height))[0]
+            return image
+        if axis == "y":
+            return self.rows((0, count), (index, index + 1))[:, 0]
+        cut = np.empty((count, height), np.float32)
+        step = max(1, PIECE // (4 * height * width))
+        for first in range(0, count, step):
+            end = min(first + step, count)
+            cut[first:end] = self.rows((first, end), (0, height))[:, :, index]
+        return cut
 
     def rows(self, slices: Range, rows: Range) -> NDArray[np.float32]:
         """Some rows of some slices, (slice, y, x); no more than them is read.
@@ -65,36 +71,26 @@ class SlabFiles:
         """
         _, height, width = self.shape
         found = np.empty((slices[1] - slices[0], rows[1] - rows[0], width), np.float32)
+        whole = rows == (0, height)
         first = 0
         for path, offset, shape in self._files:
             here = range(max(slices[0], first), min(slices[1], first + shape[0]))
             if here:
                 with path.open("rb") as file:
-                    for index in here:
-                        image = found[index - slices[0]]
-                        file.seek(offset + image.itemsize * ((index - first) * height + rows[0]) * width)
-                        if file.readinto(memoryview(image)) < image.nbytes:
-                            raise OSError(errno.EIO, "the slab is shorter than it was", str(path))
+                    # Whole slices lie one after the other.
+                    pieces = [(here[0], here[-1] + 1)] if whole else [(index, index + 1) for index in here]
+                    for begin, end in pieces:
+                        place = offset + 4 * ((begin - first) * height + rows[0]) * width
+                        _read(file.fileno(), found[begin - slices[0] : end - slices[0]], place, path)
             first += shape[0]
         return found
 
 
-def _cut(path: Path, offset: int, shape: tuple[int, int, int], axis: int, index: int) -> NDArray[np.float32]:
-    """A slab's part of a slice; (slice, pixel) or, across the slices, (1, y, x)."""
-    count = shape[0] * shape[1] * shape[2]
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as data:
-        if len(data) < offset + 4 * count:
+def _read(file: int, pixels: NDArray[np.float32], place: int, path: Path) -> None:
+    """Fill an array from this byte of a file."""
+    left = memoryview(pixels).cast("B")  # type: ignore[arg-type]
+    while left:
+        done = os.preadv(file, [left], place)
+        if not done:
             raise OSError(errno.EIO, "the slab is shorter than it was", str(path))
-        volume = np.frombuffer(data, np.float32, count, offset).reshape(shape)
-        try:
-            if axis == 0:
-                return volume[index : index + 1].copy()
-            cut = np.empty((shape[0], shape[3 - axis]), np.float32)
-            step = max(1, PIECE // max(1, volume[0].nbytes))
-            for first in range(0, shape[0], step):
-                some = slice(first, first + step)
-                cut[some] = volume[some, index] if axis == 1 else volume[some, :, index]
-                data.madvise(mmap.MADV_DONTNEED)  # a large volume is not to fill the memory for a slice of it
-            return cut
-        finally:
-            del volume  # else the map cannot be closed
+        left, place = left[done:], place + done

@@ -35,6 +35,7 @@ def sweep_centers(
     options: ReconConfig,
     between: Callable[[], None] = lambda: None,
     offset_axis: bool = False,
+    pixel_size: float | None = None,
 ) -> NDArray[np.float32]:
     """Reconstruct a row with each of several centers.
 
@@ -52,11 +53,13 @@ def sweep_centers(
         Called between two batches of projections.
     offset_axis
         Whether opposed views of the full turn are joined (`recon.offset`).
+    pixel_size
+        m, of a column.
 
     Returns
     -------
     slices
-        (center, y, x) per column, each around its axis.
+        (center, y, x) in 1/m where the pixel size is known, else per column; each around its axis.
     """
     turn = TURN if offset_axis else math.pi
     binning = math.ceil(sinogram.shape[1] / COLUMNS)
@@ -68,7 +71,9 @@ def sweep_centers(
     width = max(columns, 2 * math.ceil(reach) + 1)
     middle = (width - 1) / 2
     weight = arc_weights(theta, turn)
-    shape = Shape.of(Geometry(len(centers), width), replace(options, side=None, circle=False), middle)
+    # Bins are wider than columns, and the unit of length is not theirs.
+    size = (pixel_size or 1.0) * binning
+    shape = Shape.of(Geometry(len(centers), width, size), replace(options, side=None, circle=False), middle)
     accumulator = FourierAccumulator(shape, options, CPU)
     for first in range(0, len(rows), BATCH):
         some = slice(first, first + BATCH)

@@ -14,6 +14,9 @@ log = logging.getLogger(__name__)
 
 Request = Want | Look | Control
 
+QUEUE = 2
+"""Messages that may wait for each viewer: what it does not read is not to fill the engine's memory."""
+
 
 class Publisher:
     """Owned by one thread.
@@ -32,7 +35,8 @@ class Publisher:
     """
 
     def __init__(self, endpoint: str, insecure: bool = False) -> None:
-        self._receiver = Receiver(endpoint, max_payload=4096, insecure=insecure)
+        self._receiver = Receiver(endpoint, max_payload=4096, insecure=insecure, queue=QUEUE)
+        self._receiver.socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
         self.endpoint = self._receiver.endpoint
 
     @property
@@ -48,9 +52,16 @@ class Publisher:
             else:
                 log.warning("a viewer sent %s; expected WANT, LOOK or CONTROL", message.name())
 
-    def send(self, viewer: bytes, message: Message, payload: bytes | None = None) -> None:
-        """Answer; a viewer that is gone is no error."""
-        self._receiver.send(viewer, message, payload)
+    def send(self, viewer: bytes, message: Message, payload: bytes | None = None) -> bool:
+        """Answer; False where the viewer has not yet taken what was sent before. One that is gone is no error."""
+        try:
+            self._receiver.send(viewer, message, payload)
+        except zmq.Again:
+            return False
+        except zmq.ZMQError as error:
+            if error.errno != zmq.EHOSTUNREACH:
+                raise
+        return True
 
     def close(self) -> None:
         """Close the socket."""

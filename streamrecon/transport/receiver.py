@@ -47,6 +47,8 @@ class Receiver:
         Largest payload accepted, bytes; libzmq drops a connection that sends more in one part.
     insecure
         Allow an endpoint that other machines can reach.
+    queue
+        Messages that may wait for each peer; None: as many as ZeroMQ allows by itself.
 
     Raises
     ------
@@ -54,12 +56,14 @@ class Receiver:
         If the endpoint cannot be used.
     """
 
-    def __init__(self, endpoint: str, max_payload: int, insecure: bool = False) -> None:
+    def __init__(self, endpoint: str, max_payload: int, insecure: bool = False, queue: int | None = None) -> None:
         self.malformed = 0
         """Messages dropped because they were not of the protocol."""
         _keep_freed_memory()
         self._socket = open_socket(zmq.ROUTER)
         self._socket.setsockopt(zmq.MAXMSGSIZE, max(max_payload, SMALLEST_LIMIT))
+        if queue is not None:
+            self._socket.setsockopt(zmq.SNDHWM, queue)
         try:
             self.endpoint = bind(self._socket, endpoint, insecure)
         except Exception:

@@ -6,7 +6,7 @@ import contextlib
 import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import zmq
@@ -167,32 +167,39 @@ def subscribe(
     ...     print(slices.update.version, slices.axial.mean())
     """
     planes = Plane(axis="z", index=z), Plane(axis="y", index=y), Plane(axis="x", index=x)
-    want = Want(after=0, planes=planes, most=most, preview=preview, projection=projection, sinogram=sinogram)
-    with Subscription(endpoint) as subscription:
-        final = False
-        while not (final and once):
-            update, pictures = _next(subscription, want, timeout)
+    rows = () if sinogram is None else (sinogram,)
+    want = Want(after=0, planes=planes, most=most, preview=preview, projection=projection, sinograms=rows)
+    # What is happening is heard beside the pictures: they may take long to come.
+    with Subscription(endpoint) as subscription, Subscription(endpoint) as looks:
+        over = False
+        while not (over and once):
+            update, pictures, current = _next(subscription, looks, want, timeout)
             yield _slices(update, pictures)
-            want = Want(
-                uid=update.uid, after=update.version, planes=planes, most=most, preview=preview,
-                projection=projection, sinogram=sinogram,
-            )  # fmt: skip
-            final = update.final
+            want = replace(want, uid=update.uid, after=update.version)
+            # The last version of a scan stays to be seen while the next one has none yet.
+            over = update.final and current in ("", update.uid)
 
 
-def _next(subscription: Subscription, want: Want, timeout: float) -> tuple[Update, Pictures]:
+def _next(subscription: Subscription, looks: Subscription, want: Want, timeout: float) -> tuple[Update, Pictures, str]:
+    """The next version, and the uid of the scan in work."""
     subscription.ask(want)
-    heard = looked = time.monotonic()
+    heard, looked, current = time.monotonic(), -math.inf, None
+    found: tuple[Update, Pictures] | None = None
     while (now := time.monotonic()) - heard < timeout:
         if now - looked >= min(LOOKS, timeout / 4):
             looked = now
-            subscription.ask(Look())
-        answer = subscription.receive(min(LOOKS, timeout / 4, heard + timeout - now))
-        if answer is not None:
-            heard = time.monotonic()
-            message, pictures = answer
-            if isinstance(message, Update):
-                return message, pictures
+            looks.ask(Look())
+        answer = subscription.receive(0.0 if found else min(0.02, heard + timeout - now))
+        if answer is not None and isinstance(answer[0], Update):
+            found, heard = (answer[0], answer[1]), time.monotonic()
+        word = looks.receive(0.02 if found else 0.0)
+        if word is not None and isinstance(word[0], Progress):
+            current, heard = word[0].uid, time.monotonic()
+        # Whether a final version is of the scan in work is asked; an engine that says nothing of it has no other one.
+        if found and (not found[0].final or current is not None or now - heard > min(LOOKS, timeout / 2)):
+            return *found, current or ""
+    if found:
+        return *found, ""
     raise PeerLostError(f"{subscription.endpoint} has said nothing for {timeout:g} s")
 
 

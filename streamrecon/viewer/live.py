@@ -18,7 +18,20 @@ from streamrecon.transport import Poller, Subscription, Wakeup
 from streamrecon.transport.subscription import Pictures
 from streamrecon.viewer.source import Link, Place, Shown
 from streamrecon.viewer.wants import Wanted, Wants
-from streamrecon.wire.messages import PREVIEW, Action, Control, Look, Picture, Plane, Progress, Result, Update, Want
+from streamrecon.wire.messages import (
+    PLANES,
+    PREVIEW,
+    SINOGRAMS,
+    Action,
+    Control,
+    Look,
+    Picture,
+    Plane,
+    Progress,
+    Result,
+    Update,
+    Want,
+)
 
 LOOKS = 0.5
 """Seconds between two questions what is happening."""
@@ -26,10 +39,8 @@ SILENCE = 3.0
 """Seconds without an answer after which the engine counts as gone."""
 PATIENCE = 1.0
 """Seconds within which a version that is there should have come; then it may be asked for anew."""
-REMINDERS = 2.0
+REMINDERS = 10.0
 """Seconds after which a request is said again: one that went to an engine that has died is lost."""
-PLANES = 32
-"""Slices in one request; the others are asked for after it."""
 WAITING = 64
 """Requests for a change that may wait for an answer."""
 DIMENSIONS = {"slice": 2, "preview": 3, "projection": 2, "sinogram": 2, "centers": 3}
@@ -73,7 +84,8 @@ class LiveSource:
     def __init__(self, endpoint: str, token: Token = None, timeout: float = 30.0) -> None:
         self.endpoint, self._timeout = endpoint, timeout
         self.token: Token = token
-        self._subscription = Subscription(endpoint)
+        self._subscription, self._looks = Subscription(endpoint), Subscription(endpoint)
+        """What is happening is heard beside the pictures: over a slow link they may take long to come."""
         self._wakeup, self._wants = Wakeup(), Wants()
         self._changed: Callable[[], None] = lambda: None
         self._thread: threading.Thread | None = None
@@ -107,7 +119,7 @@ class LiveSource:
         if self._thread is not None:
             self._thread.join()
         else:
-            self._subscription.close()
+            self._hang_up()
         self._forget_controls("the viewer was closed")
         self._wakeup.close()
 
@@ -165,13 +177,14 @@ class LiveSource:
     def _run(self) -> None:
         self._heard_at = time.monotonic()
         try:
-            poller = Poller(self._wakeup, self._subscription)
+            poller = Poller(self._wakeup, self._subscription, self._looks)
             while not self._closing.is_set():
                 try:
                     self._ask(time.monotonic())
                     poller.wait(self._pause(time.monotonic()))
-                    while not self._closing.is_set() and (answer := self._subscription.receive()) is not None:
-                        self._hear(*answer)
+                    for connection in (self._looks, self._subscription):
+                        while not self._closing.is_set() and (answer := connection.receive()) is not None:
+                            self._hear(*answer)
                     trouble = None
                 except RemoteProtocolError as error:
                     trouble = str(error)
@@ -181,17 +194,21 @@ class LiveSource:
                     self._closing.wait(PATIENCE)  # whatever is there will not be another thing at once
                 if trouble is not None or now - self._heard_at > SILENCE:
                     self._lose(trouble)
-                    poller = Poller(self._wakeup, self._subscription)
+                    poller = Poller(self._wakeup, self._subscription, self._looks)
         finally:
-            self._subscription.close()
+            self._hang_up()
+
+    def _hang_up(self) -> None:
+        self._subscription.close()
+        self._looks.close()
 
     def _pause(self, now: float) -> float:
         return max(0.02, min(self._looked_at + LOOKS - now, self._heard_at + SILENCE - now))
 
     def _lose(self, trouble: str | None) -> None:
         """Begin anew: the connection may be one that never comes back, such as through a tunnel that was made again."""
-        self._subscription.close()
-        self._subscription = Subscription(self.endpoint)
+        self._hang_up()
+        self._subscription, self._looks = Subscription(self.endpoint), Subscription(self.endpoint)
         self._heard_at, self._looked_at, self._asked = time.monotonic(), 0.0, None
         self._tried.clear()
         self._forget_controls("the engine went away before it had answered; it may have been done or not")
@@ -208,7 +225,7 @@ class LiveSource:
     def _ask(self, now: float) -> None:
         if now - self._looked_at >= LOOKS:
             self._looked_at = now
-            self._subscription.ask(Look())
+            self._looks.ask(Look())
         with contextlib.suppress(queue.Empty):
             while True:
                 self._order(self._orders.get_nowait())
@@ -238,7 +255,7 @@ class LiveSource:
             places = tuple((axis, i) for axis, i in places if i < newest.full["zyx".index(axis)])
         others: list[Key] = [("preview", 0)] if wanted.preview else []
         others += [("projection", 0)] if wanted.projection else []
-        others += [("sinogram", row) for row in wanted.sinograms[:1]]
+        others += [("sinogram", row) for row in wanted.sinograms[:SINOGRAMS]]
         lacking = {key for key in (*places, *others) if key not in self._tried and not self._has(key, wanted)}
         # What is lacking is had from what is there already; while there is nothing yet, all is, as soon as there is something.
         soon = newest is None or self._anew or bool(lacking)
@@ -250,7 +267,7 @@ class LiveSource:
             planes=tuple(Plane(axis=axis, index=index) for axis, index in planes),
             preview=wanted.preview if ("preview", 0) in asking else 0,
             projection=("projection", 0) in asking,
-            sinogram=next((row for row in wanted.sinograms[:1] if ("sinogram", row) in asking), None),
+            sinograms=tuple(row for row in wanted.sinograms[:SINOGRAMS] if ("sinogram", row) in asking),
         )
         return want, {*planes, *(lacking & set(others))} if newest is not None and lacking else set()
 

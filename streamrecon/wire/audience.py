@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from streamrecon.wire.messages import Want
 
 LIMIT = 256
@@ -23,7 +25,7 @@ class Audience:
         self._heard: dict[bytes, float] = {}
 
     def hear(self, viewer: bytes, now: float) -> None:
-        """A viewer has said something; seconds, monotonic."""
+        """A viewer has asked what is happening; seconds, monotonic."""
         self._heard.pop(viewer, None)
         self._heard[viewer] = now
         if len(self._heard) > 4 * LIMIT:
@@ -36,14 +38,29 @@ class Audience:
             del self._waiting[next(iter(self._waiting))]  # who has waited longest is most likely gone
         self._waiting[viewer] = want
 
-    def due(self, uid: str, version: int) -> tuple[bytes, Want] | None:
-        """One of those who are to get this version, who then waits no more; None where there is none left."""
-        for viewer, want in self._waiting.items():
-            # Versions of another scan begin anew: what the viewer has is none of them.
-            if want.after != version or want.uid not in ("", uid):
-                del self._waiting[viewer]
-                return viewer, want
-        return None
+    def due(self, uid: str, version: int, busy: Collection[bytes] = ()) -> list[tuple[bytes, Want]]:
+        """Those who are to get this version, and wait no more.
+
+        Parameters
+        ----------
+        uid, version
+            Of what there is.
+        busy
+            Viewers that have not taken their last answer yet: they wait on.
+        """
+        # Versions of another scan begin anew: what the viewer has is none of them.
+        due = [
+            (viewer, want)
+            for viewer, want in self._waiting.items()
+            if viewer not in busy and (want.after != version or want.uid not in ("", uid))
+        ]
+        for viewer, _ in due:
+            del self._waiting[viewer]
+        return due
+
+    def put_back(self, viewer: bytes, want: Want) -> None:
+        """An answer could not be sent: the viewer waits on, unless it has asked for something else meanwhile."""
+        self._waiting.setdefault(viewer, want)
 
     @property
     def wants(self) -> list[Want]:

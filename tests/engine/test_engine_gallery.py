@@ -15,14 +15,14 @@ import zmq
 from numpy.typing import NDArray
 
 from streamrecon.engine.exhibit import Exhibit
-from streamrecon.engine.gallery import PLANES, Answer, Gallery
+from streamrecon.engine.gallery import Answer, Gallery
 from streamrecon.engine.slab_files import SlabFiles
 from streamrecon.engine.status import Counters
 from streamrecon.errors import EndpointError, PeerLostError
 from streamrecon.transport import Slices, Subscription, private_ipc, subscribe
 from streamrecon.wire.audience import LIMIT
 from streamrecon.wire.codec import MAGIC, encode
-from streamrecon.wire.messages import Control, Look, Plane, Progress, Result, Status, Update, Want
+from streamrecon.wire.messages import PLANES, Control, Look, Picture, Plane, Progress, Result, Status, Update, Want
 
 SHAPE = (4, 6, 6)
 TOKEN = "token"
@@ -405,12 +405,12 @@ def test_the_sinograms_that_are_looked_at(shown: Shown) -> None:
     heard: list[tuple[int, ...]] = []
     shown.gallery.attend = heard.append
     with Subscription(shown.endpoint) as one, Subscription(shown.endpoint) as other:
-        one.ask(Want(after=0, sinogram=3))
+        one.ask(Want(after=0, sinograms=(3,)))
         until(lambda: heard == [(3,)])
-        one.ask(Want(after=0, sinogram=3))
-        other.ask(Want(after=0, sinogram=1))
+        one.ask(Want(after=0, sinograms=(3,)))
+        other.ask(Want(after=0, sinograms=(1,)))
         until(lambda: heard == [(3,), (3, 1)])
-        one.ask(Want(after=0, sinogram=2))
+        one.ask(Want(after=0, sinograms=(2,)))
         until(lambda: heard == [(3,), (3, 1), (1, 2)])
     assert shown.gallery.attended == (1, 2)
 
@@ -429,3 +429,81 @@ def test_a_bug_in_it_ends_no_scan(
 def test_an_endpoint_that_others_can_reach_is_refused() -> None:
     with pytest.raises(EndpointError, match="insecure"):
         Gallery("tcp://0.0.0.0:*")
+
+
+def test_a_viewer_that_asks_and_does_not_read_fills_nothing(shown: Shown, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each WANT of a version that is there is answered, but not before what was sent before has gone."""
+    big = np.zeros((64, 512, 512), np.float32)
+    shown.show(1)
+    sent: list[bool] = []
+    send = shown.gallery._publisher.send
+
+    def counting(*arguments: Any) -> bool:
+        sent.append(send(*arguments))
+        return sent[-1]
+
+    monkeypatch.setattr(shown.gallery._publisher, "send", counting)
+    monkeypatch.setattr(
+        Exhibit, "small", lambda self, most: (Picture(kind="preview", shape=big.shape, full=big.shape), big)
+    )
+    context = zmq.Context.instance()
+    greedy = context.socket(zmq.DEALER)
+    greedy.setsockopt(zmq.LINGER, 0)
+    greedy.setsockopt(zmq.RCVHWM, 1)
+    greedy.connect(shown.endpoint)
+    deadline = time.monotonic() + 20
+    while False not in sent and time.monotonic() < deadline:
+        greedy.send_multipart(encode(Want(after=0, preview=64)))
+        time.sleep(0.02)
+    taken = sent.count(True)
+    time.sleep(1.0)
+    for _ in range(20):
+        greedy.send_multipart(encode(Want(after=0, preview=64)))
+    time.sleep(1.0)
+    assert sent.count(True) <= taken + 1
+    assert taken < 10
+    # Others are served, and so is this one once it reads.
+    shown.show(2, final=True)
+    assert versions(shown.endpoint) == [2]
+    before = sent.count(True)
+    while greedy.poll(2000):
+        greedy.recv_multipart()
+    assert sent.count(True) > before
+    greedy.close()
+
+
+def test_what_is_happening_is_told_while_a_slow_disk_is_waited_for(
+    shown: Shown, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown.gallery.look = Counters().progress
+    cut, may = SlabFiles.slice, threading.Event()
+
+    def slow(self: SlabFiles, *arguments: Any) -> Any:
+        assert may.wait(20)
+        return cut(self, *arguments)
+
+    monkeypatch.setattr(SlabFiles, "slice", slow)
+    shown.show(1)
+    with Subscription(shown.endpoint) as viewer, Subscription(shown.endpoint) as other:
+        viewer.ask(Want(after=0))
+        other.ask(Look())
+        assert other.receive(5) is not None
+        assert viewer.receive(0.1) is None
+        may.set()
+        answer = viewer.receive(5)
+        assert answer is not None
+        assert isinstance(answer[0], Update)
+
+
+def test_the_last_version_of_a_scan_is_not_the_end_of_the_next_one(shown: Shown) -> None:
+    counters = Counters(uid="another")
+    shown.gallery.look = counters.progress
+    shown.show(5, final=True, uid="s")
+    viewer = subscribe(shown.endpoint, timeout=5)
+    assert next(viewer).update.uid == "s"
+    call = Call(next, viewer)
+    until(lambda: shown.waiting)
+    shown.show(1, final=True, uid="another")
+    assert call.result().update.uid == "another"
+    with pytest.raises(StopIteration):
+        next(viewer)

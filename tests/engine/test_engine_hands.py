@@ -262,6 +262,7 @@ def test_candidates_for_the_center(scan: Scan, tmp_path: Path, ranks: int) -> No
         alike = [np.corrcoef(each.ravel(), now.ravel())[0, 1] for each in slices]
         assert int(np.argmax(alike)) == 4, "that of the reconstruction, 24.3"
         assert alike[4] > 0.98
+        assert slices[4].std() == pytest.approx(now.std(), rel=0.1), "in the same unit"
 
 
 def test_no_versions_while_paused(scan: Scan, tmp_path: Path) -> None:

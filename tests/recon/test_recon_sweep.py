@@ -63,6 +63,10 @@ def test_wide_rows_are_binned() -> None:
     expected = single(binned, theta, (COLUMNS + 30.5) / 2 - 0.5)
     alike = [np.corrcoef(each.ravel(), expected.ravel())[0, 1] for each in slices]
     assert alike[1] > 0.99 > alike[0]
+    # Per column, as the slices of all columns are.
+    assert slices[1].std() == pytest.approx(expected.std() / 2, rel=0.05)
+    in_meters = sweep_centers(rows, theta, np.array([COLUMNS + 30.0]), ReconConfig(), pixel_size=1e-6)
+    np.testing.assert_allclose(in_meters[0], slices[1] * 1e6, rtol=1e-4, atol=1e-4 * np.ptp(in_meters))
 
 
 def test_opposed_views_are_joined_around_each_axis() -> None:

@@ -91,7 +91,7 @@ def test_all_viewers_share_one_request(engine: FakeEngine, source: LiveSource) -
     until(lambda: engine.asked[-1].after == 2)
     asked = engine.asked[-1]
     assert len(asked.planes) == len(set(asked.planes)) == 4
-    assert (asked.most, asked.preview, asked.projection, asked.sinogram) == (0, 16, True, 10)
+    assert (asked.most, asked.preview, asked.projection, asked.sinograms) == (0, 16, True, (10,))
     source.want("b", ())
     until(lambda: engine.asked[-1].preview == 8 and not engine.asked[-1].projection)
     assert set(engine.asked[-1].planes) == {Plane(axis=axis, index=index) for axis, index in ALL}

@@ -208,12 +208,12 @@ class FakeEngine(threading.Thread):
         if want.projection:
             pixels = np.roll(self._volume.sum(1), 3 * self.version % width, 1)
             found.append(_picture("projection", pixels, want.most, index=projections - 1))
-        if want.sinogram is not None:
-            sums = self.plane("z", min(want.sinogram, self.shape[0] - 1)).sum(0)
+        for row in want.sinograms:
+            sums = self.plane("z", min(row, self.shape[0] - 1)).sum(0)
             angles = np.arange(projections) * math.pi / (20 * self.versions)
             shifts = np.rint(width / 8 * np.cos(angles)).astype(int)
             pixels = np.stack([np.roll(sums, shift) for shift in shifts])
-            found.append(_picture("sinogram", pixels, 0, index=want.sinogram))
+            found.append(_picture("sinogram", pixels, 0, index=row))
         return [each for each in found if each[0].kind not in self.withheld]
 
     def _projections(self) -> int:
@@ -241,6 +241,7 @@ class FakeEngine(threading.Thread):
             phase="ended" if self.final else "accumulating" if self.version else "waiting for a sender",
             frames=got + 10, projections=got, expected=20 * self.versions, in_volume=got,
             coverage=self.version / self.versions, version=self.version, center=self.center, filter=self.filter,
+            rows=self.shape[0], columns=self.shape[2], side=None,
             credit_frames=60, ring_frames=64, rate=0.0 if self.paused else 20 * self.rate, nbytes=got * 96 * 64 * 2,
             latency=0.3 if self.version else None, dropped=0, alarm=None, ranks=1, angles=self._angles(),
             paused=self.paused, advice=self.advice, every=self.every, interval=self.interval, viewers=1,
