@@ -207,7 +207,8 @@ class Gallery(threading.Thread):
         if refusal is None and self.control is not None:
             self.control(request, answer)
         else:
-            self._send(viewer, Result(serial=request.serial, done=False, text=str(refusal)), b"")
+            result = Result(serial=request.serial, done=False, text=str(refusal))
+            self._results.append((time.monotonic() + RESULTS_WITHIN, viewer, result, b""))
 
     def _send_results(self) -> None:
         now, waiting = time.monotonic(), deque[tuple[float, bytes, Result, bytes]]()

@@ -67,6 +67,7 @@ class FakeEngine(threading.Thread):
         self._spectrum = np.fft.fft2(phantom(shape), axes=(1, 2))
         self._volume = np.zeros(shape, np.float32)
         self._waiting: dict[bytes, Want] = {}
+        self._results: list[tuple[bytes, Result, bytes]] = []
         self._wakeup, self._done = Wakeup(), threading.Event()
         self._steps: deque[int] = deque()
         self._next, self._before = time.monotonic(), self._volume
@@ -148,7 +149,7 @@ class FakeEngine(threading.Thread):
             done, text, pictures = self._control(request)
             payload = b"".join(pixels.astype("<f4").tobytes() for _, pixels in pictures)
             result = Result(serial=request.serial, done=done, text=text, pictures=tuple(p for p, _ in pictures))
-            self.publisher.send(viewer, result, self.mangle(payload))
+            self._results.append((viewer, result, self.mangle(payload)))
 
     def _control(self, control: Control) -> tuple[bool, str, list[tuple[Picture, NDArray[np.float32]]]]:
         if control.token != TOKEN:
@@ -187,6 +188,7 @@ class FakeEngine(threading.Thread):
         return True, f"{control.action} is done", []
 
     def _serve(self) -> None:
+        self._results = [each for each in self._results if not self.publisher.send(*each)]
         for viewer, want in list(self._waiting.items()):
             if self.version and (want.after == 0 or want.uid != self.uid or want.after < self.version):
                 del self._waiting[viewer]
