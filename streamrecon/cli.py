@@ -49,6 +49,9 @@ EXIT_CLOSED = 141
 
 RECON_OUT = "streamrecon-out/recon"
 
+USUAL_FILES, MANY_FILES = 1024, 16384
+"""The limit of files where nobody has chosen one, and what is taken instead."""
+
 FILES = 64
 """Files and sockets that a process may need at once; an engine with a few viewers needs half of them."""
 
@@ -108,9 +111,14 @@ def _check_files() -> None:
     ConfigError
         Naming the limit.
     """
-    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    limit, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     if limit == resource.RLIM_INFINITY:
         return
+    wanted = MANY_FILES if most == resource.RLIM_INFINITY else min(MANY_FILES, most)
+    if limit < wanted and limit == USUAL_FILES:
+        # Who connects and says nothing takes files of the scan's; a limit that somebody has chosen stays.
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
+        limit = wanted
     try:
         left = limit - sum(1 for _ in Path("/dev/fd").iterdir())
     except OSError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator
 
 import numpy as np
@@ -17,6 +18,9 @@ log = logging.getLogger(__name__)
 
 SMALLEST_LIMIT = 1 << 20
 """Bytes of a part that are accepted however small the frames are: a scan's list of angles is a payload, too."""
+
+WARN_EVERY = 1.0
+"""Seconds between two warnings of messages that were dropped: who floods a socket is not to fill a disk with them."""
 
 BACKLOG = 64
 """Messages taken in one go before others get their turn."""
@@ -59,6 +63,7 @@ class Receiver:
     def __init__(self, endpoint: str, max_payload: int, insecure: bool = False, queue: int | None = None) -> None:
         self.malformed = 0
         """Messages dropped because they were not of the protocol."""
+        self._warn_next = 0.0
         _keep_freed_memory()
         self._socket = open_socket(zmq.ROUTER)
         self._socket.setsockopt(zmq.MAXMSGSIZE, max(max_payload, SMALLEST_LIMIT))
@@ -86,7 +91,12 @@ class Receiver:
                 message, payload = decode([part.buffer for part in parts[: PARTS_LIMIT + 1]])
             except MessageError as error:
                 self.malformed += 1
-                log.warning("dropped a message from %s: %s", bytes(peer.buffer).hex(), error)
+                now = time.monotonic()
+                if now >= self._warn_next:
+                    self._warn_next = now + WARN_EVERY
+                    log.warning(
+                        "dropped a message from %s: %s (%d so far)", bytes(peer.buffer).hex(), error, self.malformed
+                    )
                 continue
             yield bytes(peer.buffer), message, payload
 
