@@ -277,7 +277,8 @@ def test_a_flat_that_was_damaged_comes_again_to_its_place(
     scan = scan.arranged(scan.of(D), f[:3], scan.of(P)[:30], f[3:], scan.of(P)[30:])
     settings = config(recon={"method": method, "circle": True}, emit={"every": 10}, normalize=normalize)
     out = tmp_path / "out"
-    sender, endpoint = interrupted(scan, settings, out, lambda engine: engine.status().frames >= 50, live=False)
+    # What is accumulated is in the journal.
+    sender, endpoint = interrupted(scan, settings, out, lambda engine: engine.status().in_volume >= 32, live=False)
     (path,) = (out / "journal").glob("*/*.frames")
     start, stride = first_entry(path, scan)
     data = bytearray(path.read_bytes())
