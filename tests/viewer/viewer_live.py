@@ -165,7 +165,7 @@ class FakeEngine(threading.Thread):
         elif control.action in ("pause", "resume"):
             self.paused = control.action == "pause"
         elif control.action == "advise_stop":
-            self.advice = control.text or "a viewer says so"
+            self.advice = control.text or None
         elif control.action == "every":
             self.every = int(numbers[0])
         elif control.action == "interval":
