@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib.util
 import ipaddress
 import re
 import secrets
@@ -22,6 +23,8 @@ SESSIONS = 64
 """Pages at a time."""
 IDLE_CONNECTIONS = 64
 """Others that may fetch files at the same time."""
+PACKAGES = "starlette", "uvicorn", "websockets", "bokeh"
+"""Of the extra `view`."""
 PORTS = {"http": 80, "https": 443}
 START_WITHIN = 10.0
 """Seconds."""
@@ -67,12 +70,13 @@ class ViewServer:
         insecure: bool = False,
         sessions: int = SESSIONS,
     ) -> None:
-        try:
-            from streamrecon.viewer.app import Desk
-        except ModuleNotFoundError as error:
+        missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+        if missing:
             raise ConfigError(
-                f"the page needs {error.name}, which is not installed: pip install 'streamrecon[view]'"
-            ) from error
+                f"the page needs {' and '.join(missing)}, not installed here: pip install 'streamrecon[view]'"
+            )
+        from streamrecon.viewer.app import Desk
+
         if not insecure and not _is_loopback(host):
             raise EndpointError(
                 f"the page would be served at {host}, which other machines can reach, without encryption: leave it on "

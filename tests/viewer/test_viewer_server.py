@@ -6,7 +6,6 @@ import contextlib
 import http.client
 import importlib.util
 import socket
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -454,11 +453,12 @@ def test_where_others_could_reach_it(engine: FakeEngine) -> None:
         assert get(server, "/nothing", ("Host", f"0.0.0.0:{server.port}"))[0] == 403
 
 
-def test_without_the_extra(engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("package", ["starlette", "uvicorn", "websockets", "bokeh"])
+def test_without_the_extra(engine: FakeEngine, monkeypatch: pytest.MonkeyPatch, package: str) -> None:
     source = LiveSource(engine.endpoint)
-    monkeypatch.setitem(sys.modules, "starlette.applications", None)
-    monkeypatch.delitem(sys.modules, "streamrecon.viewer.app")
-    with pytest.raises(ConfigError, match=r"pip install 'streamrecon\[view\]'"):
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == package else found(name))
+    with pytest.raises(ConfigError, match=rf"needs {package}, .*pip install 'streamrecon\[view\]'"):
         ViewServer(source)
     source.close()
 
