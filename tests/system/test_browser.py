@@ -217,6 +217,21 @@ def test_the_center_is_set_and_the_slice_changes(engine: FakeEngine, server: Vie
     assert engine.advice == "the sample has moved"
 
 
+def test_the_scan_before_is_said_to_be_that(engine: FakeEngine, server: ViewServer, visit: Open) -> None:
+    page = visit(server.view_url)
+    page.until_shown("z", version=1)
+    assert page.page.locator(".stage.stale").count() == 0
+    engine.begins = True
+    page.until("document.getElementById('version').textContent === 'version 1 of the scan before (phantom, scan 1)'")
+    assert page.text("#title") == "phantom, scan 2"
+    assert page.page.locator(".stage.stale").count() == 3
+    engine.begins = False
+    engine.step(400)
+    page.until("document.getElementById('version').textContent === 'version 1, partial'")
+    assert page.text("#title") == "phantom, scan 2"
+    assert page.page.locator(".stage.stale").count() == 0
+
+
 def test_a_link_for_looking_has_no_hands(server: ViewServer, visit: Open) -> None:
     page = visit(server.view_url)
     page.until_shown("z", version=1)

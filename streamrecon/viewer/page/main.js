@@ -84,6 +84,7 @@ connection.onMessage = (message) => {
     scan.line(message.line)
     if (message.uid !== undefined) {
       scan.progress(message)
+      dim()
       hands.progress(message)
     }
   } else if (message.type === 'update') {
@@ -100,6 +101,7 @@ function updated(message) {
   for (const axis of AXES) panels[axis].voxel = message.pixel_size
   element('unit').textContent = message.pixel_size ? '1/m' : '1/pixel'
   scan.update(message)
+  dim()
   if (link?.state === 'file') scan.line(`${message.final ? 'Finished' : 'Partial'} volume of ${message.projections} projections: ${link.text}`)
   hands.update(message)
   draw()
@@ -111,12 +113,18 @@ function told() {
   const { state, text } = connection.status.value
   const open = state === 'open'
   scan.link(open ? (link?.state ?? 'connecting') : state, open ? (link?.text ?? '') : text)
-  for (const axis of AXES) panels[axis].stale = !open || link?.state === 'gone'
+  dim()
   if (state === 'lost') scan.line('What is shown is from before the connection broke.')
   else if (state === 'refused') scan.line('Nothing is shown without the right token.')
   else if (!open) scan.line(text)
   else if (link && link.state !== 'live' && link.state !== 'file') scan.line(link.text)
   notice()
+}
+
+// What is not of now: of a connection that is lost, or of the scan before.
+function dim() {
+  const stale = connection.status.value.state !== 'open' || link?.state === 'gone' || scan.before
+  for (const axis of AXES) panels[axis].stale = stale
 }
 
 let ticking = 0

@@ -23,6 +23,7 @@ export class ScanView {
   #volume = new Table(element('numbers-volume'))
   #progress = null
   #update = null
+  #last = '' // the scan whose versions were shown before those of this one
 
   link(state, text) {
     const pill = element('link')
@@ -39,19 +40,26 @@ export class ScanView {
 
   // Null where there is none, as of a file.
   progress(progress) {
-    if (this.#update && progress?.uid && progress.uid !== this.#update.uid) this.#update = null
     this.#progress = progress
     this.#show()
   }
 
+  // Whether the version shown is of another scan than the one in work, which has none yet. Word of the progress may be late, and
+  // still of the scan before.
+  get before() {
+    const [now, shown] = [this.#progress?.uid, this.#update?.uid]
+    return Boolean(now && shown) && now !== shown && now !== this.#last
+  }
+
   update(update) {
+    if (this.#update && this.#update.uid !== update.uid) this.#last = this.#update.uid
     this.#update = update
     this.#change.take(update, this.#progress?.expected)
     this.#show()
   }
 
   #show() {
-    const update = this.#update
+    const update = this.before ? null : this.#update
     let progress = this.#progress
     // Word of the progress may be a little older than the version shown.
     if (progress && update) progress = { ...progress, projections: Math.max(progress.projections, update.projections) }
@@ -59,11 +67,18 @@ export class ScanView {
     element('title').textContent = title
     element('title').title = progress?.uid || update?.uid || ''
     document.title = `${title} · streamrecon`
-    element('version').textContent = update ? `version ${update.version}, ${update.final ? 'final' : 'partial'}` : ''
+    element('version').textContent = this.#version()
     this.#bar(progress, update)
     const coverage = progress ? progress.coverage : update ? update.coverage : null
     this.#dial.show(progress?.angles ?? update?.angles ?? [], update?.angles ?? [], coverage)
     this.#tell(progress, update)
+  }
+
+  #version() {
+    const update = this.#update
+    if (!update) return ''
+    if (this.before) return `version ${update.version} of the scan before (${update.title || update.uid})`
+    return `version ${update.version}, ${update.final ? 'final' : 'partial'}`
   }
 
   #bar(progress, update) {
