@@ -69,7 +69,6 @@ connection.onPicture = (picture) => pictures.take(picture)
 
 connection.onMessage = (message) => {
   if (message.type === 'welcome') {
-    element('role').hidden = message.role !== 'control'
     element('role').textContent = 'control'
     element('role').title = `Server ${message.program}`
     mayChange = message.role === 'control'
@@ -79,6 +78,7 @@ connection.onMessage = (message) => {
     // A file does nothing, and nothing can be done to it.
     if (link.state === 'file') scan.progress(null)
     hands.shown = mayChange && link.state !== 'file'
+    element('role').hidden = !mayChange || link.state === 'file'
     told()
   } else if (message.type === 'progress') {
     scan.line(message.line)
@@ -102,10 +102,14 @@ function updated(message) {
   element('unit').textContent = message.pixel_size ? '1/m' : '1/pixel'
   scan.update(message)
   dim()
-  if (link?.state === 'file') scan.line(`${message.final ? 'Finished' : 'Partial'} volume of ${message.projections} projections: ${link.text}`)
+  if (link?.state === 'file') scan.line(`${volumeWords(message)}: ${link.text}`)
   hands.update(message)
   draw()
   element('slices').dataset.updates = Number(element('slices').dataset.updates ?? 0) + 1
+}
+
+function volumeWords({ final, projections }) {
+  return projections ? `${final ? 'Finished' : 'Partial'} volume of ${projections} projections` : 'Volume'
 }
 
 // How the page is connected to the server, and the server to the stream.

@@ -70,6 +70,9 @@ export class ScanView {
     element('version').textContent = this.#version()
     this.#bar(progress, update)
     const coverage = progress ? progress.coverage : update ? update.coverage : null
+    // Of another program's file nothing is known of projections.
+    const unknown = !progress && Boolean(update) && update.projections === 0
+    for (const id of ['dial', 'bar']) element(id).toggleAttribute('hidden', unknown)
     this.#dial.show(progress?.angles ?? update?.angles ?? [], update?.angles ?? [], coverage)
     this.#tell(progress, update)
   }
@@ -104,7 +107,7 @@ export class ScanView {
         ['latency', seconds(progress.latency), "From a projection's arrival to the first version that holds it, median"],
         ['credit', `${progress.credit_frames} / ${progress.ring_frames}`, 'Frames that the sender may send, of those that there is room for'],
       )
-    } else if (update) {
+    } else if (update?.projections) {
       now.push(['projections', `${update.projections}`, 'In this volume'])
     }
     this.#now.show(now)
@@ -120,7 +123,7 @@ export class ScanView {
       if (update.binning > 1) volume.push(['binned', `${update.binning} × along each axis`, 'In this version'])
     }
     if (progress) {
-      volume.push(['data, ranks, viewers', `${bytes(progress.nbytes)}, ${progress.ranks}, ${progress.viewers}`, 'Received; processes that reconstruct; who looks'])
+      volume.push(['data, ranks, viewers', `${bytes(progress.nbytes)}, ${progress.ranks}, ${progress.viewers}`, "Received; processes that reconstruct; pages' servers and programs that listen"])
       if (progress.dropped) volume.push(['dropped', `${progress.dropped} frames`, 'They are not in the volume'])
     }
     this.#volume.show(volume)
