@@ -24,7 +24,7 @@ from streamrecon.errors import MessageError
 from streamrecon.viewer.encoding import Encodings, encode
 from streamrecon.viewer.files import MEDIA
 from streamrecon.viewer.requests import Hello, read
-from streamrecon.viewer.session import Encoded, Pace, Session, Tokens
+from streamrecon.viewer.session import Encoded, Pace, Role, Session, Tokens
 from streamrecon.viewer.source import Source
 
 log = logging.getLogger(__name__)
@@ -33,6 +33,8 @@ HELLO_WITHIN = 5.0
 """Seconds."""
 LOOKS = 0.1
 """Seconds after which a session looks by itself whether there is something to say."""
+STRANGERS = 128
+"""Connections at a time that have not said who they are."""
 MALFORMED, NO_TOKEN, TOO_MANY = 4400, 4401, 4429
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; "
@@ -65,8 +67,8 @@ class Desk:
         self.encodings = Encodings()
         self.sessions: dict[Session, Callable[[], None]] = {}
         """Those that were let in, and how to wake each."""
-        self.connections = 0
-        """With those that have not said who they are."""
+        self.strangers = 0
+        """Connections that have not said who they are."""
         # One: encodings are made once, and the loop has the other core.
         self._encoder = ThreadPoolExecutor(1, "streamrecon-encode")
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -176,29 +178,39 @@ class _Guard:
 
 async def _talk(desk: Desk, socket: WebSocket) -> None:
     await socket.accept()
-    desk.connections += 1
     try:
-        if desk.connections > desk.most:
-            await socket.close(TOO_MANY, f"{desk.most} pages are open already; close one")
-            return
-        await _let_in(desk, socket)
+        role = await _role(desk, socket)
+        if role is not None:
+            await _let_in(desk, socket, role)
     except MessageError as error:
         await _close(socket, MALFORMED, str(error))
     except WebSocketDisconnect:
         pass
-    finally:
-        desk.connections -= 1
 
 
-async def _let_in(desk: Desk, socket: WebSocket) -> None:
+async def _role(desk: Desk, socket: WebSocket) -> Role | None:
+    """What a page may do; None where it is closed, as it may do nothing or there is no room."""
+    desk.strangers += 1
     try:
-        async with asyncio.timeout(HELLO_WITHIN):
-            hello = read(await _text(socket))
-    except (TimeoutError, MessageError):
-        hello = None
-    role = desk.tokens.role(hello.token) if isinstance(hello, Hello) else None
-    if role is None:
-        await _close(socket, NO_TOKEN, "the token is wrong: open the address that was printed")
+        if desk.strangers > STRANGERS:
+            await _close(socket, TOO_MANY, "too many pages open at the same moment; try again")
+            return None
+        try:
+            async with asyncio.timeout(HELLO_WITHIN):
+                hello = read(await _text(socket))
+        except (TimeoutError, MessageError):
+            hello = None
+        role = desk.tokens.role(hello.token) if isinstance(hello, Hello) else None
+        if role is None:
+            await _close(socket, NO_TOKEN, "the token is wrong: open the address that was printed")
+        return role
+    finally:
+        desk.strangers -= 1
+
+
+async def _let_in(desk: Desk, socket: WebSocket, role: Role) -> None:
+    if len(desk.sessions) >= desk.most:
+        await _close(socket, TOO_MANY, f"{desk.most} pages are open already; close one")
         return
     loop, news = asyncio.get_running_loop(), asyncio.Event()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib.util
 import ipaddress
 import re
 import secrets
@@ -22,6 +23,8 @@ SESSIONS = 64
 """Pages at a time."""
 IDLE_CONNECTIONS = 64
 """Others that may fetch files at the same time."""
+PACKAGES = "starlette", "uvicorn", "websockets", "bokeh"
+"""Of the extra `view`."""
 PORTS = {"http": 80, "https": 443}
 START_WITHIN = 10.0
 """Seconds."""
@@ -67,12 +70,13 @@ class ViewServer:
         insecure: bool = False,
         sessions: int = SESSIONS,
     ) -> None:
-        try:
-            from streamrecon.viewer.app import Desk
-        except ModuleNotFoundError as error:
+        missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+        if missing:
             raise ConfigError(
-                f"the page needs {error.name}, which is not installed: pip install 'streamrecon[view]'"
-            ) from error
+                f"the page needs {' and '.join(missing)}, not installed here: pip install 'streamrecon[view]'"
+            )
+        from streamrecon.viewer.app import Desk
+
         if not insecure and not _is_loopback(host):
             raise EndpointError(
                 f"the page would be served at {host}, which other machines can reach, without encryption: leave it on "
@@ -117,7 +121,7 @@ class ViewServer:
         """
         import uvicorn
 
-        from streamrecon.viewer.app import make_app
+        from streamrecon.viewer.app import STRANGERS, make_app
 
         listener = self._bind()
         self.port = int(listener.getsockname()[1])
@@ -126,8 +130,8 @@ class ViewServer:
         config = uvicorn.Config(
             app, log_level="critical", log_config=None, access_log=False, lifespan="off", server_header=False, date_header=False,
             proxy_headers=False, ws_max_size=LIMIT, ws_max_queue=8, ws_per_message_deflate=False, ws_ping_interval=20.0,
-            ws_ping_timeout=60.0, limit_concurrency=self._sessions + IDLE_CONNECTIONS, timeout_keep_alive=5,
-            timeout_graceful_shutdown=1,
+            ws_ping_timeout=60.0, limit_concurrency=self._sessions + STRANGERS + IDLE_CONNECTIONS,
+            timeout_keep_alive=5, timeout_graceful_shutdown=1,
         )  # fmt: skip
         self._server = uvicorn.Server(config)
         started = threading.Event()

@@ -217,12 +217,21 @@ def _default(file: Any) -> Any:
     """The dataset that a NeXus file says is to be shown first."""
     group = file
     for _ in range(8):
-        name = group.attrs.get("default")
-        if not isinstance(name, str) or not isinstance(below := group.get(name), h5py.Group):
+        name = _word(group.attrs.get("default"))
+        if name is None or not isinstance(below := group.get(name), h5py.Group):
             break
         group = below
-    signal = group.attrs.get("signal")
-    return group.get(signal) if isinstance(signal, str) else None
+    signal = _word(group.attrs.get("signal"))
+    return None if signal is None else group.get(signal)
+
+
+def _word(value: Any) -> str | None:
+    """A text of an attribute: C programs write bytes of a fixed length, some of them as the only element of an array."""
+    if isinstance(value, np.ndarray) and value.size == 1:
+        value = value.item()
+    if isinstance(value, bytes):
+        value = value.partition(b"\0")[0].decode("utf-8", "replace").rstrip()
+    return value if isinstance(value, str) and value else None
 
 
 def _is_volume(item: Any) -> bool:
@@ -232,13 +241,12 @@ def _is_volume(item: Any) -> bool:
 def _step(group: Any) -> float | None:
     """Distance of voxels along x, m, as the axes of NXdata say; None where they do not."""
     names = group.attrs.get("axes")
-    if names is None or isinstance(names, str) or len(names) != 3 or not isinstance(names[2], str):
-        return None
-    axis = group.get(names[2])
+    name = _word(names[2]) if isinstance(names, np.ndarray | list | tuple) and len(names) == 3 else None
+    axis = None if name is None else group.get(name)
     if not isinstance(axis, h5py.Dataset) or axis.ndim != 1 or axis.size < 2 or axis.dtype.kind not in "iuf":
         return None
-    unit = axis.attrs.get("units")
-    step = abs(float(axis[1]) - float(axis[0])) * UNITS.get(unit if isinstance(unit, str) else "", math.nan)
+    unit = _word(axis.attrs.get("units"))
+    step = abs(float(axis[1]) - float(axis[0])) * UNITS.get(unit or "", math.nan)
     return step if math.isfinite(step) and step > 0 else None
 
 

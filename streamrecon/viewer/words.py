@@ -29,11 +29,14 @@ def line(link: Link, progress: Progress | None, update: Update | None) -> str:
 
 
 def _live(progress: Progress, update: Update | None) -> str:
+    happens = _happens(progress, update)
+    return f"{happens}; a viewer advises to stop the scan: {progress.advice}" if progress.advice else happens
+
+
+def _happens(progress: Progress, update: Update | None) -> str:
     final = update is not None and update.final and update.uid == progress.uid
     if progress.alarm:
         return f"alarm: {progress.alarm}"
-    if progress.advice:
-        return f"a viewer advises to stop the scan: {progress.advice}"
     if final and update is not None:
         return f"finished: {update.projections} projections are in the volume"
     if not progress.uid:
@@ -60,7 +63,7 @@ def _live(progress: Progress, update: Update | None) -> str:
 
 def _volume(update: Update) -> str:
     if update.final:
-        return "finished volume"
+        return "finished volume" if update.projections else "volume"
     return f"partial volume of {update.projections} projections"
 
 

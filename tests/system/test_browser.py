@@ -172,6 +172,12 @@ def test_contrast_by_percentile_by_hand_and_locked(engine: FakeEngine, server: V
     page.until("document.getElementById('auto').getAttribute('aria-pressed') === 'false'")
     changed = page.picture("z")
     assert changed != before
+    page.page.fill("#low", "150")
+    page.page.keyboard.press("Enter")
+    page.until("Number(document.getElementById('high').value) > 150")
+    page.page.fill("#high", "20")
+    page.page.keyboard.press("Enter")
+    page.until("Number(document.getElementById('low').value) < 20")
     page.page.select_option("#colormap", "viridis")
     pixels = np.asarray(Image.open(io.BytesIO(page.picture("z"))).convert("RGB")).astype(int)
     assert (np.ptp(pixels, axis=2) > 50).mean() > 0.3
@@ -205,6 +211,7 @@ def test_the_center_is_set_and_the_slice_changes(engine: FakeEngine, server: Vie
     page.page.fill("#side-pixels", "40")
     page.page.click("#side-set")
     page.until("document.querySelector('#answers li.refused')?.textContent === 'side is not possible here'")
+    assert page.page.input_value("#side-pixels") == "", "what the engine has"
     page.page.click("#pause")
     page.until("document.getElementById('pause').textContent === 'Resume'")
     assert engine.paused
@@ -215,6 +222,47 @@ def test_the_center_is_set_and_the_slice_changes(engine: FakeEngine, server: Vie
     page.page.click("#stop-dialog .danger")
     page.until("document.getElementById('line').textContent.includes('the sample has moved')")
     assert engine.advice == "the sample has moved"
+    page.until("document.getElementById('stop').textContent === 'Withdraw the advice'")
+    page.page.click("#stop")
+    page.until("document.getElementById('stop').textContent === 'Stop the scan …'")
+    assert engine.advice is None
+    page.page.click("#stop")
+    page.page.fill("#stop-why", " ")
+    page.page.keyboard.press("Enter")
+    assert page.page.locator("#stop-dialog").is_visible()
+    page.page.click("#stop-cancel")
+    assert not page.page.locator("#stop-dialog").is_visible()
+    assert engine.advice is None
+
+
+def test_what_the_center_needs(engine: FakeEngine, server: ViewServer, visit: Open) -> None:
+    assert server.control_url is not None
+    engine.begins = True
+    page = visit(server.control_url)
+    page.until("document.getElementById('center-compare').title.includes('does not know a center yet')")
+    assert page.page.locator("#center-slide").is_disabled()
+    assert page.page.locator("#center-compare").is_disabled()
+    page.page.click("#center-set")
+    assert "type a column" in page.text("#answers")
+    engine.begins = False
+    page.until("!document.getElementById('center-compare').disabled")
+    assert page.page.locator("#center-slide").is_enabled()
+    assert page.page.get_attribute("#center-slide", "max") == "63"
+
+
+def test_the_scan_before_is_said_to_be_that(engine: FakeEngine, server: ViewServer, visit: Open) -> None:
+    page = visit(server.view_url)
+    page.until_shown("z", version=1)
+    assert page.page.locator(".stage.stale").count() == 0
+    engine.begins = True
+    page.until("document.getElementById('version').textContent === 'version 1 of the scan before (phantom, scan 1)'")
+    assert page.text("#title") == "phantom, scan 2"
+    assert page.page.locator(".stage.stale").count() == 3
+    engine.begins = False
+    engine.step(400)
+    page.until("document.getElementById('version').textContent === 'version 1, partial'")
+    assert page.text("#title") == "phantom, scan 2"
+    assert page.page.locator(".stage.stale").count() == 0
 
 
 def test_a_link_for_looking_has_no_hands(server: ViewServer, visit: Open) -> None:
@@ -260,12 +308,15 @@ def test_a_file_in_the_same_page(tmp_path: Path, visit: Open) -> None:
     volume = np.random.default_rng(1).normal(size=(10, 40, 50)).astype(np.float32)
     with h5py.File(tmp_path / "volume.h5", "w") as file:
         file["entry/data/data"] = volume
-    with ViewServer(FileSource(tmp_path / "volume.h5"), view_token=VIEW) as server:
-        page = visit(server.view_url)
+    with ViewServer(FileSource(tmp_path / "volume.h5"), control_token=CONTROL, view_token=VIEW) as server:
+        assert server.control_url is not None
+        page = visit(server.control_url)
         page.until_shown("z", index=5, kind="slice")
         page.until_shown("x", index=25, kind="slice")
         assert page.text("#link") == "file"
-        assert "volume.h5" in page.text("#line")
+        assert page.text("#line") == f"Volume: {tmp_path / 'volume.h5'}"
+        assert not page.page.locator("#dial").is_visible()
+        assert not page.page.locator("#role").is_visible()
         assert page.text("[data-axis=z] .scalebar").endswith("pixels")
         page.page.keyboard.press("PageDown")
         page.until_shown("z", index=6, kind="slice")

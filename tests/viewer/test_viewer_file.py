@@ -122,6 +122,27 @@ def test_what_a_partial_volume_says(tmp_path: Path, opened: Any) -> None:
     assert source.slice(("y", 40)) is None
 
 
+def test_attributes_of_a_fixed_length(tmp_path: Path, opened: Any) -> None:
+    """As C programs write them."""
+    path = tmp_path / "other.h5"
+    with h5py.File(path, "w") as file:
+        file.attrs["default"] = np.bytes_("entry")
+        entry = file.create_group("entry")
+        entry.attrs["default"] = np.array([b"result"])
+        entry["flats"] = np.zeros(SHAPE)
+        data = entry.create_group("result")
+        data["volume"] = VOLUME
+        data.attrs["signal"] = np.bytes_("volume")
+        data.attrs["axes"] = np.array([b"z", b"y", b"horizontal"])
+        data["horizontal"] = np.arange(SHAPE[2]) * 1.5
+        data["horizontal"].attrs["units"] = np.bytes_("um")
+    source = opened(path)
+    assert source.update.pixel_size == pytest.approx(1.5e-6)
+    source.want("a", ALL)
+    until(lambda: has(source, 1, *ALL))
+    np.testing.assert_array_equal(source.slice(("z", 1)).pixels, VOLUME[1])
+
+
 @pytest.mark.parametrize("size", [1, 3, 5, 12, 100])
 @pytest.mark.parametrize("shape", [SHAPE, (1, 1, 7), (9, 2, 3)])
 def test_the_preview(tmp_path: Path, opened: Any, size: int, shape: tuple[int, int, int]) -> None:

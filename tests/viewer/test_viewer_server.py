@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import importlib.util
 import socket
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -283,20 +283,35 @@ def test_who_says_too_much(shared: ViewServer) -> None:
 
 def test_too_many_pages(engine: FakeEngine) -> None:
     with ViewServer(LiveSource(engine.endpoint), view_token="v", sessions=2) as server, opened(server, "v") as first:
-        with opened(server), opened(server) as third:
+        with opened(server, "v"), opened(server) as third:
+            third.say("hello", token="v")
             assert third.closed() == app.TOO_MANY
-        until(lambda: server._desk.connections == 1)
+        until(lambda: len(server._desk.sessions) == 1)
         with opened(server, "v"):
             pass
         engine.step()
         assert first.batch(ALL)[0]["version"] == 1
 
 
+def test_who_says_nothing_takes_no_page_its_place(engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app, "STRANGERS", 4)
+    with (
+        ViewServer(LiveSource(engine.endpoint), view_token="v", sessions=2) as server,
+        contextlib.ExitStack() as silent,
+    ):
+        for _ in range(3):
+            silent.enter_context(opened(server))
+        with opened(server, "v"), opened(server, "v"):
+            with opened(server), opened(server) as fifth:
+                assert fifth.closed() == app.TOO_MANY
+            assert get(server, "/nothing")[0] == 404
+
+
 def test_who_left_is_forgotten(engine: FakeEngine, server: ViewServer) -> None:
     engine.step()
     with opened(server, "controls") as page:
         page.batch(ALL)
-    until(lambda: not server._desk.sessions and server._desk.connections == 0)
+    until(lambda: not server._desk.sessions and server._desk.strangers == 0)
     engine.step()
     until(lambda: engine.asked[-1].planes == () and engine.asked[-1].after == 2)
 
@@ -438,11 +453,12 @@ def test_where_others_could_reach_it(engine: FakeEngine) -> None:
         assert get(server, "/nothing", ("Host", f"0.0.0.0:{server.port}"))[0] == 403
 
 
-def test_without_the_extra(engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("package", ["starlette", "uvicorn", "websockets", "bokeh"])
+def test_without_the_extra(engine: FakeEngine, monkeypatch: pytest.MonkeyPatch, package: str) -> None:
     source = LiveSource(engine.endpoint)
-    monkeypatch.setitem(sys.modules, "starlette.applications", None)
-    monkeypatch.delitem(sys.modules, "streamrecon.viewer.app")
-    with pytest.raises(ConfigError, match=r"pip install 'streamrecon\[view\]'"):
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == package else found(name))
+    with pytest.raises(ConfigError, match=rf"needs {package}, .*pip install 'streamrecon\[view\]'"):
         ViewServer(source)
     source.close()
 

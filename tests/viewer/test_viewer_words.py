@@ -39,7 +39,14 @@ UPDATE = Update(
         ({"phase": "receiving", "frames": 0, "projections": 0, "in_volume": 0}, "Receiving; no frame has come yet"),
         ({"phase": "accumulating; the sender is silent"}, "Accumulating; the sender is silent"),
         ({"alarm": "a disk is full", "paused": True}, "Alarm: a disk is full"),
-        ({"advice": "the sample moved"}, "A viewer advises to stop the scan: the sample moved"),
+        (
+            {"advice": "the sample moved"},
+            "Accumulating: 100 of 400 projections; the next version at 120; a viewer advises to stop the scan: the sample moved",
+        ),
+        (
+            {"alarm": "a disk is full", "advice": "no room"},
+            "Alarm: a disk is full; a viewer advises to stop the scan: no room",
+        ),
     ],
 )
 def test_what_is_said(changes: dict[str, Any], words: str) -> None:
@@ -57,4 +64,5 @@ def test_without_an_engine() -> None:
     assert line(Link("waiting", "waiting for an engine at ipc:///x"), None, None) == "Waiting for an engine at ipc:///x"
     assert line(Link("gone", "the engine is gone"), PROGRESS, UPDATE) == "The engine is gone"
     assert line(Link("file", "a.h5"), None, replace(UPDATE, final=True)) == "Finished volume: a.h5"
+    assert line(Link("file", "a.h5"), None, replace(UPDATE, final=True, projections=0)) == "Volume: a.h5"
     assert line(Link("file", "a.h5"), None, UPDATE) == "Partial volume of 100 projections: a.h5"

@@ -12,6 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,8 @@ class FakeEngine(threading.Thread):
         self.center, self.filter, self.paused, self.advice = CENTER + 3.0, "ramp", False, None
         self.every, self.interval = 20, None
         self.scan, self.version = 1, 0
+        self.begins = False
+        """Whether the next scan has begun, of which there is no version yet."""
         self._spectrum = np.fft.fft2(phantom(shape), axes=(1, 2))
         self._volume = np.zeros(shape, np.float32)
         self._waiting: dict[bytes, Want] = {}
@@ -143,7 +146,7 @@ class FakeEngine(threading.Thread):
             self.asked.append(request)
             self._waiting[viewer] = request
         elif isinstance(request, Look):
-            self.publisher.send(viewer, self._progress())
+            self.publisher.send(viewer, self._begun() if self.begins else self._progress())
         elif isinstance(request, Control):
             self.controls.append(request)
             done, text, pictures = self._control(request)
@@ -166,7 +169,7 @@ class FakeEngine(threading.Thread):
         elif control.action in ("pause", "resume"):
             self.paused = control.action == "pause"
         elif control.action == "advise_stop":
-            self.advice = control.text or "a viewer says so"
+            self.advice = control.text or None
         elif control.action == "every":
             self.every = int(numbers[0])
         elif control.action == "interval":
@@ -234,6 +237,12 @@ class FakeEngine(threading.Thread):
             coverage=self.version / self.versions, final=self.final, binning=1, shape=self.shape, full=self.shape,
             pixel_size=6.5e-6, center=self.center, filter=self.filter, angles=self._angles(), minimum=float(volume.min()),
             maximum=float(volume.max()), mean=float(volume.mean()), deviation=deviation, change=change, pictures=pictures,
+        )  # fmt: skip
+
+    def _begun(self) -> Progress:
+        return replace(
+            self._progress(), uid=f"fake-{self.scan + 1}", title=f"phantom, scan {self.scan + 1}", phase="waiting for flats",
+            frames=0, projections=0, in_volume=0, coverage=0.0, version=0, center=None, columns=0, angles=(),
         )  # fmt: skip
 
     def _progress(self) -> Progress:

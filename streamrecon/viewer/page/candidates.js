@@ -68,7 +68,7 @@ export class Candidates {
     this.#now = center
     this.#mark()
     const span = Number(element('candidates-span').value)
-    if (this.open && Math.abs(center - this.#middle) > span) this.around(center)
+    if (this.open && center !== null && Math.abs(center - this.#middle) > span) this.around(center)
   }
 
   update() {

@@ -62,7 +62,11 @@ export class Contrast {
     if (this.#locked) this.lock()
   }
 
-  set({ low = this.low, high = this.high }) {
+  // The other end goes along where one would pass it.
+  set({ low, high }) {
+    const width = this.high - this.low
+    low ??= high > this.low ? this.low : high - width
+    high ??= low < this.high ? this.high : low + width
     if (!(low < high)) {
       this.#tell()
       return

@@ -3,7 +3,8 @@
 import { Candidates } from './candidates.js'
 
 const ANSWERS = 4 // kept
-const AROUND = 20 // pixels of the center's slider to each side, at least
+const FIELDS = { filter: 'filter', side: 'side-pixels', every: 'every', interval: 'interval' }
+const STOP = 'Stop the scan …'
 const element = (id) => document.getElementById(id)
 
 export class Hands {
@@ -11,6 +12,8 @@ export class Hands {
   #connection
   #center = null // of the engine
   #paused = false
+  #advised = false
+  #columns = 0
 
   constructor(connection, view, contrast) {
     this.#connection = connection
@@ -22,7 +25,10 @@ export class Hands {
       this.candidates.around(Number(element('center').value))
     })
     element('center').addEventListener('input', () => this.#tried !== null && this.candidates.around(this.#tried))
-    on('center-set', () => this.#tried !== null && this.setCenter(this.#tried))
+    on('center-set', () => {
+      if (this.#tried === null) this.#say('refused', 'center: type a column first, or let the engine find it')
+      else this.setCenter(this.#tried)
+    })
     on('center-find', () => this.ask('center'))
     on('center-compare', () => this.candidates.toggle(this.#tried ?? this.#center))
     element('filter').addEventListener('change', (event) => this.ask('filter', [], event.target.value))
@@ -32,10 +38,13 @@ export class Hands {
     this.#enter('center', 'center-set')
     on('snapshot', () => this.ask('snapshot'))
     on('pause', () => this.ask(this.#paused ? 'resume' : 'pause'))
-    on('stop', () => element('stop-dialog').showModal())
+    on('stop', () => (this.#advised ? this.ask('advise_stop') : element('stop-dialog').showModal()))
+    on('stop-cancel', () => element('stop-dialog').close())
+    element('stop-why').addEventListener('input', ({ target }) => {
+      target.setCustomValidity(target.value.trim() ? '' : 'Whoever runs the scan needs a reason.')
+    })
     element('stop-dialog').addEventListener('close', (event) => {
-      const why = element('stop-why').value.trim()
-      if (event.target.returnValue === 'stop' && why) this.ask('advise_stop', [], why)
+      if (event.target.returnValue === 'stop') this.ask('advise_stop', [], element('stop-why').value.trim())
       event.target.returnValue = ''
     })
   }
@@ -52,20 +61,17 @@ export class Hands {
 
   // The answer, or null where none came; said either way.
   async ask(action, numbers = [], text = '') {
-    const line = document.createElement('li')
-    line.className = 'waits'
-    line.textContent = `${words(action)} …`
-    const list = element('answers')
-    list.prepend(line)
-    while (list.children.length > ANSWERS) list.lastChild.remove()
+    const line = this.#say('waits', `${words(action)} …`)
     try {
       const answer = await this.#connection.ask({ type: 'control', action, numbers, text })
       line.className = answer.done ? 'done' : 'refused'
       line.textContent = answer.text || words(action)
+      if (!answer.done) this.#restore(action)
       return answer
     } catch (error) {
       line.className = 'refused'
       line.textContent = `${words(action)}: ${error.message}`
+      this.#restore(action)
       return null
     }
   }
@@ -77,16 +83,20 @@ export class Hands {
 
   progress(progress) {
     this.#paused = progress.paused
+    this.#advised = Boolean(progress.advice)
+    element('stop').textContent = this.#advised ? 'Withdraw the advice' : STOP
+    element('stop').classList.toggle('danger', !this.#advised)
     element('pause').textContent = progress.paused ? 'Resume' : 'Pause'
     element('pause').setAttribute('aria-pressed', String(progress.paused))
     keep('filter', progress.filter)
+    keep('side-pixels', progress.side ?? '')
     keep('every', progress.every ?? '')
     keep('interval', progress.interval ?? '')
+    this.#size(progress.columns)
     this.#take(progress.center)
   }
 
   update(update) {
-    if (this.#center === null) this.#take(update.center)
     this.candidates.update(update)
   }
 
@@ -95,21 +105,47 @@ export class Hands {
     return text === '' ? null : Number(text)
   }
 
-  #take(center) {
-    if (center === null || center === this.#center) return
-    this.#center = center
-    element('center-now').textContent = `now ${center.toFixed(2)}`
+  #size(columns) {
+    if (columns === this.#columns) return
+    this.#columns = columns
     const slide = element('center-slide')
-    if (slide.min === '' || center < Number(slide.min) || center > Number(slide.max)) {
-      const around = Math.max(AROUND, center * 0.04)
-      slide.min = Math.floor(center - around)
-      slide.max = Math.ceil(center + around)
-    }
-    if (document.activeElement !== element('center') && document.activeElement !== slide) {
-      element('center').value = Number(center.toFixed(2))
-      slide.value = center
-    }
+    slide.disabled = columns === 0
+    if (columns === 0) return
+    slide.max = columns - 1
+    if (this.#center !== null) slide.value = this.#center
+  }
+
+  #take(center) {
+    const compare = element('center-compare')
+    compare.disabled = center === null && !this.candidates.open
+    compare.title = center === null ? 'The engine does not know a center yet, around which there are others' : ''
+    if (center === this.#center) return
+    this.#center = center
+    element('center-now').textContent = center === null ? '' : `now ${center.toFixed(2)}`
+    const active = document.activeElement
+    if (active !== element('center') && active !== element('center-slide')) this.#showCenter()
     this.candidates.now = center
+  }
+
+  #showCenter() {
+    element('center').value = this.#center === null ? '' : Number(this.#center.toFixed(2))
+    if (this.#center !== null) element('center-slide').value = this.#center
+  }
+
+  // What was refused is not so: the field has again what the engine has.
+  #restore(action) {
+    if (action === 'center') this.#showCenter()
+    else if (action in FIELDS) element(FIELDS[action]).value = known[FIELDS[action]] ?? ''
+  }
+
+  #say(kind, text) {
+    const line = document.createElement('li')
+    line.className = kind
+    line.textContent = text
+    const list = element('answers')
+    list.prepend(line)
+    while (list.children.length > ANSWERS) list.lastChild.remove()
+    return line
   }
 
   #field(field, button, action) {
@@ -130,10 +166,12 @@ export class Hands {
 }
 
 // A field has what the engine has, unless somebody is at it.
-const known = {}
+const known = {} // what the engine has
+const shown = {}
 function keep(id, value) {
-  if (known[id] === value || document.activeElement === element(id)) return
   known[id] = value
+  if (shown[id] === value || document.activeElement === element(id)) return
+  shown[id] = value
   element(id).value = value
 }
 

@@ -69,7 +69,6 @@ connection.onPicture = (picture) => pictures.take(picture)
 
 connection.onMessage = (message) => {
   if (message.type === 'welcome') {
-    element('role').hidden = message.role !== 'control'
     element('role').textContent = 'control'
     element('role').title = `Server ${message.program}`
     mayChange = message.role === 'control'
@@ -79,11 +78,13 @@ connection.onMessage = (message) => {
     // A file does nothing, and nothing can be done to it.
     if (link.state === 'file') scan.progress(null)
     hands.shown = mayChange && link.state !== 'file'
+    element('role').hidden = !mayChange || link.state === 'file'
     told()
   } else if (message.type === 'progress') {
     scan.line(message.line)
     if (message.uid !== undefined) {
       scan.progress(message)
+      dim()
       hands.progress(message)
     }
   } else if (message.type === 'update') {
@@ -100,10 +101,15 @@ function updated(message) {
   for (const axis of AXES) panels[axis].voxel = message.pixel_size
   element('unit').textContent = message.pixel_size ? '1/m' : '1/pixel'
   scan.update(message)
-  if (link?.state === 'file') scan.line(`${message.final ? 'Finished' : 'Partial'} volume of ${message.projections} projections: ${link.text}`)
+  dim()
+  if (link?.state === 'file') scan.line(`${volumeWords(message)}: ${link.text}`)
   hands.update(message)
   draw()
   element('slices').dataset.updates = Number(element('slices').dataset.updates ?? 0) + 1
+}
+
+function volumeWords({ final, projections }) {
+  return projections ? `${final ? 'Finished' : 'Partial'} volume of ${projections} projections` : 'Volume'
 }
 
 // How the page is connected to the server, and the server to the stream.
@@ -111,12 +117,18 @@ function told() {
   const { state, text } = connection.status.value
   const open = state === 'open'
   scan.link(open ? (link?.state ?? 'connecting') : state, open ? (link?.text ?? '') : text)
-  for (const axis of AXES) panels[axis].stale = !open || link?.state === 'gone'
+  dim()
   if (state === 'lost') scan.line('What is shown is from before the connection broke.')
   else if (state === 'refused') scan.line('Nothing is shown without the right token.')
   else if (!open) scan.line(text)
   else if (link && link.state !== 'live' && link.state !== 'file') scan.line(link.text)
   notice()
+}
+
+// What is not of now: of a connection that is lost, or of the scan before.
+function dim() {
+  const stale = connection.status.value.state !== 'open' || link?.state === 'gone' || scan.before
+  for (const axis of AXES) panels[axis].stale = stale
 }
 
 let ticking = 0

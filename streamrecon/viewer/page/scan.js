@@ -23,6 +23,7 @@ export class ScanView {
   #volume = new Table(element('numbers-volume'))
   #progress = null
   #update = null
+  #last = '' // the scan whose versions were shown before those of this one
 
   link(state, text) {
     const pill = element('link')
@@ -39,19 +40,26 @@ export class ScanView {
 
   // Null where there is none, as of a file.
   progress(progress) {
-    if (this.#update && progress?.uid && progress.uid !== this.#update.uid) this.#update = null
     this.#progress = progress
     this.#show()
   }
 
+  // Whether the version shown is of another scan than the one in work, which has none yet. Word of the progress may be late, and
+  // still of the scan before.
+  get before() {
+    const [now, shown] = [this.#progress?.uid, this.#update?.uid]
+    return Boolean(now && shown) && now !== shown && now !== this.#last
+  }
+
   update(update) {
+    if (this.#update && this.#update.uid !== update.uid) this.#last = this.#update.uid
     this.#update = update
     this.#change.take(update, this.#progress?.expected)
     this.#show()
   }
 
   #show() {
-    const update = this.#update
+    const update = this.before ? null : this.#update
     let progress = this.#progress
     // Word of the progress may be a little older than the version shown.
     if (progress && update) progress = { ...progress, projections: Math.max(progress.projections, update.projections) }
@@ -59,11 +67,21 @@ export class ScanView {
     element('title').textContent = title
     element('title').title = progress?.uid || update?.uid || ''
     document.title = `${title} · streamrecon`
-    element('version').textContent = update ? `version ${update.version}, ${update.final ? 'final' : 'partial'}` : ''
+    element('version').textContent = this.#version()
     this.#bar(progress, update)
     const coverage = progress ? progress.coverage : update ? update.coverage : null
+    // Of another program's file nothing is known of projections.
+    const unknown = !progress && Boolean(update) && update.projections === 0
+    for (const id of ['dial', 'bar']) element(id).toggleAttribute('hidden', unknown)
     this.#dial.show(progress?.angles ?? update?.angles ?? [], update?.angles ?? [], coverage)
     this.#tell(progress, update)
+  }
+
+  #version() {
+    const update = this.#update
+    if (!update) return ''
+    if (this.before) return `version ${update.version} of the scan before (${update.title || update.uid})`
+    return `version ${update.version}, ${update.final ? 'final' : 'partial'}`
   }
 
   #bar(progress, update) {
@@ -89,7 +107,7 @@ export class ScanView {
         ['latency', seconds(progress.latency), "From a projection's arrival to the first version that holds it, median"],
         ['credit', `${progress.credit_frames} / ${progress.ring_frames}`, 'Frames that the sender may send, of those that there is room for'],
       )
-    } else if (update) {
+    } else if (update?.projections) {
       now.push(['projections', `${update.projections}`, 'In this volume'])
     }
     this.#now.show(now)
@@ -105,7 +123,7 @@ export class ScanView {
       if (update.binning > 1) volume.push(['binned', `${update.binning} × along each axis`, 'In this version'])
     }
     if (progress) {
-      volume.push(['data, ranks, viewers', `${bytes(progress.nbytes)}, ${progress.ranks}, ${progress.viewers}`, 'Received; processes that reconstruct; who looks'])
+      volume.push(['data, ranks, viewers', `${bytes(progress.nbytes)}, ${progress.ranks}, ${progress.viewers}`, "Received; processes that reconstruct; pages' servers and programs that listen"])
       if (progress.dropped) volume.push(['dropped', `${progress.dropped} frames`, 'They are not in the volume'])
     }
     this.#volume.show(volume)
