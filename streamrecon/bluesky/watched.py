@@ -49,7 +49,7 @@ class Watched:
     def at(self, time: float, ended: bool) -> float | None:
         """Where it was; None where that is not known.
 
-        Before the first position, and after the last one, it stood.
+        Before the first position it stood, and after the last one, where it is known which one that is.
 
         Parameters
         ----------
@@ -61,7 +61,8 @@ class Watched:
         place = bisect.bisect(self._times, time)
         if place and self._times[place - 1] == time:
             return self._positions[place - 1]
-        if not self._times or (place == len(self) and not ended) or self._hole(place):
+        after = place == len(self)
+        if not self._times or (after and (not ended or self.expected is None)) or self._hole(place):
             return None
         near = slice(max(0, place - 1), place + 1)
         return float(np.interp(time, self._times[near], self._positions[near]))

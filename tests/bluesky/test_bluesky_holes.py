@@ -104,6 +104,25 @@ def test_without_a_hole_the_motor_stood_before_and_after(tmp_path: Path) -> None
     assert projections(items(run, WATCHED, tmp_path))[COUNT - 1] == (COUNT - 1, 37.5)
 
 
+@pytest.mark.parametrize("how", ["the stop was lost", "it does not count", "it does not count that stream"])
+def test_without_a_count_nobody_knows_where_the_motor_was_after_the_last_event(tmp_path: Path, how: str) -> None:
+    scan = fly_scan(tmp_path, range(7, 14))
+    stop = scan.documents[-1][1]
+    if how == "it does not count":
+        del stop["num_events"]
+    else:
+        del stop["num_events"]["rot_monitor"]
+    (run,) = collected(scan.documents[:-1] if how == "the stop was lost" else scan.documents)
+    found = list[Frame | Gap]()
+    with contextlib.nullcontext() if run.over else pytest.raises(ScanAbortedError, match="it was lost"):
+        run.give_up("it was lost")
+        for each in source_of(run, WATCHED, tmp_path).frames():
+            found.append(each)
+    assert projections(found) == {i: (i, pytest.approx(10.0 * i)) for i in range(4)}
+    assert [(first, end) for first, end, _ in gaps(found)] == [(4, 10)]
+    assert "positions of rot around its time were missed" in gaps(found)[0][2]
+
+
 def test_when_the_motor_began_is_not_told_over_a_hole(tmp_path: Path) -> None:
     rules = {**WATCHED, "theta": {**WATCHED["theta"], "align": "first_motion"}}
     (run,) = collected(fly_scan(tmp_path, [2]).documents)
