@@ -134,6 +134,8 @@ class Pass:
                 yield item
                 if isinstance(item, Frame):
                     better = source.clock()
+            for note in files.notes + angles.notes:
+                source.note(run, note)
             ended = done and not self._wanted and not shots.undecided
             if (renewed := files.renewed(look=ended)) is not None:
                 yield from self._withdraw(run, renewed)
@@ -151,8 +153,6 @@ class Pass:
                 yield Gap(PROJECTION, first, end, "no document told where it is")
         for kind in (FrameKind.FLAT, FrameKind.DARK):
             self._first[kind] += shots.count(kind)
-        for note in files.notes + angles.notes:
-            log.info("run %s: %s", run.uid, note)
 
     def _decide(self, done: bool, late: bool) -> Iterator[Gap]:
         """What the frames are that documents have told of; those that were measured again are withdrawn."""

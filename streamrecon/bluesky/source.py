@@ -45,6 +45,9 @@ class RunSource:
     sleep: Callable[[float], None] = time.sleep
     elsewhere: Elsewhere | None = None
     """Where events are kept that did not come."""
+    tell: Callable[[str], None] = lambda text: log.info("%s", text)
+    """Called with what was assumed or found out, in a sentence."""
+    _told: set[str] = field(init=False, default_factory=set)
     missed: Missed = field(init=False)
     why: str = field(init=False, default="no document of an image has come")
     """Why nothing comes, when nothing does."""
@@ -131,6 +134,13 @@ class RunSource:
             )
         if self.run.gone is not None:
             raise ScanAbortedError(f"the run broke off: {self.run.gone}")
+
+    def note(self, run: Run, what: str) -> None:
+        """Tell something of a run, once in however many passes."""
+        text = f"run {run.uid}: {what}"
+        if text not in self._told:
+            self._told.add(text)
+            self.tell(text)
 
     def notes(self) -> list[str]:
         """What a user should know."""

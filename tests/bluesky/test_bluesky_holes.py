@@ -33,9 +33,10 @@ from bluesky_scans import (
 from streamrecon.bluesky.angles import EPICS
 from streamrecon.bluesky.collect import Collector
 from streamrecon.bluesky.describe import describe
-from streamrecon.bluesky.mapping import mapping_from_dict
+from streamrecon.bluesky.mapping import ThetaRule, mapping_from_dict
 from streamrecon.bluesky.run import Run
 from streamrecon.bluesky.source import RunSource
+from streamrecon.bluesky.watched import Watched
 from streamrecon.errors import ScanAbortedError, SourceError, StreamreconError
 from streamrecon.scan import Frame, FrameKind, Gap
 from streamrecon.sources.roots import Roots
@@ -151,6 +152,30 @@ def test_a_motor_that_trembles_has_not_begun_to_move(
         found = projections(items(run, rules, tmp_path))
     assert found == {i: (i, pytest.approx(10.0 * i)) for i in range(COUNT)}
     assert f"rot began to move, by more than {motion:g} degrees, at 1000000000.000 s" in caplog.text
+
+
+@pytest.mark.parametrize("speed", [0.01, 0.3, 30.0, -30.0], ids="{} degrees a position".format)
+@pytest.mark.parametrize("seed", range(5))
+def test_noise_is_no_motion(seed: int, speed: float) -> None:
+    """Of 0.015 degrees (rms), and with the threshold that there is by default."""
+    still, watched = ThetaRule().motion, Watched()
+    noise = np.random.default_rng(seed).normal(0, 0.015, 1000)
+    noise[0] = 0
+    for number in range(700):
+        position = noise[number] + speed * max(0, number - 500)
+        watched.add(number + 1, 1000.0 + number, position)
+        begun = watched.begun(still, False)
+        assert begun is None or number > 500
+    assert begun == pytest.approx(1500.0, abs=1 + 1.6 * still / abs(speed))
+    assert watched.begun(still, True) == begun
+
+
+def test_a_motor_that_jumps_has_begun_once_nothing_more_comes() -> None:
+    watched = Watched()
+    for number, position in enumerate([0.0, 0.0, 90.0, 180.0, 180.0]):
+        watched.add(number + 1, float(number), position)
+    assert watched.begun(0.05, False) is None
+    assert watched.begun(0.05, True) == 1.0
 
 
 def paced(source: RunSource, run: Run, documents: Sequence[Document], every: int) -> None:
