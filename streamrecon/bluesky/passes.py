@@ -260,7 +260,7 @@ class Pass:
         pixels, why = batch[0][0].shot.pixels, ""
         try:
             if isinstance(pixels, Place):
-                images = self.hearing.files.read(pixels, len(batch), self._rows)
+                images = self.hearing.files.read(pixels, [each.shot.kind for each, _ in batch], self._rows)
             else:
                 images = np.ascontiguousarray(plain(pixels)[self._rows])[None]
         except SourceBusyError:

@@ -249,6 +249,21 @@ def test_rows_that_still_hold_the_fill_value_are_gaps(tmp_path: Path, how: str) 
     assert ("it was never written" if how == "chunks" else "it still holds the fill value") in gaps(found)[1][2]
 
 
+@pytest.mark.parametrize("how", ["contiguous", "chunks", "virtual"])
+def test_darks_of_zeros_in_a_closed_file_are_images(tmp_path: Path, how: str) -> None:
+    path = half_written(tmp_path / "a.h5", how, (2, 3, 5))
+    if how == "chunks":
+        with h5py.File(path, "r+") as file:
+            file["entry/data/data"][4] = 0
+    rules = {**STEP, "projection": {"key": "det", "range": "2:"}, "dark": {"key": "det", "range": ":2"}}
+    (run,) = collected(step_scan(path, 6).documents)
+    found = items(run, rules, tmp_path)
+    darks = [each.data for each in found if isinstance(each, Frame) and each.kind is D]
+    assert len(darks) == 2
+    assert not any(map(np.any, darks))
+    assert [(first, end) for first, end, _ in gaps(found)] == [(2, 3)], "a projection of zeros is none"
+
+
 def test_they_are_waited_for(tmp_path: Path) -> None:
     path = half_written(tmp_path / "a.h5", "contiguous", (0, 1, 3))
     (run,) = collected(step_scan(path, 6).documents)
@@ -332,6 +347,39 @@ def test_an_image_key_too_few_costs_that_image(
     found = shown(items(run, KEYED, tmp_path))
     assert found == [(F, 0, 0, None), *((P, index, row, 10.0 * row) for index, row in enumerate(there))]
     assert "it is not known what 1 frames are" in caplog.text or "it is not known what 3 frames are" in caplog.text
+
+
+@pytest.mark.parametrize("over", [True, False], ids=["its writer died", "live"])
+def test_image_keys_in_chunks_that_rows_share(tmp_path: Path, over: bool) -> None:
+    """That of a projection is the fill value: it counts once it has stayed so while the file grew."""
+    keys = [1, 1, 0, 0, 0, 0]
+    with h5py.File(tmp_path / "w.h5", "w", libver="latest") as file:
+        shape = (None, ROWS, COLUMNS)
+        file.create_dataset("entry/data/data", data=images(range(6)), chunks=(1, ROWS, COLUMNS), maxshape=shape)
+        file.create_dataset("key", data=np.array(keys), chunks=(16,), maxshape=(None,))
+        file.swmr_mode = True
+        file.flush()
+        (tmp_path / "a.h5").write_bytes((tmp_path / "w.h5").read_bytes())
+    scan = Scan()
+    scan.stream(det=DET, rot={"units": "deg"}, ik=NUMBERS)
+    for place in scan.resource(tmp_path / "a.h5"), scan.resource(tmp_path / "a.h5", "ik", "/key"):
+        scan.rows(place, (0, 6), (1, 7))
+    for number in range(6):
+        scan.event(number + 1, rot=10.0 * number)
+    scan.stop(primary=6)
+    (run,) = collected(scan.documents if over else scan.documents[:-1])
+    source = source_of(run, KEYED, tmp_path)
+    sleep, begun = source.sleep, source.clock()
+
+    def slept(seconds: float) -> None:
+        sleep(seconds)
+        assert source.clock() - begun < 30, "settled in both passes"
+        if source.clock() - begun > 25 and not over:
+            run.add(*scan.documents[-1])
+
+    source.sleep = slept
+    found = list(source.frames(info=source.info()))
+    assert projections(found) == {i: (i + 2, 10.0 * (i + 2)) for i in range(4)}
 
 
 # What is another's, and what comes late.
