@@ -372,7 +372,7 @@ def test_image_keys_in_chunks_that_rows_share(tmp_path: Path, over: bool) -> Non
     sleep, begun = source.sleep, source.clock()
 
     def slept(seconds: float) -> None:
-        sleep(seconds)
+        sleep(10 * seconds)
         assert source.clock() - begun < 30, "settled in both passes"
         if source.clock() - begun > 25 and not over:
             run.add(*scan.documents[-1])
