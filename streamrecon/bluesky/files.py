@@ -147,11 +147,16 @@ class Files:
         darks = {place.row + number for number, kind in enumerate(kinds) if kind is FrameKind.DARK}
         return self._stack(place.resource).read(place.row, place.row + len(kinds), rows, darks)
 
+    def where(self, place: Place) -> str:
+        """File and dataset of an image."""
+        asset = self._asset(place.resource)
+        return f"{asset.path}: {asset.dataset}"
+
     def place(self, place: Place) -> str:
         """Where an image is, for people."""
-        asset, stack = self._asset(place.resource), self._stack(place.resource)
+        stack = self._stack(place.resource)
         shape = "" if stack.shape is None else f" ({stack.shape[0]} x {stack.shape[1]} {stack.dtype})"
-        return f"{asset.path}: {asset.dataset}{shape}"
+        return f"{self.where(place)}{shape}"
 
     def shape(self, place: Place) -> tuple[int, int] | None:
         """(row, column) of an image; None where it is not known yet."""

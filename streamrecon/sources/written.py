@@ -18,7 +18,7 @@ _SCAN_BYTES = 64 << 20
 _AHEAD = 64
 """Rows after one that is missing that are looked at to see whether the writer has gone on."""
 _PART, _LONGEST = 0.25, 5.0
-"""What was the fill value is looked at again after that part of the time for which it has been so, and so many seconds at most."""
+"""What was the fill value is looked at again after that part of the time for which it has been so; so many seconds at most."""
 NEVER, PASSED = "was never written", "was passed over by its writer"
 
 

@@ -405,6 +405,29 @@ def test_the_file_of_a_scan_before_is_taken_back(tmp_path: Path, angles: str) ->
     assert projections(found) == {i: (100 + i, 10.0 * i) for i in range(4)}
 
 
+@pytest.mark.parametrize("given", [0, 1])
+@pytest.mark.parametrize("odd", ["shape", "type"])
+def test_the_file_of_a_scan_before_with_other_images_ends_the_run(tmp_path: Path, odd: str, given: int) -> None:
+    """What is announced holds for the scan: the error says what is there instead, and why."""
+    path = write(tmp_path / "same.h5", 4)
+    (run,) = collected(step_scan(path, 4).documents)
+    source = source_of(run, STEP, tmp_path)
+    frames = source.frames(info=source.info())
+    found = [next(frames) for _ in range(given)]
+    path.unlink()
+    new = images(range(100, 104))
+    with h5py.File(path, "w", libver="latest") as file:
+        file["entry/data/data"] = new[:, :, :4] if odd == "shape" else new.astype("f4") + 0.5
+    source.clock.now += 1  # type: ignore[attr-defined]
+    there = f"{ROWS} x 4 uint16" if odd == "shape" else f"{ROWS} x {COLUMNS} float32"
+    words = (
+        f"same.h5: .* has images of {there}; expected {ROWS} x {COLUMNS} uint16.*the file of an earlier run was at this"
+    )
+    with pytest.raises(SourceError, match=words):
+        found.extend(frames)
+    assert not projections(found), "what was given of it is taken back"
+
+
 def test_a_file_that_was_there_before_in_another_shape_is_no_replacement(tmp_path: Path) -> None:
     path = tmp_path / "same.h5"
     with h5py.File(path, "w", libver="latest") as file:
