@@ -341,6 +341,7 @@ class Attachment:
             scan.others,
             self._stopped,
             elsewhere=self._tiled,
+            tell=partial(self._listener, "note"),
             resumes=self._keeping is not None,
             limits=Limits(frame_bytes=config.engine.max_frame_bytes),
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,8 @@ from streamrecon.bluesky.assets import Asset, asset_of
 from streamrecon.bluesky.shots import Shots
 from streamrecon.bluesky.stream import Place, Shot
 from streamrecon.errors import MessageError, SourceError, SourceFileError
-from streamrecon.sources.growing import FILL, GrowingStack
+from streamrecon.scan import FrameKind
+from streamrecon.sources.growing import FILL, LINGER, GrowingStack
 from streamrecon.sources.roots import Roots
 from streamrecon.sources.storage import Limits
 
@@ -141,15 +142,21 @@ class Files:
         # Numbers may be those of any image.
         return lambda shot: bool(values) or (isinstance(shot.pixels, Place) and shot.pixels.resource in resources)
 
-    def read(self, place: Place, count: int, rows: slice) -> NDArray[Any]:
-        """Images that follow each other, (frame, row, column), which are ready."""
-        return self._stack(place.resource).read(place.row, place.row + count, rows)
+    def read(self, place: Place, kinds: Sequence[FrameKind], rows: slice) -> NDArray[Any]:
+        """Images of these kinds that follow each other, (frame, row, column), which are ready."""
+        darks = {place.row + number for number, kind in enumerate(kinds) if kind is FrameKind.DARK}
+        return self._stack(place.resource).read(place.row, place.row + len(kinds), rows, darks)
+
+    def where(self, place: Place) -> str:
+        """File and dataset of an image."""
+        asset = self._asset(place.resource)
+        return f"{asset.path}: {asset.dataset}"
 
     def place(self, place: Place) -> str:
         """Where an image is, for people."""
-        asset, stack = self._asset(place.resource), self._stack(place.resource)
+        stack = self._stack(place.resource)
         shape = "" if stack.shape is None else f" ({stack.shape[0]} x {stack.shape[1]} {stack.dtype})"
-        return f"{asset.path}: {asset.dataset}{shape}"
+        return f"{self.where(place)}{shape}"
 
     def shape(self, place: Place) -> tuple[int, int] | None:
         """(row, column) of an image; None where it is not known yet."""
@@ -164,14 +171,14 @@ class Files:
     # As `angles.Numbers`.
 
     def of_key(self, stream: str, key: str, event: int, part: int, fills: bool = False) -> float | None:
-        """See `Numbers`."""
+        """See `Numbers`; whether most of them may well be the fill value, as image keys are."""
         found = self._shots.link(stream, key, event)
         if found is None:
             self.why = f"no document says where {key} of event {event + 1} of the stream {stream} is"
             return None
         resource, index = found
         per = self._shots.per_event(stream, key, resource)
-        return self._number(self._asset(resource), key, index * per + min(part, per - 1), fills)
+        return self._number(self._asset(resource), key, index * per + min(part, per - 1), fills, LINGER)
 
     def beside(self, shot: Shot, path: str, fills: bool = False) -> float | None:
         """See `Numbers`."""
@@ -183,10 +190,10 @@ class Files:
         """See `Numbers`."""
         return self._units.get(key)
 
-    def _number(self, asset: Asset, key: str, row: int, fills: bool) -> float | None:
+    def _number(self, asset: Asset, key: str, row: int, fills: bool, settle: float | None = None) -> float | None:
         place = asset.path, asset.dataset
         if place not in self._values:
-            self._values[place] = _Values(self._grow(asset, values=True))
+            self._values[place] = _Values(self._grow(asset, values=True, settle=settle if fills else None))
         values = self._values[place]
         found = values.of(row, fills)
         if values.stack.units is not None:
@@ -208,7 +215,7 @@ class Files:
             self._assets[resource] = asset_of(doc, self._roots)
         return self._assets[resource]
 
-    def _grow(self, asset: Asset, values: bool) -> GrowingStack:
+    def _grow(self, asset: Asset, values: bool, settle: float | None = None) -> GrowingStack:
         # Rows are asked for by name, and whoever asks gives them up.
         stack = GrowingStack(
             asset.path,
@@ -218,6 +225,7 @@ class Files:
             limits=self._limits,
             clock=self._clock,
             patience=math.inf,
+            settle=settle,
         )
         if self._over:
             stack.finish()

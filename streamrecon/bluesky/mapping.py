@@ -80,8 +80,8 @@ class ThetaRule:
     """From when the times of frames count: 1970 or 1990."""
     align: Literal["absolute", "first_motion"] = "absolute"
     """first_motion: the first frame begins when the motor does, whatever the clocks say; with `at = middle` its middle."""
-    motion: float = 0.02
-    """Degrees by which the motor has to be away from where it stood, twice to the same side, to have begun to move."""
+    motion: float = 0.05
+    """Degrees by which the motor has to be away from where it stood, and to go on from there, to have begun to move."""
     on_missing: Literal["wait", "gap"] = "wait"
     """What to do about a projection whose angle has not come: wait for it, bounded, or go on without it."""
     otherwise: ThetaRule | None = None

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -82,6 +82,8 @@ class Pass:
         self._wanted: dict[tuple[FrameKind, int], _Wanted] = {}
         self._given: dict[int, Shot] = {}
         """Projections that were given, or given up, by index."""
+        self.read_from: str | None = None
+        """Where the last image was that was given, if it was in a file."""
         self.hearing = Hearing(source.run, source.mapping, {}, source.roots)
 
     def items(self) -> Iterator[Frame | Gap]:
@@ -134,6 +136,8 @@ class Pass:
                 yield item
                 if isinstance(item, Frame):
                     better = source.clock()
+            for note in files.notes + angles.notes:
+                source.note(run, note)
             ended = done and not self._wanted and not shots.undecided
             if (renewed := files.renewed(look=ended)) is not None:
                 yield from self._withdraw(run, renewed)
@@ -151,8 +155,6 @@ class Pass:
                 yield Gap(PROJECTION, first, end, "no document told where it is")
         for kind in (FrameKind.FLAT, FrameKind.DARK):
             self._first[kind] += shots.count(kind)
-        for note in files.notes + angles.notes:
-            log.info("run %s: %s", run.uid, note)
 
     def _decide(self, done: bool, late: bool) -> Iterator[Gap]:
         """What the frames are that documents have told of; those that were measured again are withdrawn."""
@@ -253,6 +255,20 @@ class Pass:
         follows = (last.resource, last.row + 1) == (shot.pixels.resource, shot.pixels.row)
         return follows and size > 0 and (len(batch) + 1) * size <= BLOCK_BYTES
 
+    def _announced_otherwise(self, shot: Shot, dtype: np.dtype[Any]) -> None:
+        """A dataset has one shape and type: where they are not those announced, the file was another one then."""
+        info, place, files = self._info, shot.pixels, self.hearing.files
+        if info is None or shot.kind is not PROJECTION or not isinstance(place, Place):
+            return
+        if files.where(place) == self._source.announced:
+            rows, columns = info.frame_shape
+            there = " x ".join(map(str, files.shape(place) or ()))
+            raise SourceError(
+                f"{files.where(place)} has images of {there} {dtype}; expected {rows} x {columns} {info.dtype}, as the scan was "
+                "announced with: the file of an earlier run was at this path when the run began, and was replaced. Give each run "
+                "a file of its own, or remove the old one before the run"
+            )
+
     def _read(self, batch: Batch, lost: list[Lost]) -> Iterator[Frame]:
         """Read shots that are ready."""
         if not batch:
@@ -260,7 +276,7 @@ class Pass:
         pixels, why = batch[0][0].shot.pixels, ""
         try:
             if isinstance(pixels, Place):
-                images = self.hearing.files.read(pixels, len(batch), self._rows)
+                images = self.hearing.files.read(pixels, [each.shot.kind for each, _ in batch], self._rows)
             else:
                 images = np.ascontiguousarray(plain(pixels)[self._rows])[None]
         except SourceBusyError:
@@ -275,8 +291,10 @@ class Pass:
                 shape, dtype = (rows, self._info.geometry.columns), self._info.dtype
                 exact = shot.kind is not PROJECTION
                 if (image := fitting(image, shape, dtype, exact)) is None and images is not None:
+                    self._announced_otherwise(shot, images.dtype)
                     why = f"the image is {images.dtype} {images[number].shape}, projections are {dtype} {shape}"
             if image is None:
                 lost.append(Lost(shot, why, True))
             else:
+                self.read_from = self.hearing.files.where(pixels) if isinstance(pixels, Place) else None
                 yield Frame(shot.kind, shot.index + self._first[shot.kind], theta, image, each.position)

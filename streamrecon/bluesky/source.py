@@ -45,6 +45,11 @@ class RunSource:
     sleep: Callable[[float], None] = time.sleep
     elsewhere: Elsewhere | None = None
     """Where events are kept that did not come."""
+    tell: Callable[[str], None] = lambda text: log.info("%s", text)
+    """Called with what was assumed or found out, in a sentence."""
+    announced: str | None = field(init=False, default=None)
+    """Where the image was by which the scan was announced, if it was in a file."""
+    _told: set[str] = field(init=False, default_factory=set)
     missed: Missed = field(init=False)
     why: str = field(init=False, default="no document of an image has come")
     """Why nothing comes, when nothing does."""
@@ -69,6 +74,7 @@ class RunSource:
             raise SourceError(
                 f"run {self.run.uid} has ended without an image of a projection that can be read: {self.why}"
             )
+        self.announced = passed.read_from
         (rows, columns), scan, start, hearing = first.data.shape, self.mapping.scan, self.run.start, passed.hearing
         facts, notes = hearing.facts(scan, columns)
         for note in notes:
@@ -116,7 +122,7 @@ class RunSource:
         SenderLeftError
             If it is stopped, to go on later.
         SourceError
-            If the mapping does not fit the run.
+            If the mapping does not fit the run, or the file by which it was announced was that of an earlier one, with other images.
         """
         info = info or self.info()
         yield from Pass(self, row_range(rows, info.geometry.rows), info).items()
@@ -131,6 +137,13 @@ class RunSource:
             )
         if self.run.gone is not None:
             raise ScanAbortedError(f"the run broke off: {self.run.gone}")
+
+    def note(self, run: Run, what: str) -> None:
+        """Tell something of a run, once in however many passes."""
+        text = f"run {run.uid}: {what}"
+        if text not in self._told:
+            self._told.add(text)
+            self.tell(text)
 
     def notes(self) -> list[str]:
         """What a user should know."""

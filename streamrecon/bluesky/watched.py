@@ -49,7 +49,7 @@ class Watched:
     def at(self, time: float, ended: bool) -> float | None:
         """Where it was; None where that is not known.
 
-        Before the first position, and after the last one, it stood.
+        Before the first position it stood, and after the last one, where it is known which one that is.
 
         Parameters
         ----------
@@ -61,20 +61,22 @@ class Watched:
         place = bisect.bisect(self._times, time)
         if place and self._times[place - 1] == time:
             return self._positions[place - 1]
-        if not self._times or (place == len(self) and not ended) or self._hole(place):
+        after = place == len(self)
+        if not self._times or (after and (not ended or self.expected is None)) or self._hole(place):
             return None
         near = slice(max(0, place - 1), place + 1)
         return float(np.interp(time, self._times[near], self._positions[near]))
 
     def begun(self, still: float, ended: bool) -> float | None:
-        """When it began to move: at the last position before two that are both away from the first one, to the same side.
+        """When it began to move: at the last position before those that are away from the first one, all to the same side, and of
+        which two more are each at least half of `still` farther.
 
         Parameters
         ----------
         still
-            By how much it may be away and still stand.
+            By how much it may be away and still stand: noise is seldom beyond it, and does not go on from there.
         ended
-            Whether no more positions will come: then one will do if it is the last.
+            Whether no more positions will come: then it will do if the last is twice as far away.
         """
         if self._begun is None or (self._begun[2] is None and self._begun[:2] != (len(self), ended)):
             self._begun = len(self), ended, self._find_begun(still, ended)
@@ -84,12 +86,16 @@ class Watched:
         if not self._positions:
             return None
         away = np.array(self._positions) - self._positions[0]
-        side = np.where(np.abs(away) > still, np.sign(away), 0.0)
-        following = np.append(side[1:], side[-1] if ended else 0.0)
-        moved = np.flatnonzero((side != 0) & (side == following))
-        if not moved.size or any(map(self._hole, range(int(moved[0]) + 1))):
-            return None
-        return self._times[max(0, int(moved[0]) - 1)]
+        side, far = np.where(np.abs(away) > still, np.sign(away), 0.0), np.abs(away)
+        first, farther, reached = 0, 0, 0.0
+        for place in map(int, np.flatnonzero(side)):
+            if place == 0 or side[place] != side[place - 1]:
+                first, farther, reached = place, 0, far[place]
+            elif far[place] > reached and far[place] >= reached + still / 2:
+                farther, reached = farther + 1, far[place]
+            if farther == 2 or (ended and place == len(far) - 1 and far[place] >= 2 * still):
+                return None if any(map(self._hole, range(first + 1))) else self._times[max(0, first - 1)]
+        return None
 
     def _hole(self, place: int) -> bool:
         """Whether events are missing right before a place, or after the last one."""

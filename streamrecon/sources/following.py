@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -167,7 +167,9 @@ class Pass:
             raise SourceFileError(f"{stack.path}: {stack.name} was replaced after {self._said()} had been read")
         return count
 
-    def _block(self, stack: GrowingStack, first: int, end: int) -> tuple[int, NDArray[Any]]:
+    def _block(
+        self, stack: GrowingStack, first: int, end: int, darks: Container[int] = frozenset()
+    ) -> tuple[int, NDArray[Any]]:
         """(frame, row, column) as many frames as are read at once, and where they end."""
         shape, dtype = self._data.shape, self._data.dtype
         if shape is None or dtype is None or stack.shape is None or stack.dtype is None:
@@ -179,7 +181,7 @@ class Pass:
             )
         rows = row_range(self._rows, shape[0])
         end = min(end, first + max(1, _BLOCK_BYTES // (math.prod(shape) * dtype.itemsize)))
-        return end, stack.read(first, end, rows)
+        return end, stack.read(first, end, rows, darks)
 
     def _theta(self, first: int, end: int) -> NDArray[np.float64]:
         """(frame,) radians of as many as can be had; NaN for one that has none."""
@@ -267,7 +269,8 @@ class _Stacks(Pass):
                     )
                 return
             end = first + len(theta)
-        end, block = self._block(stack, first, end)
+        darks = range(first, end) if kind is FrameKind.DARK else range(0)
+        end, block = self._block(stack, first, end, darks)
         for number, data in enumerate(block):
             yield self._give(kind, None if theta is None else float(theta[number]), data)
 
@@ -317,7 +320,8 @@ class _Keyed(Pass):
                 self._row += 1
                 yield self._skip(FrameKind.PROJECTION, self._next[FrameKind.PROJECTION] + 1, reason)
             return
-        end, block = self._block(self._data, first, first + known)
+        darks = {first + int(number) for number in np.flatnonzero(keys == FrameKind.DARK)}
+        end, block = self._block(self._data, first, first + known, darks)
         holes = [range(*hole) for hole in self._data.holes]
         for number, data in enumerate(block):
             self._row = first + number + 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -245,7 +245,9 @@ class GrowingStack:
             self._changes, self._better = self._visitor.changes, now
         return self._readable
 
-    def read(self, first: int, end: int, rows: slice = slice(None)) -> NDArray[Any]:
+    def read(
+        self, first: int, end: int, rows: slice = slice(None), fills: Container[int] = frozenset()
+    ) -> NDArray[Any]:
         """Frames that `poll`, or `has`, said can be read.
 
         Parameters
@@ -254,6 +256,9 @@ class GrowingStack:
             Their range, of all frames in the order of acquisition.
         rows
             Detector rows wanted, all of them by default.
+        fills
+            Frames that are one as well if they are nothing but the fill value, once the file is complete: darks, as a detector
+            that subtracts its own has them.
 
         Returns
         -------
@@ -289,6 +294,8 @@ class GrowingStack:
                     parts = [dataset[e, max(first - e * per, 0) : min(end - e * per, per), rows] for e in events]
                     found = np.concatenate(parts)
                 blank = set(self._filled(arrival, first, found)) - self._blank
+                if self.complete:
+                    blank = {frame for frame in blank if frame not in fills}
                 if per == 1 and rows == slice(None):
                     sample = digest(found[0]), digest(found[-1])
                 else:

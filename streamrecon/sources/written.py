@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import math
 from collections import deque
 from collections.abc import Iterable
@@ -16,6 +17,8 @@ from streamrecon.sources.storage import Storage
 _SCAN_BYTES = 64 << 20
 _AHEAD = 64
 """Rows after one that is missing that are looked at to see whether the writer has gone on."""
+_PART, _LONGEST = 0.25, 5.0
+"""What was the fill value is looked at again after that part of the time for which it has been so; so many seconds at most."""
 NEVER, PASSED = "was never written", "was passed over by its writer"
 
 
@@ -53,7 +56,13 @@ class Written:
         self.complete = False
         self.notes: list[str] = []
         self._earlier: dict[int, int] = {}
-        """Digests of rows that were not certain in the last look."""
+        """Digests of rows that were not certain when they were last looked at."""
+        self._filled = dict[int, tuple[float, float]]()
+        """Rows that were asked for, and were the fill value: since when, and when they are looked at again."""
+        self._turn = -1
+        """The last row that was looked at because it was asked for."""
+        self._block, self._block_since, self._block_next = (0, 0), now, now
+        """The first rows that are missing, since when they are the same, and when they are looked at again."""
         self._earlier_values: NDArray[np.generic] | None = None
         self._extent, self._settled = (0, now), 0
         """Of numbers, since when, and the one before."""
@@ -71,7 +80,7 @@ class Written:
         elif storage.own:
             self._count_own(dataset, storage, extent)
         else:
-            self._count_shared(dataset, storage, extent)
+            self._count_shared(dataset, storage, extent, now)
         self.asked.clear()
         self.beyond = {row for row in self.beyond if row >= self.rows}
         if self.rows >= extent:
@@ -104,22 +113,46 @@ class Written:
             ahead = (row for row in range(first, min(extent, first + _AHEAD)) if storage.allocated(dataset, row))
             self.furthest = max([self.furthest, *self.beyond, *ahead])
 
-    def _count_shared(self, dataset: h5py.Dataset, storage: Storage, extent: int) -> None:
+    def _count_shared(self, dataset: h5py.Dataset, storage: Storage, extent: int, now: float) -> None:
         """Rows that share chunks, or have a place from the start: those that hold something, twice the same."""
         most = max(1, _SCAN_BYTES // storage.row_bytes)
         end = min(extent, self.rows + most)
         found: dict[int, int] = {}
-        if self.rows < end:
+        looked = set[int]()
+        if (self.rows, end) != self._block:
+            self._block, self._block_since, self._block_next = (self.rows, end), now, now
+        if self.rows < end and now >= self._block_next:
             self._found(found, storage, dataset, storage.read(dataset, self.rows, end), self.rows)
-        for row in sorted(row for row in self.asked if end <= row < extent or row in self.lost)[:most]:
+            looked.update(range(self.rows, end))
+            if not found.keys() <= self.beyond:
+                self._block_since = now
+            self._block_next = _again(self._block_since, now)
+        for row in self._in_turn(end, extent, now)[:most]:
             self._found(found, storage, dataset, storage.read(dataset, row, row + 1), row)
+            looked.add(row)
+            self._turn = row
+            since = self._filled.pop(row, (now, now))[0]
+            if row not in found:
+                self._filled[row] = since, _again(since, now)
         sure = {row for row, digest in found.items() if digest == self._earlier.get(row)}
         self.lost -= sure
-        while self.rows in sure:
-            self.rows += 1
         self.beyond |= sure
-        self._earlier = found
+        while self.rows in self.beyond:
+            self.rows += 1
+        left = {row: digest for row, digest in self._earlier.items() if row >= self.rows and row not in looked}
+        self._earlier = left | found
         self.furthest = max([self.furthest, *found])
+
+    def _in_turn(self, end: int, extent: int, now: float) -> list[int]:
+        """Rows that are asked for and not among the first ones, from the one after the last that was looked at."""
+        wanted = sorted(
+            row
+            for row in self.asked
+            if (row in self.lost or (end <= row < extent and row not in self.beyond))
+            and now >= self._filled.get(row, (now, now))[1]
+        )
+        after = bisect.bisect(wanted, self._turn)
+        return wanted[after:] + wanted[:after]
 
     def _found(
         self,
@@ -169,6 +202,11 @@ class Written:
                     self.lost.add(self.rows)
                 self.notes.append(f"{where}: row {self.rows} was passed over by its writer; it is taken as it is")
             self.rows += 1
+
+
+def _again(since: float, now: float) -> float:
+    """When to look again at what has been the fill value for so long."""
+    return now + min(_LONGEST, _PART * (now - since))
 
 
 def digest(row: NDArray[np.generic]) -> int:

@@ -201,6 +201,20 @@ def test_the_flats_of_a_run_before(tmp_path: Path, engine: Engine) -> None:
         assert kinds == [FrameKind.FLAT, FrameKind.FLAT, FrameKind.PROJECTION], "the newest ones, of every scan"
 
 
+def test_notes_are_told_and_each_once(tmp_path: Path, engine: Engine) -> None:
+    rules = {**STEP, "theta": {"from": "event", "key": "rot"}}
+    attached = Attached(tmp_path, rules)
+    scan = Scan()
+    scan.stream(det=DET, rot={})
+    scan.rows(scan.resource(write(tmp_path / "a.h5", 3)), (0, 3), (1, 4))
+    for number in range(3):
+        scan.event(number + 1, rot=10.0 * number)
+    scan.stop(primary=3)
+    attached.say(scan.documents)
+    attached.close()
+    assert attached.told("note") == [f"run {scan.uid}: rot has no units: its angles are taken as degrees"]
+
+
 def test_images_in_documents_are_bounded(tmp_path: Path, engine: Engine) -> None:
     attached = Attached(tmp_path, attach={"document_bytes": 100})
     scan = Scan()

@@ -33,9 +33,10 @@ from bluesky_scans import (
 from streamrecon.bluesky.angles import EPICS
 from streamrecon.bluesky.collect import Collector
 from streamrecon.bluesky.describe import describe
-from streamrecon.bluesky.mapping import mapping_from_dict
+from streamrecon.bluesky.mapping import ThetaRule, mapping_from_dict
 from streamrecon.bluesky.run import Run
 from streamrecon.bluesky.source import RunSource
+from streamrecon.bluesky.watched import Watched
 from streamrecon.errors import ScanAbortedError, SourceError, StreamreconError
 from streamrecon.scan import Frame, FrameKind, Gap
 from streamrecon.sources.roots import Roots
@@ -104,6 +105,25 @@ def test_without_a_hole_the_motor_stood_before_and_after(tmp_path: Path) -> None
     assert projections(items(run, WATCHED, tmp_path))[COUNT - 1] == (COUNT - 1, 37.5)
 
 
+@pytest.mark.parametrize("how", ["the stop was lost", "it does not count", "it does not count that stream"])
+def test_without_a_count_nobody_knows_where_the_motor_was_after_the_last_event(tmp_path: Path, how: str) -> None:
+    scan = fly_scan(tmp_path, range(7, 14))
+    stop = scan.documents[-1][1]
+    if how == "it does not count":
+        del stop["num_events"]
+    else:
+        del stop["num_events"]["rot_monitor"]
+    (run,) = collected(scan.documents[:-1] if how == "the stop was lost" else scan.documents)
+    found = list[Frame | Gap]()
+    with contextlib.nullcontext() if run.over else pytest.raises(ScanAbortedError, match="it was lost"):
+        run.give_up("it was lost")
+        for each in source_of(run, WATCHED, tmp_path).frames():
+            found.append(each)
+    assert projections(found) == {i: (i, pytest.approx(10.0 * i)) for i in range(4)}
+    assert [(first, end) for first, end, _ in gaps(found)] == [(4, 10)]
+    assert "positions of rot around its time were missed" in gaps(found)[0][2]
+
+
 def test_when_the_motor_began_is_not_told_over_a_hole(tmp_path: Path) -> None:
     rules = {**WATCHED, "theta": {**WATCHED["theta"], "align": "first_motion"}}
     (run,) = collected(fly_scan(tmp_path, [2]).documents)
@@ -132,6 +152,30 @@ def test_a_motor_that_trembles_has_not_begun_to_move(
         found = projections(items(run, rules, tmp_path))
     assert found == {i: (i, pytest.approx(10.0 * i)) for i in range(COUNT)}
     assert f"rot began to move, by more than {motion:g} degrees, at 1000000000.000 s" in caplog.text
+
+
+@pytest.mark.parametrize("speed", [0.01, 0.3, 30.0, -30.0], ids="{} degrees a position".format)
+@pytest.mark.parametrize("seed", range(5))
+def test_noise_is_no_motion(seed: int, speed: float) -> None:
+    """Of 0.015 degrees (rms), and with the threshold that there is by default."""
+    still, watched = ThetaRule().motion, Watched()
+    noise = np.random.default_rng(seed).normal(0, 0.015, 1000)
+    noise[0] = 0
+    for number in range(700):
+        position = noise[number] + speed * max(0, number - 500)
+        watched.add(number + 1, 1000.0 + number, position)
+        begun = watched.begun(still, False)
+        assert begun is None or number > 500
+    assert begun == pytest.approx(1500.0, abs=1 + 1.6 * still / abs(speed))
+    assert watched.begun(still, True) == begun
+
+
+def test_a_motor_that_jumps_has_begun_once_nothing_more_comes() -> None:
+    watched = Watched()
+    for number, position in enumerate([0.0, 0.0, 90.0, 180.0, 180.0]):
+        watched.add(number + 1, float(number), position)
+    assert watched.begun(0.05, False) is None
+    assert watched.begun(0.05, True) == 1.0
 
 
 def paced(source: RunSource, run: Run, documents: Sequence[Document], every: int) -> None:
@@ -203,6 +247,21 @@ def test_rows_that_still_hold_the_fill_value_are_gaps(tmp_path: Path, how: str) 
     assert "rows 4 to 5: " in gaps(found)[1][2]
     assert "it still holds the fill value" in gaps(found)[0][2]
     assert ("it was never written" if how == "chunks" else "it still holds the fill value") in gaps(found)[1][2]
+
+
+@pytest.mark.parametrize("how", ["contiguous", "chunks", "virtual"])
+def test_darks_of_zeros_in_a_closed_file_are_images(tmp_path: Path, how: str) -> None:
+    path = half_written(tmp_path / "a.h5", how, (2, 3, 5))
+    if how == "chunks":
+        with h5py.File(path, "r+") as file:
+            file["entry/data/data"][4] = 0
+    rules = {**STEP, "projection": {"key": "det", "range": "2:"}, "dark": {"key": "det", "range": ":2"}}
+    (run,) = collected(step_scan(path, 6).documents)
+    found = items(run, rules, tmp_path)
+    darks = [each.data for each in found if isinstance(each, Frame) and each.kind is D]
+    assert len(darks) == 2
+    assert not any(map(np.any, darks))
+    assert [(first, end) for first, end, _ in gaps(found)] == [(2, 3)], "a projection of zeros is none"
 
 
 def test_they_are_waited_for(tmp_path: Path) -> None:
@@ -290,6 +349,39 @@ def test_an_image_key_too_few_costs_that_image(
     assert "it is not known what 1 frames are" in caplog.text or "it is not known what 3 frames are" in caplog.text
 
 
+@pytest.mark.parametrize("over", [True, False], ids=["its writer died", "live"])
+def test_image_keys_in_chunks_that_rows_share(tmp_path: Path, over: bool) -> None:
+    """That of a projection is the fill value: it counts once it has stayed so while the file grew."""
+    keys = [1, 1, 0, 0, 0, 0]
+    with h5py.File(tmp_path / "w.h5", "w", libver="latest") as file:
+        shape = (None, ROWS, COLUMNS)
+        file.create_dataset("entry/data/data", data=images(range(6)), chunks=(1, ROWS, COLUMNS), maxshape=shape)
+        file.create_dataset("key", data=np.array(keys), chunks=(16,), maxshape=(None,))
+        file.swmr_mode = True
+        file.flush()
+        (tmp_path / "a.h5").write_bytes((tmp_path / "w.h5").read_bytes())
+    scan = Scan()
+    scan.stream(det=DET, rot={"units": "deg"}, ik=NUMBERS)
+    for place in scan.resource(tmp_path / "a.h5"), scan.resource(tmp_path / "a.h5", "ik", "/key"):
+        scan.rows(place, (0, 6), (1, 7))
+    for number in range(6):
+        scan.event(number + 1, rot=10.0 * number)
+    scan.stop(primary=6)
+    (run,) = collected(scan.documents if over else scan.documents[:-1])
+    source = source_of(run, KEYED, tmp_path)
+    sleep, begun = source.sleep, source.clock()
+
+    def slept(seconds: float) -> None:
+        sleep(10 * seconds)
+        assert source.clock() - begun < 30, "settled in both passes"
+        if source.clock() - begun > 25 and not over:
+            run.add(*scan.documents[-1])
+
+    source.sleep = slept
+    found = list(source.frames(info=source.info()))
+    assert projections(found) == {i: (i + 2, 10.0 * (i + 2)) for i in range(4)}
+
+
 # What is another's, and what comes late.
 
 
@@ -311,6 +403,29 @@ def test_the_file_of_a_scan_before_is_taken_back(tmp_path: Path, angles: str) ->
     found += list(frames)
     assert "its file was replaced" in {why for _, _, why in gaps(found)}
     assert projections(found) == {i: (100 + i, 10.0 * i) for i in range(4)}
+
+
+@pytest.mark.parametrize("given", [0, 1])
+@pytest.mark.parametrize("odd", ["shape", "type"])
+def test_the_file_of_a_scan_before_with_other_images_ends_the_run(tmp_path: Path, odd: str, given: int) -> None:
+    """What is announced holds for the scan: the error says what is there instead, and why."""
+    path = write(tmp_path / "same.h5", 4)
+    (run,) = collected(step_scan(path, 4).documents)
+    source = source_of(run, STEP, tmp_path)
+    frames = source.frames(info=source.info())
+    found = [next(frames) for _ in range(given)]
+    path.unlink()
+    new = images(range(100, 104))
+    with h5py.File(path, "w", libver="latest") as file:
+        file["entry/data/data"] = new[:, :, :4] if odd == "shape" else new.astype("f4") + 0.5
+    source.clock.now += 1  # type: ignore[attr-defined]
+    there = f"{ROWS} x 4 uint16" if odd == "shape" else f"{ROWS} x {COLUMNS} float32"
+    words = (
+        f"same.h5: .* has images of {there}; expected {ROWS} x {COLUMNS} uint16.*the file of an earlier run was at this"
+    )
+    with pytest.raises(SourceError, match=words):
+        found.extend(frames)
+    assert not projections(found), "what was given of it is taken back"
 
 
 def test_a_file_that_was_there_before_in_another_shape_is_no_replacement(tmp_path: Path) -> None:

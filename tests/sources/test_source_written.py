@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from streamrecon.errors import SourceBusyError, SourceError
+from streamrecon.sources import written as written_module
 from streamrecon.sources.growing import GrowingStack
 from streamrecon.sources.roots import Roots
-from streamrecon.sources.storage import Limits
+from streamrecon.sources.storage import Limits, Storage
 
 ROWS, COLUMNS, COUNT = 3, 4, 30
 DROPPED = (5, 10, 15, 20)
@@ -74,6 +75,41 @@ def test_all_rows_that_were_passed_over_have_one_deadline(tmp_path: Path, chunk:
         with pytest.raises(SourceBusyError, match="still holds the fill value"):
             stack.read(0, COUNT)
     assert stack.holes == [(number, number + 1) for number in DROPPED]
+
+
+def test_many_rows_of_nothing_hold_up_none_after_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the rows that are asked for some are looked at, in turn, and those that were nothing less and less often."""
+    monkeypatch.setattr(written_module, "_SCAN_BYTES", 3 * ROWS * COLUMNS * 2)
+    read, looks = Storage.read, [0]
+
+    def counted(storage: Storage, dataset: Any, first: int, end: int) -> Any:
+        looks[0] += end - first
+        return read(storage, dataset, first, end)
+
+    monkeypatch.setattr(Storage, "read", counted)
+    clock = Clock()
+    stack = _stack(_left_open(tmp_path, tuple(range(20)), chunks=(4, ROWS, COLUMNS)), clock)
+    begun, there = clock.now, set[int]()
+    while len(there) < 10:
+        there |= {number for number in range(COUNT) if number not in there and stack.has(number)}
+        clock.now += 0.1
+        assert clock.now - begun < 5
+    assert there == set(range(20, 30))
+    looks[0], many = 0, 200
+    for _ in range(many):
+        assert not any(stack.has(number) for number in range(20))
+        clock.now += 0.1
+    assert looks[0] < 2 * many
+    with h5py.File(tmp_path / "w.h5", "r+", libver="latest") as file:
+        file.swmr_mode = True
+        file["data"][:20] = np.stack([_image(number) for number in range(20)])
+        file.flush()
+        content = (tmp_path / "w.h5").read_bytes()
+    (tmp_path / "a.h5").write_bytes(content)
+    for _ in range(150):
+        there |= {number for number in range(COUNT) if number not in there and stack.has(number)}
+        clock.now += 0.1
+    assert there == set(range(30))
 
 
 @pytest.mark.parametrize("how", ["contiguous", "chunks", "virtual"])
