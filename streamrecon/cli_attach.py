@@ -19,6 +19,8 @@ log = logging.getLogger(__name__)
 
 TOLD_EVERY = 10.0
 """Seconds after which it is said why nothing happens."""
+QUIET = 3.0
+"""Seconds without any document after which a dry run finds out whether anybody is there."""
 TOLD_AGAIN = 600.0
 """Seconds after which it is said again though it is the same."""
 ONLY_DOCUMENTS = frozenset(
@@ -164,7 +166,7 @@ def _dry_run(documents: Any, mappings: Sequence[Any], config: Config) -> int:
             ended[run.uid] = time.monotonic()
 
     collector = Collector(opened, added)
-    reasons, last, count = _Reasons(), time.monotonic(), 0
+    reasons, last, count, quiet = _Reasons(), time.monotonic(), 0, True
     _tell("listen", "waiting for documents; runs are described as they end, and on Ctrl-C")
     try:
         while not documents.ended:
@@ -173,6 +175,10 @@ def _dry_run(documents: Any, mappings: Sequence[Any], config: Config) -> int:
                 collector.hear(*found)
                 count += 1
             now = time.monotonic()
+            if quiet and (count or now - last > QUIET):
+                quiet = False
+                if not count and (why := documents.silence()) is not None:
+                    reasons.say(why)
             for uid in [uid for uid, when in ended.items() if now - when > GRACE]:
                 del ended[uid]
                 told(runs[uid])

@@ -39,6 +39,10 @@ class Account:
         """Why nothing can come, where that is known."""
         return None
 
+    def silence(self) -> str | None:
+        """Why nothing comes, where that can be found out; it may take some seconds."""
+        return None
+
     def knows(self, name: object) -> bool:
         """Whether a name is one of documents; what is ignored is counted."""
         if isinstance(name, str) and name in document_names():

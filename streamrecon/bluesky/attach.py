@@ -242,13 +242,22 @@ class Attachment:
     def _scan_of(self, run: Run) -> _Scan | None:
         """What a run is, by the first mapping that knows."""
         whys = []
+        self._references.another()
         for rules in self._rules:
             if kinds := reference_kinds(rules, run.start):
                 self._references.begin(run, kinds)
                 return None
             why = why_no_scan(rules, run.start)
             if why is None:
-                return _Scan(run, rules, self._references.of(rules))
+                others = self._references.of(rules)
+                for kind, rule in rules.rules().items():
+                    if rule.select == "run" and all(kind is not found for found, _ in others):
+                        name = kind.name.lower()
+                        self._listener(
+                            "note",
+                            f"run {run.uid}: no run with {name}s has come before it, as the mapping's [{name}] names",
+                        )
+                return _Scan(run, rules, others)
             whys.append(f"{rules.name}: {why}")
         self._listener("other", f"run {run.uid} ({_name(run)}) is no scan: " + "; ".join(whys))
         self._last = f"the last run ({_name(run)}) was no scan, and no other has begun"
@@ -362,7 +371,8 @@ class Attachment:
             )
         except SenderLeftError:
             left = True
-            wait = f"the engine waits {config.engine.return_timeout:g} s (engine.return_timeout), then it has a partial volume"
+            seconds = config.engine.peer_timeout + config.engine.return_timeout
+            wait = f"the engine waits {seconds:g} s (engine.peer_timeout and engine.return_timeout), then it has a partial volume"
             self._listener(
                 "left", f"run {run.uid} is left, and its documents are kept: a restart with this --keep goes on; {wait}"
             )

@@ -66,6 +66,10 @@ class Documents(Flow, Protocol):
         """What was wrong with one of the last of those that could not be read."""
         ...
 
+    def silence(self) -> str | None:
+        """Why nothing comes, where that can be found out; it may take some seconds."""
+        ...
+
     def close(self) -> None:
         """Give up the socket or the file."""
         ...

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.resources
+import itertools
 import re
 import tomllib
 from collections.abc import Mapping as Table
@@ -18,6 +19,8 @@ from streamrecon.errors import ConfigError, SourceError
 from streamrecon.scan import FrameKind
 from streamrecon.sources.recording import METRES, radians_per
 
+LONG = 1 << 40
+"""Events of a run in which no two ranges share one that are counted from its beginning and from its end."""
 Select = Literal["events", "frames", "image_key", "run"]
 Value = float | str
 """A number, or where one is: `start.PATH` in the start document, or `config.PATH` in the configuration of a descriptor."""
@@ -249,12 +252,22 @@ def _check(mapping: Mapping) -> None:
         bounds(rule.range)
         for path, expected in rule.match.items():
             _check_pattern(f"{table}.match", path, expected)
+        if rule.select != "image_key" and rule.image_key is not None:
+            raise ConfigError(
+                f'{table}.select is {rule.select}, and {table}.image_key is given; expected select = "image_key", or none'
+            )
         if rule.select == "image_key" and rule.image_key is None:
             raise ConfigError(f"{table}.select is image_key; expected {table}.image_key, the data key of the numbers")
         if rule.select == "run" and kind is FrameKind.PROJECTION:
             raise ConfigError("projection.select is run; expected [run] match to say which runs are scans")
         if rule.select == "run" and not rule.match:
             raise ConfigError(f"{table}.select is run; expected {table}.match, to know such a run by")
+    for (kind, rule), (other, others) in itertools.combinations(mapping.rules().items(), 2):
+        if _share(rule, others):
+            raise ConfigError(
+                f"{kind.name.lower()} and {other.name.lower()} are the same {rule.select} {rule.range!r} and {others.range!r} of "
+                f"the stream {rule.stream}; expected each image to be of one kind: give them other ranges or streams"
+            )
     for path, expected in mapping.run.match.items():
         _check_pattern("run.match", path, expected)
     _check_values("scan", mapping.scan)
@@ -263,6 +276,14 @@ def _check(mapping: Mapping) -> None:
         if not isinstance(value, str) and value is not None and value <= 0:
             raise ConfigError(f"scan.{name} is {value:g}; expected more than 0")
     _check_theta("theta", mapping.theta)
+
+
+def _share(rule: FramesRule, other: FramesRule) -> bool:
+    """Whether frames of a long run are of both."""
+    if rule.select not in ("events", "frames") or (rule.select, rule.stream) != (other.select, other.stream):
+        return False
+    first, second = (range(LONG)[slice(*bounds(each.range))] for each in (rule, other))
+    return rule.key == other.key and max(first.start, second.start) < min(first.stop, second.stop)
 
 
 def _check_pattern(table: str, path: str, expected: Any) -> None:

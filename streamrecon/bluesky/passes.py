@@ -82,6 +82,8 @@ class Pass:
         self._wanted: dict[tuple[FrameKind, int], _Wanted] = {}
         self._given: dict[int, Shot] = {}
         """Projections that were given, or given up, by index."""
+        self._had = set[FrameKind]()
+        """Kinds of frames that were given."""
         self.read_from: str | None = None
         """Where the last image was that was given, if it was in a file."""
         self.hearing = Hearing(source.run, source.mapping, {}, source.roots)
@@ -96,6 +98,11 @@ class Pass:
             if str((run.stop or {}).get("exit_status", "success")) != "success":
                 log.warning("run %s, of which the %ss are, was not completed", run.uid, kind.name.lower())
         yield from self.own()
+        looked = {kind for kind, rule in self._source.mapping.rules().items() if rule.select != "run"}
+        looked |= {kind for kind, _ in self._source.others}
+        for kind in sorted(looked - self._had - {PROJECTION}):
+            name = kind.name.lower()
+            self._source.note(self._source.run, f"it has no {name}s, though the mapping has [{name}]")
 
     def own(self) -> Iterator[Frame | Gap]:
         """Frames and gaps of the scan's own run."""
@@ -297,4 +304,5 @@ class Pass:
                 lost.append(Lost(shot, why, True))
             else:
                 self.read_from = self.hearing.files.where(pixels) if isinstance(pixels, Place) else None
+                self._had.add(shot.kind)
                 yield Frame(shot.kind, shot.index + self._first[shot.kind], theta, image, each.position)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 
 from streamrecon.bluesky.account import Account, Document
@@ -9,6 +10,9 @@ from streamrecon.bluesky.serial import decode
 from streamrecon.errors import ConfigError, MessageError
 from streamrecon.transport import CurveKeys, Subscriber, is_private
 from streamrecon.transport.subscriber import MESSAGE_LIMIT
+
+ANSWER = 3.0
+"""Seconds in which a host that is there takes a connection."""
 
 
 class ZmqDocuments:
@@ -57,6 +61,7 @@ class ZmqDocuments:
                 f"pickles from {address} are not to be trusted: whoever is on the network could send one, and it would be run. "
                 "Leave trust_pickle out (documents do not need it), use CURVE keys, or tunnel to an address on the loopback"
             )
+        self._address = address
         self._subscriber = Subscriber(address, prefix.encode(), curve, max_bytes)
         self._account, self._trust_pickle = Account(), trust_pickle
 
@@ -84,6 +89,18 @@ class ZmqDocuments:
     def refusal(self) -> str | None:
         """Why nothing can come, where the proxy refuses this side."""
         return self._subscriber.refusal
+
+    def silence(self) -> str | None:
+        """Why nothing comes, where that is because nobody answers at the address; it may take some seconds."""
+        scheme, _, place = self._address.partition("://")
+        host, _, port = place.rpartition(":")
+        if scheme != "tcp" or not port.isdecimal():
+            return None
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), ANSWER).close()
+        except (OSError, OverflowError) as error:
+            return f"{self._address} does not answer: {error}; expected the side of bluesky-0MQ-proxy that publishes"
+        return None
 
     def take(self, timeout: float) -> Document | None:
         """The next document, if one comes within the time (seconds)."""

@@ -10,6 +10,8 @@ from streamrecon.scan import FrameKind
 
 MOST_OPEN = 8
 """That may go on at once."""
+IMAGES = frozenset(("event", "datum", "stream_datum"))
+"""Documents that tell of some."""
 
 
 class References:
@@ -43,16 +45,26 @@ class References:
         _, kinds = self._open.pop(run.uid, (run, ()))
         if not kinds:
             return
-        names = " and ".join(f"{kind.name.lower()}s" for kind in kinds)
         status, counts = str((run.stop or {}).get("exit_status", "success")), run.num_events
         if status != "success" or (counts and not any(counts.values())):
             why = "without an event" if status == "success" else f"with {status[:20]}"
-            self._tell(run, f"has ended {why}: the {names} before it stay those of the scans that follow")
+            self._tell(run, f"has ended {why}: the {_names(kinds)} before it stay those of the scans that follow")
             self._old.append(run)
             return
+        self._take(run, kinds)
+
+    def _take(self, run: Run, kinds: Sequence[FrameKind], how: str = "") -> None:
         self._old += {id(old): old for kind in kinds if (old := self._good.get(kind)) is not None}.values()
         self._good.update(dict.fromkeys(kinds, run))
-        self._tell(run, f"has the {names} of the scans that follow")
+        self._tell(run, f"{how}has the {_names(kinds)} of the scans that follow")
+
+    def another(self) -> None:
+        """Another run begins: of those that go on the stop documents were lost. They count if they have something."""
+        for run, kinds in list(self._open.values()):
+            if any(each.name in IMAGES for each in run.since(0)):
+                del self._open[run.uid]
+                run.give_up("another run has begun, and its own stop document did not come")
+                self._take(run, kinds, "has no stop document, and another run has begun: as it is it ")
 
     def of(self, mapping: Mapping) -> list[tuple[FrameKind, Run]]:
         """Those that a scan uses which begins now."""
@@ -65,3 +77,7 @@ class References:
         done = [run for run in self._old if id(run) not in needed]
         self._old = [run for run in self._old if id(run) in needed and run not in self._good.values()]
         return done
+
+
+def _names(kinds: Sequence[FrameKind]) -> str:
+    return " and ".join(f"{kind.name.lower()}s" for kind in kinds)

@@ -122,8 +122,7 @@ class RunSource:
         SenderLeftError
             If it is stopped, to go on later.
         SourceError
-            If the mapping does not fit the run, or the file by which it was announced was that of an earlier one, with other
-            images.
+            If the mapping does not fit the run, or the file that announced it was that of an earlier one, with other images.
         """
         info = info or self.info()
         yield from Pass(self, row_range(rows, info.geometry.rows), info).items()

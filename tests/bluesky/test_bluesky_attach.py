@@ -201,6 +201,47 @@ def test_the_flats_of_a_run_before(tmp_path: Path, engine: Engine) -> None:
         assert kinds == [FrameKind.FLAT, FrameKind.FLAT, FrameKind.PROJECTION], "the newest ones, of every scan"
 
 
+@pytest.mark.parametrize("stopped", [True, False])
+def test_flats_whose_stop_was_lost_count_when_the_next_run_begins(
+    tmp_path: Path, engine: Engine, stopped: bool
+) -> None:
+    rules = {**STEP, "flat": {"select": "run", "match": {"plan_name": "flats"}, "key": "det"}}
+    attached = Attached(tmp_path, rules)
+    runs = []
+    for number in range(2):
+        flats = Scan(plan_name="flats")
+        flats.stream(det=DET)
+        path = write(tmp_path / f"flats{number}.h5", 2 + number)
+        flats.rows(flats.resource(path), (0, 2 + number), (1, 3 + number))
+        flats.stop()
+        runs.append(flats)
+    empty = Scan(plan_name="flats")
+    scan = step_scan(write(tmp_path / "a.h5", 1), 1)
+    attached.say(runs[0].documents)
+    attached.say(runs[1].documents if stopped else runs[1].documents[:-1])
+    attached.say(empty.documents)
+    attached.say(scan.documents)
+    attached.close()
+    assert [item.kind for item in engine.scans[scan.uid]] == [FrameKind.FLAT] * 3 + [FrameKind.PROJECTION]
+    (told,) = [text for text in attached.told("fields") if runs[1].uid in text]
+    assert ("has no stop document, and another run has begun" in told) is not stopped
+    assert "has the flats of the scans that follow" in told
+
+
+@pytest.mark.parametrize("select", ["run", "events"])
+def test_flats_that_the_mapping_names_and_are_not_there_are_told(tmp_path: Path, engine: Engine, select: str) -> None:
+    flat = {"key": "det", "stream": "flat", "select": select}
+    attached = Attached(tmp_path, {**STEP, "flat": flat | ({"match": {"plan_name": "x"}} if select == "run" else {})})
+    scan = step_scan(write(tmp_path / "a.h5", 1), 1)
+    attached.say(scan.documents)
+    attached.close()
+    words = (
+        "no run with flats has come before it" if select == "run" else "it has no flats, though the mapping has [flat]"
+    )
+    (note,) = attached.told("note")
+    assert words in note
+
+
 def test_notes_are_told_and_each_once(tmp_path: Path, engine: Engine) -> None:
     rules = {**STEP, "theta": {"from": "event", "key": "rot"}}
     attached = Attached(tmp_path, rules)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from bluesky_scans import STEP, Scan, step_scan, write
 
 from streamrecon import cli_attach
 from streamrecon.bluesky import describe as describing
-from streamrecon.bluesky.documents import DocumentQueue
+from streamrecon.bluesky.documents import DocumentQueue, ZmqDocuments
 from streamrecon.bluesky.mapping import mapping_from_dict
 from streamrecon.config import from_dict
 
@@ -43,6 +44,26 @@ class DryRun:
         self.queue.close()
         self.thread.join(10)
         assert not self.thread.is_alive()
+
+
+def test_a_host_that_does_not_answer_is_told_soon(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cli_attach, "QUIET", 0.1)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        address = f"tcp://127.0.0.1:{taken.getsockname()[1]}"
+        documents = ZmqDocuments(address)
+        monkeypatch.setattr(ZmqDocuments, "ended", property(lambda _: time.monotonic() > end))
+        end = time.monotonic() + 1.5
+        try:
+            assert cli_attach._dry_run(documents, [mapping_from_dict({"name": "step", **STEP})], from_dict({})) == 0
+        finally:
+            documents.close()
+        told = capsys.readouterr().err
+        assert told.count(f"{address} does not answer") == 1
+        taken.listen()
+        assert documents.silence() is None
 
 
 @pytest.fixture

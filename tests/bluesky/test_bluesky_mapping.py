@@ -66,6 +66,16 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"theta": LINEAR, "projection": {"range": "1-2"}}, "range is '1-2'"),
     ({"theta": LINEAR, "projection": {"select": "image_key"}}, "expected projection.image_key"),
     ({"theta": LINEAR, "projection": {"select": "run"}}, "projection.select is run"),
+    ({"theta": LINEAR, "projection": {"select": "frames", "image_key": "k"}}, "projection.image_key is given"),
+    ({"theta": LINEAR, "flat": {}}, "projection and flat are the same events ':' and ':' of the stream primary"),
+    (
+        {"theta": LINEAR, "projection": {"range": "2:"}, "dark": {"range": "0:3"}},
+        "projection and dark are the same events",
+    ),
+    (
+        {"theta": LINEAR, "projection": {"stream": "a"}, "flat": {"range": "-1"}, "dark": {"range": "-3:"}},
+        "flat and dark are the same events",
+    ),
     ({"theta": LINEAR, "flat": {"select": "run"}}, "expected flat.match"),
     ({"theta": LINEAR, "run": {"match": {"plan_name": "("}}}, "not a regular expression"),
     ({"theta": LINEAR, "run": {"match": "scan"}}, "run.match is 'scan'; expected a table"),
