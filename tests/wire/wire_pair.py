@@ -30,6 +30,7 @@ from streamrecon.wire.messages import (
 from streamrecon.wire.outputs import (
     Arrived,
     Broken,
+    Cut,
     Ended,
     GivenUp,
     Opened,
@@ -148,6 +149,8 @@ class Engine:
             elif isinstance(output, TurnedAway):
                 assert output.reason
                 self.turned_away.append(output)
+            elif isinstance(output, Cut):
+                assert output.number
             else:
                 assert isinstance(output, Broken)
                 assert output.reason
