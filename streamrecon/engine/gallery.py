@@ -93,7 +93,10 @@ class Gallery(threading.Thread):
         self._cutter = ThreadPoolExecutor(1, "streamrecon-cut")
         """Where slices are cut: a slow disk is not to make viewers take the engine for dead."""
         self._busy: set[bytes] = set()
-        """Viewers whose slices are being cut, or that have not taken what was sent before."""
+        """Viewers whose slices are being cut."""
+        self._full: set[bytes] = set()
+        """Viewers that have not taken what was sent before."""
+        self._retried = 0.0
         self._results: deque[tuple[float, bytes, Result, bytes]] = deque()
         """Answers that could not be sent yet, each until when it is tried."""
         self._shots: dict[tuple[Axis, int | None, int], Shot] = {}
@@ -223,7 +226,10 @@ class Gallery(threading.Thread):
         exhibit = self._exhibit
         if exhibit is None:
             return
-        for viewer, want in self._audience.due(exhibit.update.uid, exhibit.update.version, self._busy):
+        now = time.monotonic()
+        if now - self._retried >= RETRY:
+            self._retried, self._full = now, set()
+        for viewer, want in self._audience.due(exhibit.update.uid, exhibit.update.version, self._busy | self._full):
             self._busy.add(viewer)
             self._cutter.submit(self._cut, exhibit, viewer, want)
 
@@ -237,10 +243,7 @@ class Gallery(threading.Thread):
         self._audience.put_back(viewer, want)
         if update is not None:
             # It has not taken what was sent before: it is asked again a little later, not at once.
-            self._busy.add(viewer)
-            timer = threading.Timer(RETRY, lambda: self._do(lambda: self._busy.discard(viewer)))
-            timer.daemon = True
-            timer.start()
+            self._full.add(viewer)
 
     # The thread of the cutter.
 

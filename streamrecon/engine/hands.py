@@ -86,7 +86,9 @@ class Hands:
         self._lead, self._policy, self._options, self._fits = lead, policy, options, fits
         self._whole_fits, self._whole, self._columns = whole_fits, whole, columns
         self._advise, self._kept, self._counters, self._story = advise, kept, counters, story
-        self._requests: queue.SimpleQueue[tuple[Control, Answer] | tuple[int, ...]] = queue.SimpleQueue()
+        self._requests: queue.SimpleQueue[tuple[Control, Answer]] = queue.SimpleQueue()
+        self._attended: tuple[int, ...] | None = None
+        """Slices whose sinograms viewers look at, until the ranks were told."""
         self._sweeps: dict[int, _Asked] = {}
         self._number = 0
         counters.filter, counters.every, counters.interval = options.filter, policy.every, policy.interval
@@ -103,20 +105,19 @@ class Hands:
 
     def attend(self, slices: tuple[int, ...]) -> None:
         """Viewers look at the sinograms of these slices."""
-        self._requests.put(slices)
+        self._attended = slices
 
     # The compute thread.
 
     def turn(self) -> list[Order]:
         """Orders to all ranks that follow from what was asked."""
         orders: list[Order] = []
+        attended, self._attended = self._attended, None
+        if attended is not None:
+            rows = (self._whole[0] + each for each in attended)
+            orders.append(Attend(tuple(row for row in rows if row < self._whole[1])))
         while not self._requests.empty():
-            request = self._requests.get()
-            if len(request) == 2 and isinstance(request[0], Control):
-                orders += self._obey(*request)
-            else:
-                rows = (self._whole[0] + each for each in request if isinstance(each, int))
-                orders.append(Attend(tuple(row for row in rows if row < self._whole[1])))
+            orders += self._obey(*self._requests.get())
         return orders
 
     def hear(self, swept: Swept) -> None:
@@ -133,9 +134,7 @@ class Hands:
     def close(self) -> None:
         """The scan is over: nobody is left without an answer."""
         while not self._requests.empty():
-            request = self._requests.get()
-            if isinstance(request[0], Control):
-                self._say(*request, False, "the scan is over: nothing was changed")
+            self._say(*self._requests.get(), False, "the scan is over: nothing was changed")
         for asked in self._sweeps.values():
             self._say(asked.control, asked.answer, False, "the scan is over")
         self._sweeps = {}

@@ -6,7 +6,6 @@ It takes no part in the maths, so heartbeats flow and frames arrive during a lon
 from __future__ import annotations
 
 import logging
-import math
 import queue
 import threading
 import time
@@ -16,15 +15,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from streamrecon.config import Config
 from streamrecon.engine.decompose import decompose, lanes
 from streamrecon.engine.doors import Doors
 from streamrecon.engine.orders import Decided, Done, NotWritten, Order, Part, Report, Stop
 from streamrecon.engine.ring import Ring
-from streamrecon.engine.status import ANGLES, Counters
+from streamrecon.engine.status import Counters, angles_of
 from streamrecon.engine.talk import Talk
 from streamrecon.errors import StreamreconError
-from streamrecon.recon.offset import TURN
 from streamrecon.scan import FrameKind, ScanInfo
 from streamrecon.transport import Clock, ControlHub, ControlLink, Poller, Wakeup
 from streamrecon.wire.credit import CreditWindow
@@ -383,7 +383,7 @@ class Ingest(threading.Thread):
         kind = FrameKind(header.kind)
         if kind is FrameKind.PROJECTION and header.theta is not None:
             self._counters.projections += 1
-            self._counters.angles[math.floor(header.theta / TURN * ANGLES) % ANGLES] += 1
+            self._counters.angles += angles_of(np.array([header.theta]))
         self.inbox.put(Arrival(kind, header.index, header.theta, slot, header.xxh3, now, header.position))
 
     def _free(self, slot: int) -> None:

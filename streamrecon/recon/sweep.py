@@ -93,17 +93,10 @@ def _moved(
         rows = rows * overlap_weight(columns, center)
     whole = math.floor(middle - center)
     part = middle - center - whole
-    margin = 16
-    padded = np.pad(rows, ((0, 0), (margin, margin)), mode="edge")
-    length = scipy.fft.next_fast_len(2 * padded.shape[1], real=True)
-    # Continued to both sides alike, so that what is moved by a part of a column has no step.
-    ahead = (length - padded.shape[1]) // 2
-    padded = np.pad(padded, ((0, 0), (ahead, length - padded.shape[1] - ahead)), mode="edge")
-    ramp = np.linspace(0, 1, length, dtype=np.float32)
-    step = padded[:, -1:] - padded[:, :1]
-    spectrum = scipy.fft.rfft(padded - step * ramp, axis=1)
-    phase = np.exp(-2j * np.pi * scipy.fft.rfftfreq(length) * part).astype(np.complex64)
-    shifted = scipy.fft.irfft(spectrum * phase, length, axis=1)
-    shifted += step * (ramp - np.float32(part / (length - 1)))
-    places = np.clip(np.arange(width) - whole + margin + ahead, 0, length - 1)
+    # By phases, and not by interpolation, which would blur each candidate by another amount. With its mirror image behind it, a
+    # row has no step where it begins again.
+    mirrored = np.concatenate([rows, rows[:, ::-1]], axis=1)
+    phase = np.exp(-2j * np.pi * scipy.fft.rfftfreq(2 * columns) * part).astype(np.complex64)
+    shifted = scipy.fft.irfft(scipy.fft.rfft(mirrored, axis=1) * phase, 2 * columns, axis=1)
+    places = np.clip(np.arange(width) - whole, 0, columns - 1)
     return np.ascontiguousarray(shifted[:, places], np.float32)
