@@ -476,9 +476,10 @@ def test_what_is_happening_is_told_while_a_slow_disk_is_waited_for(
     shown: Shown, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shown.gallery.look = Counters().progress
-    cut, may = SlabFiles.slice, threading.Event()
+    cut, begun, may = SlabFiles.slice, threading.Event(), threading.Event()
 
     def slow(self: SlabFiles, *arguments: Any) -> Any:
+        begun.set()
         assert may.wait(20)
         return cut(self, *arguments)
 
@@ -486,6 +487,7 @@ def test_what_is_happening_is_told_while_a_slow_disk_is_waited_for(
     shown.show(1)
     with Subscription(shown.endpoint) as viewer, Subscription(shown.endpoint) as other:
         viewer.ask(Want(after=0))
+        assert begun.wait(5)
         other.ask(Look())
         assert other.receive(5) is not None
         assert viewer.receive(0.1) is None
