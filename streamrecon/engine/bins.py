@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from streamrecon.recon.means import bin_means
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Bins:
@@ -56,9 +58,7 @@ def bins_of(array: NDArray[np.float32], first: int, width: int) -> tuple[Bins, M
         total += float(image.sum(dtype=np.float64))
         flat = some.reshape(-1)
         squares += float(np.einsum("i,i->", flat, flat))  # a dot product would take threads of its own
-        for axis in range(image.ndim):
-            image = _mean(image, axis, width)
-        sums.append(image)
+        sums.append(bin_means(image, [min(width, size) for size in image.shape]))
     rows = np.array([end - begin for begin, end in itertools.pairwise(edges)], np.int64)
     return Bins(first // width, np.stack(sums), rows), Moments(array.size, minimum, maximum, total, squares)
 
@@ -78,22 +78,9 @@ def joined(parts: Sequence[Bins]) -> NDArray[np.float32]:
 def binned(image: NDArray[np.float32], most: int) -> NDArray[np.float32]:
     """Means over bins of whole pixels, so that the longest side is no longer than `most`; 0 leaves it as it is."""
     width = math.ceil(max(image.shape) / most) if most else 1
-    for axis in range(image.ndim) if width > 1 else ():
-        image = _mean(image, axis, width)
-    return image
+    return bin_means(image, [min(width, size) for size in image.shape])
 
 
 def halved(array: NDArray[np.float32]) -> NDArray[np.float32]:
     """Means over bins of two along each axis; what does not fill one at the end is left out, but at least one remains."""
-    for axis in range(array.ndim):
-        array = _mean(array, axis, 2)
-    return array
-
-
-def _mean(array: NDArray[np.float32], axis: int, width: int) -> NDArray[np.float32]:
-    """Means over bins along an axis; what does not fill one is left out, but at least one remains."""
-    size = array.shape[axis]
-    width = min(width, size)
-    shape = *array.shape[:axis], size // width, width, *array.shape[axis + 1 :]
-    some = array[(slice(None),) * axis + (slice(size // width * width),)]
-    return np.asarray(some.reshape(shape).mean(axis=axis + 1, dtype=np.float32))
+    return bin_means(array, [min(2, size) for size in array.shape])

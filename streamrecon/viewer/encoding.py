@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from streamrecon.recon.means import bin_means
 from streamrecon.viewer.source import Shown
 
 Kind: TypeAlias = Literal["slice", "preview", "projection", "sinogram", "centers"]
@@ -113,15 +114,7 @@ def binned(pixels: NDArray[np.float32], size: int, kind: Kind = "slice") -> NDAr
     pixels
         With the same axes.
     """
-    for axis, factor in enumerate(_factors(pixels.shape, size, kind)):
-        if factor > 1:
-            end, before = pixels.shape[axis] // factor * factor, (slice(None),) * axis
-            # Three times as fast as NumPy's mean over so few.
-            sums = pixels[(*before, slice(0, end, factor))].astype(np.float32)
-            for first in range(1, factor):
-                sums += pixels[(*before, slice(first, end, factor))]
-            pixels = sums / np.float32(factor)
-    return pixels
+    return bin_means(pixels, _factors(pixels.shape, size, kind))
 
 
 def _factors(shape: tuple[int, ...], size: int, kind: Kind) -> tuple[int, ...]:
