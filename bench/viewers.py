@@ -2,7 +2,8 @@
 
 One scan by turns without and with viewers: pages' sessions at one page server, each looking at slices of its own and taking
 what it is sent as fast as it comes. Server and sessions are a process beside the engine's, on the same cores; the reference
-of each run is the scan without them.
+of each run is the scan without them. With `--apart` they take only what the engine leaves of the cores, as if they had machines
+of their own: what they cost then is what the engine does for them.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import struct
 import subprocess
 import sys
@@ -39,11 +41,17 @@ def main() -> None:
     parser.add_argument("--viewers", type=int, default=20)
     parser.add_argument("--rate", type=float, default=5.0, help="versions per second that are asked for")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--full", action="store_true", help="versions without binning, kept where temporary files are")
+    parser.add_argument(
+        "--apart", action="store_true", help="viewers take only the processor time that nobody else wants"
+    )
     parser.add_argument("--quick", action="store_true", help="a small scan, one round")
     parser.add_argument("--json", type=Path, help="write the figures there")
     parser.add_argument("--crowd", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.crowd:
+        if options.apart:
+            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
         asyncio.run(crowd(options.crowd, options.viewers, options.side))
         return
     if options.quick:
@@ -76,8 +84,11 @@ def measure(scan: Path, out: Path, options: argparse.Namespace, viewers: int) ->
     config = Config(
         recon=ReconConfig(center=(side - 1) / 2),
         emit=EmitConfig(every=1 << 30, interval=1 / options.rate, publish=endpoint, keep=3),
-        # Ten full versions would not fit: those before the last are previews, as with scans of any size.
-        engine=EngineConfig(disk_bytes=volume * 2 + options.projections * side * side * 3, return_timeout=0.0),
+        engine=EngineConfig(
+            # Without `--full` ten full versions do not fit: those before the last are previews.
+            disk_bytes=volume * (8 if options.full else 2) + options.projections * side * side * 3,
+            return_timeout=0.0,
+        ),
     )
     versions: list[float] = []
 
@@ -98,6 +109,7 @@ def measure(scan: Path, out: Path, options: argparse.Namespace, viewers: int) ->
             "--side",
             str(side),
         ]
+        command += ["--apart"] if options.apart else []
         crowd = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert crowd.stdout is not None
         crowd.stdout.readline()  # they are there

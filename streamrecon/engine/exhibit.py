@@ -37,6 +37,8 @@ class Exhibit:
     """Without binning."""
     sinograms: dict[int, NDArray[np.float32]]
     """(projection, column) by slice."""
+    sagittal: dict[int, NDArray[np.float32]]
+    """(slice, y) by place along x, voxels of the version."""
 
     def slice(self, axis: Axis, index: int | None, most: int) -> Shot:
         """A slice, in full resolution where this version has it.
@@ -58,7 +60,9 @@ class Exhibit:
         number, full = AXES[axis], self.update.full
         place = full[number] // 2 if index is None else min(index, full[number] - 1)
         # What a bin leaves out at the end of the volume is shown by the last one.
-        pixels = self.files.slice(axis, min(place // self.update.binning, self.files.shape[number] - 1))
+        place_here = min(place // self.update.binning, self.files.shape[number] - 1)
+        found = self.sagittal.get(place_here) if axis == "x" else None
+        pixels = self.files.slice(axis, place_here) if found is None else found
         others = tuple(size for i, size in enumerate(full) if i != number)
         return _shot("slice", binned(pixels, most), others, axis, place)
 
@@ -99,7 +103,7 @@ def exhibit_of(job: Job, parts: Sequence[Part], files: SlabFiles, slabs: Sequenc
         Detector rows of each rank.
     """
     update, info, parameters = job.update, job.provenance.info, job.provenance.parameters
-    first, rows = slabs[0][0], max(slab[1] for slab in slabs) - slabs[0][0]
+    rows = max(slab[1] for slab in slabs) - slabs[0][0]
     asides = [part.aside for part in parts]
     projections = [aside.projection for aside in asides if aside.projection is not None]
     newest = (projections[0][0], joined([bins for _, bins in projections])) if len(projections) == len(parts) else None
@@ -125,7 +129,8 @@ def exhibit_of(job: Job, parts: Sequence[Part], files: SlabFiles, slabs: Sequenc
         joined([aside.preview for aside in asides if aside.preview is not None]),
         newest,
         (rows, info.geometry.columns),
-        {row - first: pixels for aside in asides for row, pixels in aside.sinograms},
+        {place: pixels for aside in asides for place, pixels in aside.sinograms},
+        _joined_slabs([dict(aside.sagittal) for aside in asides]),
     )
 
 
@@ -136,6 +141,12 @@ def change(before: Exhibit | None, now: Exhibit) -> Exhibit:
     deviation = float(now.preview.std())
     difference = float(np.sqrt(np.mean((now.preview - before.preview) ** 2)))
     return replace(now, update=replace(now.update, change=difference / deviation)) if deviation > 0 else now
+
+
+def _joined_slabs(slabs: Sequence[dict[int, NDArray[np.float32]]]) -> dict[int, NDArray[np.float32]]:
+    """Slices that all slabs have a part of: those of a version may have been told of what viewers look at one after another."""
+    places = set.intersection(*map(set, slabs))
+    return {place: np.concatenate([slab[place] for slab in slabs]) for place in places}
 
 
 def _statistics(parts: Sequence[Moments]) -> dict[str, float]:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamrecon.engine.exhibit import Exhibit, Shot, change
+from streamrecon.engine.orders import Attend
 from streamrecon.errors import StreamreconError
 from streamrecon.transport import Poller, Publisher, Wakeup
 from streamrecon.wire.audience import Audience
@@ -83,10 +84,10 @@ class Gallery(threading.Thread):
         """Says what is happening, and is told how many viewers there are; set by each engine."""
         self.control: Callable[[Control, Answer], None] | None = None
         """Takes a request; set by each engine while a scan is in work."""
-        self.attend: Callable[[tuple[int, ...]], None] | None = None
-        """Told which slices' sinograms are looked at; set by each engine while a scan is in work."""
-        self.attended: tuple[int, ...] = ()
-        """Slices whose sinograms are looked at."""
+        self.attend: Callable[[Attend], None] | None = None
+        """Told what is looked at; set by each engine while a scan is in work."""
+        self.attended = Attend()
+        """What is looked at."""
         self._audience, self._wakeup = Audience(), Wakeup()
         self._calls: deque[Callable[[], None]] = deque()
         self._exhibit: Exhibit | None = None
@@ -150,6 +151,7 @@ class Gallery(threading.Thread):
         self._exhibit = None
 
     def _show(self, exhibit: Exhibit) -> None:
+        self._audience.next_version()
         self._exhibit = change(self._exhibit, exhibit)
 
     def _send(self, viewer: bytes, message: Message, payload: bytes | None = None) -> bool:
@@ -175,7 +177,7 @@ class Gallery(threading.Thread):
                 self._send(viewer, word)
         elif isinstance(request, Want):
             self._audience.ask(viewer, replace(request, planes=request.planes[:PLANES]))
-            self._attend(request.sinograms[:SINOGRAMS])
+            self._attend()
         else:
             self._take(viewer, request)
 
@@ -185,11 +187,14 @@ class Gallery(threading.Thread):
             self._word = now, self.look(self._audience.present(now))
         return self._word[1]
 
-    def _attend(self, rows: tuple[int, ...]) -> None:
-        wanted = {row for want in self._audience.wants for row in want.sinograms[:SINOGRAMS]}
-        kept = [row for row in self.attended if row in wanted and row not in rows]
-        attended = (*kept, *rows)[-SINOGRAMS:]
-        if rows and set(attended) != set(self.attended):
+    def _attend(self) -> None:
+        """Where not all that is looked at has room, it is what was asked for last."""
+        wants = self._audience.looking
+        sinograms = dict.fromkeys(row for want in wants for row in want.sinograms[:SINOGRAMS])
+        sagittal = dict.fromkeys(plane.index for want in wants for plane in want.planes if plane.axis == "x")
+        latest = sorted([*sagittal][-PLANES:], key=lambda x: -1 if x is None else x)
+        attended = Attend(tuple(sorted([*sinograms][-SINOGRAMS:])), tuple(latest))
+        if attended != self.attended:
             self.attended = attended
             if self.attend is not None:
                 self.attend(attended)

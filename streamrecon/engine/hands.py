@@ -87,8 +87,8 @@ class Hands:
         self._whole_fits, self._whole, self._columns = whole_fits, whole, columns
         self._advise, self._kept, self._counters, self._story = advise, kept, counters, story
         self._requests: queue.SimpleQueue[tuple[Control, Answer]] = queue.SimpleQueue()
-        self._attended: tuple[int, ...] | None = None
-        """Slices whose sinograms viewers look at, until the ranks were told."""
+        self._attended: Attend | None = None
+        """What viewers look at, until the ranks were told."""
         self._sweeps: dict[int, _Asked] = {}
         self._number = 0
         counters.filter, counters.every, counters.interval = options.filter, policy.every, policy.interval
@@ -103,9 +103,9 @@ class Hands:
         else:
             self._requests.put((control, answer))
 
-    def attend(self, slices: tuple[int, ...]) -> None:
-        """Viewers look at the sinograms of these slices."""
-        self._attended = slices
+    def attend(self, attended: Attend) -> None:
+        """Viewers look at this."""
+        self._attended = attended
 
     # The compute thread.
 
@@ -114,8 +114,7 @@ class Hands:
         orders: list[Order] = []
         attended, self._attended = self._attended, None
         if attended is not None:
-            rows = (self._whole[0] + each for each in attended)
-            orders.append(Attend(tuple(row for row in rows if row < self._whole[1])))
+            orders.append(attended)
         while not self._requests.empty():
             orders += self._obey(*self._requests.get())
         return orders

@@ -95,7 +95,9 @@ class Aside:
     projection: tuple[int, Bins] | None = None
     """Index of the newest projection in it, and its line integrals (row, column)."""
     sinograms: tuple[tuple[int, NDArray[np.float32]], ...] = ()
-    """Detector row and line integrals (projection, column), of those rows that viewers look at."""
+    """Slice and line integrals (projection, column), of those that viewers look at."""
+    sagittal: tuple[tuple[int, NDArray[np.float32]], ...] = ()
+    """Place along x, voxels of the version, and what the slab has of that slice (slice, y)."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -190,10 +192,13 @@ class Whole:
 
 @dataclass(frozen=True, slots=True)
 class Attend:
-    """Viewers look at these rows' sinograms."""
+    """What viewers look at and is not read from a version's files: it goes with each version."""
 
-    rows: tuple[int, ...]
-    """Of the detector."""
+    sinograms: tuple[int, ...] = ()
+    """Slices whose sinograms they see."""
+    sagittal: tuple[int | None, ...] = ()
+    """Where along x they see slices at right angles to it, voxels without binning; None is the middle. Of such a slice a file
+    has one pixel in each row, and would be read from its first byte to its last."""
 
 
 @dataclass(frozen=True, slots=True)

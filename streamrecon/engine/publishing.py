@@ -113,8 +113,9 @@ class Publishing:
         width = math.ceil(max(sum(heights), *volume.shape[1:]) / PREVIEW)
         first = sum(heights[: self.members.index(self._number)])
         preview, moments = bins_of(volume, first, width)
+        sagittal = tuple((x, volume[:, :, x].copy()) for x in job.sagittal)
         self._counters.add("preview", time.perf_counter() - began)
-        return replace(job.aside, preview=preview, moments=moments)
+        return replace(job.aside, preview=preview, moments=moments, sagittal=sagittal)
 
     def _not_written(self, cut: int, error: Exception) -> None:
         name = "the last version" if cut == LAST else f"a version (cut {cut})"

@@ -63,6 +63,9 @@ PROJECTION = 512
 SWEPT = 360
 """Projections that candidate centers are shown with, at most."""
 
+SAGITTAL = 128 << 20
+"""Bytes of slices across x that go with a version, of all slabs."""
+
 WAIT = 0.05
 """Seconds to wait for an order when there is nothing else to do."""
 
@@ -145,8 +148,7 @@ class Rank:
         )
         self._shown = 0
         """Projections of the journal that a version has shown."""
-        self._attended: tuple[int, ...] = ()
-        """Rows whose sinograms viewers look at."""
+        self._attended = Attend()
         for record in journal.recovered():
             if record.kind is FrameKind.FLAT:
                 self._fields.keep(record)
@@ -240,7 +242,7 @@ class Rank:
             elif isinstance(order, Whole):
                 self._policy.make_whole(order.cut)
             elif isinstance(order, Attend):
-                self._attended = order.rows
+                self._attended = order
             elif isinstance(order, Sweep):
                 self._sweep(order)
             elif isinstance(order, Stop):
@@ -378,8 +380,8 @@ class Rank:
         while not (last or self._writer.idle):
             self._between()
             self._writer.wait_idle(0.02)
-        side = slab.side
-        self._writer.put(Job(cut, update, provenance, self._content(records, binning, last), arrivals, side, aside))
+        content, sagittal = self._content(records, binning, last), self._sagittal(update.volume.shape[2], binning)
+        self._writer.put(Job(cut, update, provenance, content, arrivals, slab.side, aside, sagittal))
 
     def _aside(self, records: Sequence[Record]) -> Aside:
         """What viewers see besides the slices, where there may be some: the newest projection, and the sinograms they look at."""
@@ -389,9 +391,18 @@ class Rank:
         first, columns = self._rows[0] - self._whole[0], self._info.geometry.columns
         width = math.ceil(max(self._whole[1] - self._whole[0], columns) / PROJECTION)
         projection, _ = bins_of(self._fields.line_integrals([newest])[0], first, width)
-        rows = [row for row in self._attended if self._rows[0] <= row < self._rows[1]]
-        sinograms = tuple((row, self._fields.sinogram(records, row - self._rows[0])) for row in rows)
+        slices = [each for each in self._attended.sinograms if first <= each < first + self._rows[1] - self._rows[0]]
+        sinograms = tuple((each, self._fields.sinogram(records, each - first)) for each in slices)
         return Aside(projection=(newest.index, projection), sinograms=sinograms)
+
+    def _sagittal(self, width: int, binning: int) -> tuple[int, ...]:
+        """Where viewers look at slices across x, voxels of a version that is so wide; no more than there is room for."""
+        if not self._viewers:
+            return ()
+        side = self._slab.side
+        places = {min((side // 2 if x is None else x) // binning, width - 1) for x in self._attended.sagittal}
+        most = max(1, SAGITTAL // (4 * (self._whole[1] - self._whole[0]) * side))
+        return tuple(sorted(places)[:most])
 
     def _content(self, records: Sequence[Record], binning: int, last: bool) -> tuple[int, ...]:
         """What tells whether the slabs of a version belong together."""

@@ -33,6 +33,8 @@ class Job:
     """Of a slice without binning, pixels."""
     aside: Aside
     """What the compute thread has for viewers."""
+    sagittal: tuple[int, ...] = ()
+    """Places along x, voxels of the version, of the slices to put there, too."""
 
 
 class Writer(threading.Thread):

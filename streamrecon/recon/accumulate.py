@@ -16,6 +16,7 @@ from streamrecon_kernels import aligned_empty
 from streamrecon.config import ReconConfig
 from streamrecon.errors import GeometryError
 from streamrecon.recon.filters import padded_length
+from streamrecon.recon.means import bin_means
 from streamrecon.recon.offset import overlap_weight
 from streamrecon.scan import Geometry
 
@@ -237,11 +238,7 @@ def bin_slices(volume: NDArray[np.float32], binning: int) -> NDArray[np.float32]
     """Means of `binning` consecutive slices; those that do not fill a bin are left out, but at least one remains."""
     if binning == 1:
         return volume
-    count = volume.shape[0] // binning
-    if count == 0:
-        return np.asarray(volume.mean(axis=0, keepdims=True, dtype=np.float32))
-    bins = volume[: count * binning].reshape(count, binning, *volume.shape[1:])
-    return np.asarray(bins.mean(axis=1, dtype=np.float32))
+    return bin_means(volume, [min(binning, len(volume)), 1, 1])
 
 
 def check_binning(binning: int) -> None:

@@ -18,6 +18,7 @@ from streamrecon.errors import GeometryError
 from streamrecon.recon.accumulate import Accumulator, Shape, alone, check_batch, check_binning
 from streamrecon.recon.device import CPU, Array, Device, zeros
 from streamrecon.recon.filters import response
+from streamrecon.recon.means import bin_means
 from streamrecon.recon.workspace import Desks, desks
 
 CONSTANT = 16
@@ -139,7 +140,7 @@ class DirectAccumulator:
         if binning > 1:
             rows = len(out) * shape.row_binning(binning)
             values = self._bin(values, min(binning, shape.side))[..., :rows]
-            values = values.reshape(*values.shape[:2], len(out), -1).mean(axis=-1, dtype=np.float32)
+            values = bin_means(values, [1, 1, shape.row_binning(binning)])
         pixels, ones = np.arange(values.shape[0]), np.ones(values.shape[0], np.float32)
         put, target = self._device.put, self._device.target(out)
         factors = put(ones), put(ones * np.float32(gain * shape.scale))

@@ -23,6 +23,7 @@ class Audience:
     def __init__(self) -> None:
         self._waiting: dict[bytes, Want] = {}
         self._heard: dict[bytes, float] = {}
+        self._looking: dict[bytes, Want] = {}
 
     def hear(self, viewer: bytes, now: float) -> None:
         """A viewer has asked what is happening; seconds, monotonic."""
@@ -37,6 +38,14 @@ class Audience:
         if len(self._waiting) >= LIMIT:
             del self._waiting[next(iter(self._waiting))]  # who has waited longest is most likely gone
         self._waiting[viewer] = want
+        self._looking.pop(viewer, None)
+        self._looking[viewer] = want
+        if len(self._looking) > LIMIT:
+            del self._looking[next(iter(self._looking))]
+
+    def next_version(self) -> None:
+        """There is another version: who has not come back for it looks no more."""
+        self._looking = {viewer: want for viewer, want in self._looking.items() if viewer in self._waiting}
 
     def due(self, uid: str, version: int, busy: Collection[bytes] = ()) -> list[tuple[bytes, Want]]:
         """Those who are to get this version, and wait no more.
@@ -63,9 +72,9 @@ class Audience:
         self._waiting.setdefault(viewer, want)
 
     @property
-    def wants(self) -> list[Want]:
-        """Of those who wait."""
-        return list(self._waiting.values())
+    def looking(self) -> list[Want]:
+        """What those asked for last who wait, or have been answered since the newest version; the latest at the end."""
+        return list(self._looking.values())
 
     def present(self, now: float) -> int:
         """How many there are."""

@@ -90,7 +90,13 @@ class Shown:
             version=version, uid=uid, projections=version, coverage=0.5, final=final, binning=binning, shape=shape, full=full,
         )  # fmt: skip
         preview = volume[::2, ::2, ::2]
-        known: dict[str, Any] = {"projection": None, "projection_shape": (4, 6), "sinograms": {}, **more}
+        known: dict[str, Any] = {
+            "projection": None,
+            "projection_shape": (4, 6),
+            "sinograms": {},
+            "sagittal": {},
+            **more,
+        }
         return Exhibit(update, SlabFiles(files), preview, **known)
 
     def show(self, version: int, final: bool = False, uid: str = "s", binning: int = 1, **more: Any) -> None:
@@ -98,7 +104,7 @@ class Shown:
 
     @property
     def waiting(self) -> int:
-        return len(self.gallery._audience.wants)
+        return len(self.gallery._audience._waiting)
 
 
 @pytest.fixture
@@ -158,9 +164,9 @@ def test_pictures_are_no_larger_than_is_asked_for(shown: Shown) -> None:
 
 def test_who_asks_before_the_first_version_gets_it(shown: Shown) -> None:
     call = Call(versions, shown.endpoint)
-    until(lambda: [want.after for want in shown.gallery._audience.wants] == [0])
+    until(lambda: [want.after for want in shown.gallery._audience._waiting.values()] == [0])
     shown.show(1)
-    until(lambda: [want.after for want in shown.gallery._audience.wants] == [1])
+    until(lambda: [want.after for want in shown.gallery._audience._waiting.values()] == [1])
     shown.show(2, final=True)
     assert call.result() == [1, 2]
 
@@ -403,16 +409,38 @@ def test_an_engine_that_takes_no_requests(tmp_path: Path) -> None:
 
 def test_the_sinograms_that_are_looked_at(shown: Shown) -> None:
     heard: list[tuple[int, ...]] = []
-    shown.gallery.attend = heard.append
+    shown.gallery.attend = lambda attended: heard.append(attended.sinograms)
     with Subscription(shown.endpoint) as one, Subscription(shown.endpoint) as other:
-        one.ask(Want(after=0, sinograms=(3,)))
+        one.ask(Want(after=0, planes=(), sinograms=(3,)))
         until(lambda: heard == [(3,)])
-        one.ask(Want(after=0, sinograms=(3,)))
-        other.ask(Want(after=0, sinograms=(1,)))
-        until(lambda: heard == [(3,), (3, 1)])
-        one.ask(Want(after=0, sinograms=(2,)))
-        until(lambda: heard == [(3,), (3, 1), (1, 2)])
-    assert shown.gallery.attended == (1, 2)
+        one.ask(Want(after=0, planes=(), sinograms=(3,)))
+        other.ask(Want(after=0, planes=(), sinograms=(1,)))
+        until(lambda: heard == [(3,), (1, 3)])
+        one.ask(Want(after=0, planes=(), sinograms=(2,)))
+        until(lambda: heard == [(3,), (1, 3), (1, 2)])
+        other.ask(Want(after=0, planes=(), sinograms=(6, 7, 8, 9, 10)))
+        until(lambda: heard[3:] == [(6, 7, 8, 9)])
+
+
+def test_slices_across_x_that_are_looked_at_come_with_the_version(shown: Shown) -> None:
+    attended: list[tuple[int | None, ...]] = []
+    shown.gallery.attend = lambda all_: attended.append(all_.sagittal)
+    with Subscription(shown.endpoint) as one, Subscription(shown.endpoint) as other:
+        one.ask(Want(after=0, planes=(Plane(axis="x", index=2), Plane(axis="y", index=4))))
+        until(lambda: attended == [(2,)])
+        other.ask(Want(after=0, planes=(Plane(axis="x"),)))
+        until(lambda: attended == [(2,), (None, 2)])
+        shown.show(1)
+        assert one.receive(5) is not None
+        assert other.receive(5) is not None
+        # Both have been answered, and one of them has come back: what the other one saw is still looked at.
+        one.ask(Want(after=1, planes=(Plane(axis="x", index=3),)))
+        until(lambda: attended[2:] == [(None, 3)])
+        shown.show(2)
+        assert one.receive(5) is not None
+        # The other one has not come back for two versions.
+        one.ask(Want(after=2, planes=(Plane(axis="x", index=3),)))
+        until(lambda: attended[3:] == [(3,)])
 
 
 def test_a_bug_in_it_ends_no_scan(

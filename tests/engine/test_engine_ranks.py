@@ -14,15 +14,18 @@ import numpy as np
 import pytest
 from engine_ranks import Ranks, stream_ranks
 from engine_scans import D, F, P, Scan, batch, config, difference, read, read_volume, simulated, stream
+from numpy.typing import NDArray
 
 from streamrecon import failpoints
 from streamrecon.config import SendConfig
 from streamrecon.engine import Engine
 from streamrecon.engine.journal_beginning import look
 from streamrecon.engine.journal_entries import HEAD, MARK
+from streamrecon.engine.slab_files import SlabFiles
 from streamrecon.errors import DiskFullError, JournalError, PlanError, RankError, ScanAbortedError
 from streamrecon.scan import Frame, Gap
 from streamrecon.transport import send_scan, subscribe
+from streamrecon.wire.messages import Axis
 
 pytestmark = pytest.mark.slow
 
@@ -202,6 +205,37 @@ def test_viewers_see_slices_of_all_slabs(scan: Scan, tmp_path: Path) -> None:
     np.testing.assert_array_equal(last.axial, volume[7])
     np.testing.assert_array_equal(last.coronal, volume[:, 24])
     np.testing.assert_array_equal(last.sagittal, volume[:, :, 24])
+
+
+@pytest.mark.parametrize("previews", [False, True])
+def test_slices_across_x_come_with_the_version(
+    scan: Scan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, previews: bool
+) -> None:
+    """And are those of its files, which would be read from end to end for each."""
+    volume, frames = 14 * 48 * 48 * 4, 70 * 14 * 48 * 2
+    disk = 3 * (frames + 3 * volume) if previews else None
+    settings = config(
+        emit={"every": 5, "publish": f"ipc://{tmp_path / 'publish'}", "preview": 2}, engine={"disk_bytes": disk}
+    )
+    cut, read_, seen = SlabFiles.slice, [], []
+
+    def slice_(files: SlabFiles, axis: Axis, index: int) -> NDArray[np.float32]:
+        read_.append((axis, files))
+        return cut(files, axis, index)
+
+    monkeypatch.setattr(SlabFiles, "slice", slice_)
+
+    def watch(engine: Engine) -> None:
+        assert engine.publish_endpoint is not None
+        seen.extend(subscribe(engine.publish_endpoint, z=7, x=30))
+
+    stream_ranks(scan, settings, tmp_path / "out", 3, frames=slowly(scan), watch=watch)
+    for slices in seen:
+        binning = slices.update.binning
+        np.testing.assert_array_equal(slices.sagittal[7 // binning], slices.axial[:, 30 // binning])
+    assert [slices.update.binning > 1 for slices in seen[-2:]] == [previews, False]
+    last = [files for axis, files in read_ if axis == "z"][-1]
+    assert ("x", last) not in read_
 
 
 def test_one_slow_rank_paces_the_scan(scan: Scan, tmp_path: Path) -> None:
