@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import zmq
@@ -37,6 +37,7 @@ class Link:
     def __init__(self, endpoint: str) -> None:
         self.endpoint = endpoint
         self._pending: list[bytes | memoryview] | None = None
+        self._half_sent = False
         self._socket = open_socket(zmq.DEALER)
         # Nothing is queued for an engine that is not there, so a new one never gets an old session's frames.
         self._socket.setsockopt(zmq.IMMEDIATE, 1)
@@ -81,7 +82,7 @@ class Link:
         """Send a message that may be lost when nobody is there."""
         parts = encode(message) + ([payload] if payload is not None else [])
         try:
-            self._socket.send_multipart(parts, zmq.NOBLOCK)
+            self._put(parts)
         except zmq.Again:
             log.debug("%s was not sent: the engine at %s is not connected", message.name(), self.endpoint)
 
@@ -94,11 +95,24 @@ class Link:
         """Whether nothing is left to be sent."""
         if self._pending is not None:
             try:
-                self._socket.send_multipart(self._pending, zmq.NOBLOCK, copy=False)
+                self._put(self._pending, copy=False)
             except zmq.Again:
                 return False
             self._pending = None
         return True
+
+    def _put(self, parts: Sequence[bytes | memoryview], copy: bool = True) -> None:
+        """Send a message in all its parts, or raise `zmq.Again` and send none."""
+        if self._half_sent:
+            # Ctrl-C came between two parts: what follows would be more of them. With two empty ones it is no message, and dropped.
+            self._socket.send_multipart([b"", b""], zmq.NOBLOCK)
+        self._half_sent = True
+        try:
+            self._socket.send_multipart(parts, zmq.NOBLOCK, copy=copy)
+        except zmq.Again:
+            self._half_sent = False
+            raise
+        self._half_sent = False
 
     def close(self, linger: int = 0) -> None:
         """Close the socket; what is queued gets `linger` milliseconds to leave."""

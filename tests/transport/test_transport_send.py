@@ -476,3 +476,26 @@ def test_a_refused_endpoint_leaves_nothing_open() -> None:
     source = Source(scan())
     with pytest.raises(EndpointError):
         send_scan(source.info, source, "nonsense")
+
+
+@pytest.mark.parametrize("part", [1, 2, 3])
+def test_ctrl_c_between_two_parts_of_a_frame_is_told(ipc: str, monkeypatch: pytest.MonkeyPatch, part: int) -> None:
+    """Of the three, `part` have left."""
+    source = Source(scan(60))
+    send, sent = zmq.Socket.send, [0]
+
+    def interrupted(self: Any, data: Any, flags: int = 0, **more: Any) -> Any:
+        done = send(self, data, flags, **more)
+        if not more.get("copy", True):
+            sent[0] += 1
+            if sent[0] == 3 * 20 + part:
+                raise KeyboardInterrupt
+        return done
+
+    with TestEngine(ipc) as engine:
+        monkeypatch.setattr(zmq.Socket, "send", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            send_scan(source.info, source, engine.endpoint, **FAST)
+        wait_for(lambda: engine.broken, timeout=2.0)
+    assert "interrupted" in str(engine.broken)
+    assert len(engine.arrived) in (20, 21)
