@@ -104,7 +104,7 @@ class Link:
     def _put(self, parts: Sequence[bytes | memoryview], copy: bool = True) -> None:
         """Send a message in all its parts, or raise `zmq.Again` and send none."""
         if self._half_sent:
-            # Ctrl-C came between two parts: what follows would be more of them. With two empty ones it is no message, and dropped.
+            # Ctrl-C came between two parts: what follows would be more of them. With two empty ones it is dropped.
             self._socket.send_multipart([b"", b""], zmq.NOBLOCK)
         self._half_sent = True
         try:
