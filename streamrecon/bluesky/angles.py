@@ -13,6 +13,7 @@ from streamrecon.bluesky.mapping import ThetaRule, Value, at_path
 from streamrecon.bluesky.missed import Reading
 from streamrecon.bluesky.run import Document
 from streamrecon.bluesky.stream import Shot
+from streamrecon.bluesky.turns import continued
 from streamrecon.bluesky.watched import Watched
 from streamrecon.errors import MessageError, SourceError, SourceFileError
 from streamrecon.scan import FrameKind
@@ -303,18 +304,31 @@ class Angles:
         own = self._raw(shot)
         if own is None or self._rule.at == "middle" or self._rule.from_ == "event":
             return own
-        before, after = self._neighbour(shot.index - 1), self._neighbour(shot.index + 1)
+        before, after = self._step(shot.index - 1), self._step(shot.index)
         if self._rule.at == "start":
-            if after is None and not over:
-                return None
-            step = after - own if after is not None else own - before if before is not None else 0.0
-            return own + step / 2
-        step = own - before if before is not None else after - own if after is not None else 0.0
-        return None if before is None and after is None and not over else own - step / 2
+            step = before if after is None else after
+            return None if after is None and not over else own + (step or 0.0) / 2
+        step = after if before is None else before
+        return None if step is None and not over else own - (step or 0.0) / 2
+
+    def _step(self, index: int) -> float | None:
+        """From a projection to the next one."""
+        step = self._raw_step(index)
+        if step is None or self._rule.from_ == "monitor":  # times do not begin anew
+            return step
+        return continued(step, (self._raw_step(index + side) for side in (-1, 1)), self._turn())
+
+    def _raw_step(self, index: int) -> float | None:
+        first, second = self._neighbour(index), self._neighbour(index + 1)
+        return None if first is None or second is None else second - first
 
     def _neighbour(self, index: int) -> float | None:
         shot = self._shots.get(index)
         return None if shot is None else self._raw(shot)
+
+    def _turn(self) -> float:
+        """In the units of the key."""
+        return abs(2 * math.pi / (self._per_unit() * self._scale()))
 
     def _raw(self, shot: Shot) -> float | None:
         rule = self._rule
@@ -360,12 +374,12 @@ class Angles:
             if first is None or begun is None:
                 return None
             at += begun - first
-        return self._watched.at(at, over)
+        return self._watched.at(at, over, self._turn())
 
     def _motion(self, over: bool) -> float | None:
         """When the motor began to move."""
         still = math.radians(self._rule.motion)
-        begun = self._watched.begun(abs(still / (self._per_unit() * self._scale())), over)
+        begun = self._watched.begun(still / (2 * math.pi) * self._turn(), over, self._turn())
         if begun is not None:
             self._note(f"{self._rule.key} began to move, by more than {self._rule.motion:g} degrees, at {begun:.3f} s")
         return begun

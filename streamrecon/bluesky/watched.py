@@ -7,6 +7,8 @@ import math
 
 import numpy as np
 
+from streamrecon.bluesky.turns import continued
+
 
 class Watched:
     """Positions of one motor, in whatever order they come.
@@ -46,7 +48,7 @@ class Watched:
         self.heard.add(number)
         return True
 
-    def at(self, time: float, ended: bool) -> float | None:
+    def at(self, time: float, ended: bool, turn: float = math.inf) -> float | None:
         """Where it was; None where that is not known.
 
         Before the first position it stood, and after the last one, where it is known which one that is.
@@ -57,6 +59,8 @@ class Watched:
             Seconds.
         ended
             Whether no more positions will come.
+        turn
+            After which positions begin anew, if they do.
         """
         place = bisect.bisect(self._times, time)
         if place and self._times[place - 1] == time:
@@ -64,10 +68,17 @@ class Watched:
         after = place == len(self)
         if not self._times or (after and (not ended or self.expected is None)) or self._hole(place):
             return None
-        near = slice(max(0, place - 1), place + 1)
-        return float(np.interp(time, self._times[near], self._positions[near]))
+        if place == 0 or after:
+            return self._positions[0 if place == 0 else -1]
+        begin, end = self._times[place - 1 : place + 1]
+        step = continued(self._step(place), (self._step(place + side) for side in (-1, 1)), turn)
+        return self._positions[place - 1] + step * (time - begin) / (end - begin)
 
-    def begun(self, still: float, ended: bool) -> float | None:
+    def _step(self, place: int) -> float:
+        """To a position from the one before it; 0 where there is none."""
+        return self._positions[place] - self._positions[place - 1] if 0 < place < len(self) else 0.0
+
+    def begun(self, still: float, ended: bool, turn: float = math.inf) -> float | None:
         """When it began to move: at the last position before those that are away from the first one, all to the same side, and of
         which two more are each at least half of `still` farther.
 
@@ -77,15 +88,18 @@ class Watched:
             By how much it may be away and still stand: noise is seldom beyond it, and does not go on from there.
         ended
             Whether no more positions will come: then it will do if the last is twice as far away.
+        turn
+            As in `at`.
         """
         if self._begun is None or (self._begun[2] is None and self._begun[:2] != (len(self), ended)):
-            self._begun = len(self), ended, self._find_begun(still, ended)
+            self._begun = len(self), ended, self._find_begun(still, ended, turn)
         return self._begun[2]
 
-    def _find_begun(self, still: float, ended: bool) -> float | None:
+    def _find_begun(self, still: float, ended: bool, turn: float) -> float | None:
         if not self._positions:
             return None
         away = np.array(self._positions) - self._positions[0]
+        away = np.unwrap(away, period=turn) if math.isfinite(turn) else away
         side, far = np.where(np.abs(away) > still, np.sign(away), 0.0), np.abs(away)
         first, farther, reached = 0, 0, 0.0
         for place in map(int, np.flatnonzero(side)):

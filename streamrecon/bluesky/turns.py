@@ -1,0 +1,33 @@
+"""Positions of a motor that counts each turn anew: from 359 to 0 degrees is a step of one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+FARTHER = 2.0
+"""How much longer than its neighbours a step may be that leads across the end of a turn."""
+
+
+def continued(step: float, neighbours: Iterable[float | None], turn: float) -> float:
+    """A step between two positions, across the end of a turn where it is one.
+
+    One is where the position jumps by about a turn, and the motor went on as before, or as after it. A motor that goes back
+    to where it began jumps as far, but not so that it would have gone on by a step like those beside it.
+
+    Parameters
+    ----------
+    step
+        Second position less the first.
+    neighbours
+        The steps before and after it, where they are known.
+    turn
+        What a turn is in these units, positive.
+    """
+    shorter = step - math.copysign(turn, step)
+    if abs(step) <= turn / 2:
+        return step
+    for each in neighbours:
+        if each is not None and each * shorter > 0 and abs(shorter) <= FARTHER * abs(each):
+            return shorter
+    return step
