@@ -213,12 +213,16 @@ def _follow(options: argparse.Namespace, config: Config) -> int:
             )
     from streamrecon.replayer import replay
     from streamrecon.sources import open_source
+    from streamrecon.sources.swmr import SwmrSource
 
     source = open_source(options.url, config)
     for note in source.notes():
         _tell("source", note)
     if options.dry_run:
         info = source.info()
+        if isinstance(source, SwmrSource):
+            outline = source.outline()
+            print("".join(f"{name:<12}{path}\n" for name, path in outline.names()), end="")
         print(f"scan        {info.uid}\nframes      {info.geometry.rows} x {info.geometry.columns} {info.dtype}")
         return 0
     if options.to is None:

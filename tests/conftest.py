@@ -6,6 +6,11 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# Machines are shared: no test is about how long an example takes.
+settings.register_profile("streamrecon", deadline=None)
+settings.load_profile("streamrecon")
 
 
 @pytest.fixture(scope="session")

@@ -121,7 +121,7 @@ class Angles:
             self._event(doc)
         elif name == "stop":
             counts = doc.get("num_events")
-            count = counts.get(self._monitor) if isinstance(counts, Mapping) else None
+            count = counts.get(self._rule.monitor) if isinstance(counts, Mapping) else None
             self._watched.expected = count if isinstance(count, int) else None
 
     def _event(self, doc: Mapping[str, Any]) -> None:
@@ -144,7 +144,7 @@ class Angles:
                 f"{key} is {str(value)[:60]} in event {doc.get('seq_num')} of {stream}; expected finite angles"
             )
         if self._rule.from_ == "monitor":
-            if stream == self._monitor:
+            if stream == self._rule.monitor:
                 times = doc.get("timestamps")
                 at = times.get(key) if isinstance(times, Mapping) else None
                 time = float(doc["time"] if at is None else at)
@@ -152,10 +152,6 @@ class Angles:
                     self._note(f"event {doc['seq_num']} of {stream} is left out: its time is {time}")
         else:
             self._values.setdefault((stream, int(doc["seq_num"]) - 1), []).append(values.tolist())
-
-    @property
-    def _monitor(self) -> str:
-        return self._rule.stream or f"{self._rule.key}_monitor"
 
     def missing(self, shots: Iterable[Shot]) -> tuple[str, str] | None:
         """See `Gaps`."""
@@ -168,7 +164,7 @@ class Angles:
             return None
         if rule.from_ == "event":
             return rule.stream or shot.stream, str(rule.key)
-        return None if self._watched.complete else (self._monitor, str(rule.key))
+        return None if self._watched.complete else (self._rule.monitor, str(rule.key))
 
     def _lacks_position(self, shot: Shot) -> bool:
         if not self._watched:
@@ -273,11 +269,11 @@ class Angles:
 
     def _why_no_position(self) -> str:
         key = self._rule.key
-        if not self._watched and self._monitor in self._without:
-            return f"the events of {self._monitor} came without {key}; they have: {self._without[self._monitor][1]}"
+        if not self._watched and self._rule.monitor in self._without:
+            return f"the events of {self._rule.monitor} came without {key}; they have: {self._without[self._rule.monitor][1]}"
         if not self._watched:
             streams = ", ".join(sorted(set(self._names.values()))) or "none"
-            return f"no position of {key} has come in the stream {self._monitor} (streams: {streams})"
+            return f"no position of {key} has come in the stream {self._rule.monitor} (streams: {streams})"
         if self._rule.align == "first_motion" and self._motion(True) is None:
             return f"it is not known when {key} began to move: positions were missed, or it stood"
         return f"positions of {key} around its time were missed"

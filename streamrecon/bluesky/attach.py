@@ -48,7 +48,10 @@ class _Scan:
     others: Sequence[tuple[FrameKind, Run]]
     nbytes: int = 0
     """Of the images in its documents."""
+    began: float = field(default_factory=time.monotonic)
     heard: float = field(default_factory=time.monotonic)
+    silent: int = 0
+    """Documents that it had when it was given up for its silence."""
     failed: bool = False
     """Whether a bug ended it: it is not tried again."""
 
@@ -98,7 +101,8 @@ class Attachment:
         self._once, self._listener = once, listener
         self._roots, self._tiled = roots_of(config.source), tiled_of(config.attach)
         self._keeping = None if keep is None else Keeping(keep)
-        self._collector = Collector(self._opened, self._added, self._ignored)
+        self._collector = Collector(self._opened, self._added, self._ignored, self._passed)
+        self._streams = frozenset(stream for each in rules for stream in each.streams())
         self._scans: dict[str, _Scan] = {}
         """Runs that wait or are in work."""
         self._references = References(lambda run, text: listener("fields", f"run {run.uid} ({_name(run)}) {text}"))
@@ -113,8 +117,10 @@ class Attachment:
         """Why nothing happens."""
         self._look = 0.0
         """When silent runs are looked for again."""
+        self._aside: dict[str, _Scan] = {}
+        """Silent runs that were given up: their documents are kept, as they may go on."""
         self._given_up: set[str] = set()
-        """Silent runs, until something comes of them."""
+        """Those before them, of which no documents are kept, until something comes of them."""
         self._going_on = False
         """Whether documents are those that are kept."""
         self._sending: SendingEnd | None = None
@@ -226,7 +232,7 @@ class Attachment:
     # Documents, in the thread that listens.
 
     def _opened(self, run: Run) -> bool:
-        self._last = "nothing more has come"
+        self._last, run.streams = "nothing more has come", self._streams
         scan = self._scan_of(run)
         if scan is None:
             return run.uid in self._references
@@ -266,11 +272,13 @@ class Attachment:
     def _added(self, run: Run, name: str, doc: Mapping[str, Any]) -> None:
         scan = self._scans.get(run.uid)
         self._last = "nothing more has come"
+        if run.uid in self._aside:
+            if scan is None:
+                self._take_up(self._aside[run.uid])
+            return
         if self._keeping is not None and not self._going_on:
             self._keeping.add(run.uid, name, doc)
         if scan is not None:
-            if scan.run.gone is not None:
-                self._ignored(run.uid, name)
             scan.heard = time.monotonic()
             scan.nbytes += image_bytes(doc)
             if scan.nbytes > self._config.attach.document_bytes:
@@ -280,6 +288,11 @@ class Attachment:
         if name == "stop":
             self._listener("stop", f"run {run.uid} has ended: {doc.get('exit_status', 'success')}")
             self._references.end(run)
+
+    def _passed(self, run: Run) -> None:
+        """A document that nothing is mapped to: the run goes on all the same."""
+        if run.uid in self._scans:
+            self._scans[run.uid].heard = time.monotonic()
 
     def _ignored(self, uid: str, name: str) -> None:
         """A document of a run that is not wanted, or not any more."""
@@ -292,10 +305,10 @@ class Attachment:
             )
 
     def _give_up_silent(self) -> None:
-        """A run in work of which nothing comes any more keeps another one waiting: its stop document was lost.
+        """A run in work of which nothing comes any more keeps another one waiting: it was killed, or its stop was lost.
 
-        Documents do not say whether the RunEngine is still in it. So it is left alone as long as anything comes of the other one,
-        which may be a part of it.
+        Documents do not say whether it is: the other run may be a part of it. So it is set aside only, and is reconstructed
+        anew if it goes on.
         """
         now, current = time.monotonic(), self._current
         if now < self._look or current is None or current.run.over:
@@ -303,15 +316,34 @@ class Attachment:
         self._look = now + POLL
         scans = list(self._scans.values())
         number = next((number for number, each in enumerate(scans) if each.run is current.run), len(scans))
-        newer = [max(scans[number].heard, each.heard) for each in scans[number + 1 :]]
-        if newer and now - min(newer) > self._config.source.patience:
-            self._given_up.add(current.run.uid)
-            current.run.give_up("another run has begun, and its own stop document did not come")
+        for newer in scans[number + 1 : number + 2]:
+            silent = scans[number]
+            if now - max(silent.heard, newer.began) > self._config.source.patience:
+                self._aside[current.run.uid], silent.silent = silent, len(current.run)
+                current.run.give_up("another run has begun, and its own stop document did not come")
+
+    def _take_up(self, scan: _Scan) -> None:
+        """A run that was set aside goes on: it waits for its turn, and then begins anew."""
+        run = scan.run
+        del self._aside[run.uid]
+        run.come_back()
+        if self._keeping is not None:
+            for name, doc in run.since(0):
+                self._keeping.add(run.uid, name, doc)
+        again = _Scan(run, scan.rules, scan.others, scan.nbytes)
+        self._scans[run.uid] = again
+        self._waiting.put(again)
+        self._listener(
+            "again", f"run {run.uid} was given up, and goes on: it is reconstructed anew, after those that wait"
+        )
 
     def _tidy(self) -> None:
         while self._done:
             scan = self._done.popleft()
             self._scans.pop(scan.run.uid, None)
+            if scan.run.uid in self._aside and not scan.failed:
+                self._set_aside(scan)
+                continue
             if (
                 scan.failed
                 and self._keeping is not None
@@ -319,8 +351,20 @@ class Attachment:
             ):
                 self._listener("aside", f"the documents of run {scan.run.uid} are in {path}")
             self._forget(scan.run)
-        for run in self._references.done_with([run for scan in self._scans.values() for _, run in scan.others]):
+        in_use = [*self._scans.values(), *self._aside.values()]
+        for run in self._references.done_with([run for scan in in_use for _, run in scan.others]):
             self._forget(run)
+
+    def _set_aside(self, scan: _Scan) -> None:
+        """What there is of it is reconstructed."""
+        if self._keeping is not None:
+            self._keeping.forget(scan.run.uid)
+        if len(scan.run) > scan.silent:
+            self._take_up(scan)
+        while len(self._aside) > self._config.attach.waiting:
+            oldest = next(iter(self._aside))
+            self._given_up.add(oldest)
+            self._forget(self._aside.pop(oldest).run)
 
     def _forget(self, run: Run) -> None:
         self._collector.forget(run)

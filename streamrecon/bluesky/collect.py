@@ -39,6 +39,8 @@ class Collector(DocumentRouter):
         Called with each document that a run takes, in the order in which it does.
     ignored
         Called with the uid of a run that is not wanted, or not any more, and the kind of each document that comes of it.
+    passed
+        Called with each run of which a document comes that it does not need.
     """
 
     def __init__(
@@ -46,9 +48,10 @@ class Collector(DocumentRouter):
         opened: Callable[[Run], bool | None],
         added: Callable[[Run, str, Mapping[str, Any]], None] = lambda *_: None,
         ignored: Callable[[str, str], None] = lambda *_: None,
+        passed: Callable[[Run], None] = lambda _: None,
     ) -> None:
         super().__init__()
-        self._opened, self._added, self._ignored = opened, added, ignored
+        self._opened, self._added, self._ignored, self._passed = opened, added, ignored, passed
         self._runs: dict[str, Run] = {}
         self._owners: dict[str, str] = {}
         """Uid of the run, by that of a descriptor, resource or stream resource."""
@@ -193,6 +196,9 @@ class Collector(DocumentRouter):
 
     def _give(self, run_uid: str, name: str, doc: Mapping[str, Any], uid: str, owner: bool) -> None:
         run = self._runs.get(run_uid)
+        if run is not None and not run.needs(name, doc):
+            self._passed(run)
+            return
         if run is not None:
             seen, identity = self._seen[run_uid], f"{name} {uid}"
             if identity in seen:

@@ -10,7 +10,7 @@ import tomllib
 from collections.abc import Mapping as Table
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 
@@ -90,6 +90,11 @@ class ThetaRule:
     otherwise: ThetaRule | None = None
     """Where the angle is of a projection that has none there, when the run is over."""
 
+    @property
+    def monitor(self) -> str:
+        """Stream of a motor that is watched."""
+        return self.stream or f"{self.key}_monitor"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScanRule:
@@ -127,6 +132,14 @@ class Mapping:
         """Where the frames of each kind are; without those that the runs have not."""
         each = {FrameKind.PROJECTION: self.projection, FrameKind.FLAT: self.flat, FrameKind.DARK: self.dark}
         return {kind: rule for kind, rule in each.items() if rule is not None}
+
+    def streams(self) -> frozenset[str]:
+        """Names of all streams that something is taken from."""
+        found, theta = {rule.stream for rule in self.rules().values()}, cast(ThetaRule | None, self.theta)
+        while theta is not None:
+            found |= {theta.monitor} if theta.from_ == "monitor" else {theta.stream} if theta.stream else set()
+            theta = theta.otherwise
+        return frozenset(found)
 
 
 def load_mapping(name: str | Path) -> Mapping:

@@ -82,6 +82,8 @@ class Pass:
         self._wanted: dict[tuple[FrameKind, int], _Wanted] = {}
         self._given: dict[int, Shot] = {}
         """Projections that were given, or given up, by index."""
+        self._older: dict[int, tuple[Shot, bool]] = {}
+        """Those that were measured again, by index, and whether they were given: they count until the newer image is there."""
         self._had = set[FrameKind]()
         """Kinds of frames that were given."""
         self.read_from: str | None = None
@@ -116,7 +118,7 @@ class Pass:
             run, source.mapping, rules, source.roots, source.clock, source.limits, source.run.start, more
         )
         shots, files, angles = hearing.shots, hearing.files, hearing.angles
-        self._wanted, self._given = {}, {}
+        self._wanted, self._given, self._older = {}, {}, {}
         heard = better = source.clock()
         while True:
             over = run.over
@@ -134,7 +136,7 @@ class Pass:
             late = done and source.clock() - better > source.patience
             if late and shots.undecided:
                 log.warning("run %s: it is not known what %d frames are: %s", run.uid, shots.undecided, files.why)
-            yield from self._decide(done, late)
+            self._decide(done, late)
             moved = False
             settled = done and (not more or source.missed.settled(angles, [e.shot for e in self._wanted.values()]))
             angles.why_missing = source.missed.why
@@ -163,15 +165,17 @@ class Pass:
         for kind in (FrameKind.FLAT, FrameKind.DARK):
             self._first[kind] += shots.count(kind)
 
-    def _decide(self, done: bool, late: bool) -> Iterator[Gap]:
-        """What the frames are that documents have told of; those that were measured again are withdrawn."""
+    def _decide(self, done: bool, late: bool) -> None:
+        """What the frames are that documents have told of."""
         for item in self.hearing.shots.decide(done, self.hearing.key, late):
             if isinstance(item, Shot):
                 self._want(item)
                 continue
-            self._wanted.pop((PROJECTION, item.index), None)
-            if self._given.pop(item.index, None) is not None:
-                yield Gap(PROJECTION, item.index, item.index + 1, "it was measured again")
+            wanted, given = self._wanted.pop((PROJECTION, item.index), None), self._given.pop(item.index, None)
+            if given is not None:
+                self._older.setdefault(item.index, (given, True))
+            elif wanted is not None:
+                self._older.setdefault(item.index, (wanted.shot, False))
 
     def _want(self, shot: Shot) -> None:
         position = self._order.of(shot.kind, shot.index + self._first[shot.kind])
@@ -182,6 +186,7 @@ class Pass:
     def _withdraw(self, run: Run, renewed: Callable[[Shot], bool]) -> Iterator[Gap]:
         """A file is another one than that which was read, such as that of a scan before: all is read anew."""
         self.hearing.angles.renew()
+        self._given |= {index: shot for index, (shot, given) in self._older.items() if given and renewed(shot)}
         again = [shot for shot in self._given.values() if renewed(shot)]
         log.warning(
             "run %s: a file was replaced after it had been read: %d projections are read again, flats and darks stay",
@@ -192,7 +197,8 @@ class Pass:
             yield Gap(PROJECTION, first, end, "its file was replaced")
         for shot in again:
             del self._given[shot.index]
-            self._want(shot)
+            if self._older.pop(shot.index, None) is None:
+                self._want(shot)
 
     def _ready(self, run: Run, done: bool, settled: bool, better: float) -> Iterator[Frame | Gap]:
         """Those of the first and of the last shots that can be given, or given up, now."""
@@ -214,8 +220,8 @@ class Pass:
             except SourceBusyError:
                 continue
             except (SourceError, SourceFileError, MessageError) as error:
-                lost.append(Lost(shot, str(error), not has_row))
                 self._gone(each)
+                self._lose(lost, Lost(shot, str(error), not has_row))
                 continue
             if not ready:
                 continue
@@ -245,6 +251,21 @@ class Pass:
         if theta is None and self._source.mapping.theta.on_missing == "gap":
             raise SourceError(files.why)
         return theta
+
+    def _lose(self, lost: list[Lost], each: Lost) -> None:
+        """Give up an image, and go back to the one that it was to replace."""
+        older, given = (
+            self._older.pop(each.shot.index, (None, False)) if each.shot.kind is PROJECTION else (None, False)
+        )
+        if older is None:
+            lost.append(each)
+            return
+        log.warning("projection %d was measured again, but that image cannot be had: %s", older.index, each.why)
+        if given:
+            self._given[older.index] = older
+        else:
+            del self._given[older.index]
+            self._want(older)
 
     def _gone(self, each: _Wanted) -> None:
         del self._wanted[each.name]
@@ -276,7 +297,7 @@ class Pass:
                 "a file of its own, or remove the old one before the run"
             )
 
-    def _read(self, batch: Batch, lost: list[Lost]) -> Iterator[Frame]:
+    def _read(self, batch: Batch, lost: list[Lost]) -> Iterator[Frame | Gap]:
         """Read shots that are ready."""
         if not batch:
             return
@@ -301,8 +322,10 @@ class Pass:
                     self._announced_otherwise(shot, images.dtype)
                     why = f"the image is {images.dtype} {images[number].shape}, projections are {dtype} {shape}"
             if image is None:
-                lost.append(Lost(shot, why, True))
+                self._lose(lost, Lost(shot, why, True))
             else:
+                if shot.kind is PROJECTION and self._older.pop(shot.index, (None, False))[1]:
+                    yield Gap(PROJECTION, shot.index, shot.index + 1, "it was measured again")
                 self.read_from = self.hearing.files.where(pixels) if isinstance(pixels, Place) else None
                 self._had.add(shot.kind)
                 yield Frame(shot.kind, shot.index + self._first[shot.kind], theta, image, each.position)

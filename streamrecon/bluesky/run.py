@@ -34,6 +34,10 @@ class Run:
         """The stop document, once it is there."""
         self.gone: str | None = None
         """Why no more documents will come though there was no stop, where that is known."""
+        self.streams: frozenset[str] | None = None
+        """Streams whose events are needed; None: all."""
+        self._unneeded: set[str] = set()
+        """Descriptors of the others, by uid."""
         self._documents = [Document("start", start)]
         self._streams: dict[str, str] = {}
         """Names of streams that have events, by the uid of their descriptor."""
@@ -44,6 +48,10 @@ class Run:
     def __len__(self) -> int:
         return len(self._documents)
 
+    def needs(self, name: str, doc: Mapping[str, Any]) -> bool:
+        """Whether a document is one to keep: a monitor that nothing is mapped to may tell of a beam current for days."""
+        return name != "event" or str(doc.get("descriptor")) not in self._unneeded
+
     def add(self, name: str, doc: Mapping[str, Any]) -> None:
         """One more document."""
         with self._changed:
@@ -51,11 +59,13 @@ class Run:
             if name == "stop":
                 self.stop = doc
             elif name == "descriptor":
-                keys = doc.get("data_keys")
-                if not isinstance(keys, Mapping) or not all(map(_in_stream_documents, keys.values())):
-                    self._streams[str(doc.get("uid"))] = str(doc.get("name", "primary"))
-            elif name == "event" and (stream := self._streams.get(str(doc.get("descriptor")))) is not None:
-                self._events.setdefault(stream, set()).add(repr(doc.get("seq_num")))
+                keys, stream = doc.get("data_keys"), str(doc.get("name", "primary"))
+                if self.streams is not None and stream not in self.streams:
+                    self._unneeded.add(str(doc.get("uid")))
+                elif not isinstance(keys, Mapping) or not all(map(_in_stream_documents, keys.values())):
+                    self._streams[str(doc.get("uid"))] = stream
+            elif name == "event" and (known := self._streams.get(str(doc.get("descriptor")))) is not None:
+                self._events.setdefault(known, set()).add(repr(doc.get("seq_num")))
             self._changed.notify_all()
 
     def give_up(self, why: str) -> None:
@@ -64,6 +74,11 @@ class Run:
             if self.stop is None:
                 self.gone = why
             self._changed.notify_all()
+
+    def come_back(self) -> None:
+        """It had been given up, and documents come all the same."""
+        with self._changed:
+            self.gone = None
 
     @property
     def over(self) -> bool:

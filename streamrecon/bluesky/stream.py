@@ -77,6 +77,8 @@ class Stream:
         self._rules = [(kind, rule, bounds(rule.range)) for kind, rule in rules]
         self._events: dict[int, tuple[Any, tuple[Pixels, ...], int]] = {}
         """By number: what tells whether it is the same, the frames, and how often it had been measured before."""
+        self._earlier: dict[int, tuple[tuple[Pixels, ...], int]] = {}
+        """Of those that were measured again before it was known what they are: frames, and how often measured before."""
         self._open: list[tuple[int, int]] = []
         """Event and part of frames of which it is not known what they are."""
         self._shots: dict[tuple[int, int, FrameKind], Shot] = {}
@@ -110,6 +112,8 @@ class Stream:
         self._total += len(frames)
         if self._total > MOST_FRAMES:
             raise MessageError(f"the stream {self.name} has more than {MOST_FRAMES} frames")
+        if known is not None:
+            self._earlier.setdefault(event, known[1:])
         self._events[event] = identity, frames, 0 if known is None else known[2] + 1
         self._open = [each for each in self._open if each[0] != event] if known else self._open
         self._open.extend((event, part) for part in range(len(frames)))
@@ -178,7 +182,14 @@ class Stream:
         _, frames, measured = self._events[event]
         shot = Shot(kind, index, self.name, event, part, frames[part], measured)
         self._shots[event, part, kind] = shot
-        return [shot] if before is None or kind is not FrameKind.PROJECTION else [Withdrawn(before.index), shot]
+        if kind is not FrameKind.PROJECTION:
+            return [shot]
+        if before is not None:
+            return [Withdrawn(before.index), shot]
+        older, times = self._earlier.get(event, ((), 0))
+        if part >= len(older):
+            return [shot]
+        return [Shot(kind, index, self.name, event, part, older[part], times), Withdrawn(index), shot]
 
     @property
     def undecided(self) -> int:

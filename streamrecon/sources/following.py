@@ -85,7 +85,10 @@ class Following:
                     names = ", ".join(sorted(visit.file)[:12]) or "nothing"
                 if outline is not None:
                     return outline
-                why = f"it is laid out in no way that is known, and has in its root: {names}; name its frames with source.data"
+                why = (
+                    f"it is laid out in no way that is known, and has in its root: {names}; name its frames with source.data, "
+                    "and its angles with source.angles or source.angle_step"
+                )
             except NotYetError as error:
                 why = str(error)
             if visitor.changes != changes:

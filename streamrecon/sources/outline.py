@@ -9,8 +9,9 @@ from typing import NamedTuple
 import h5py
 
 from streamrecon.config import SourceConfig
+from streamrecon.errors import SourceError
 from streamrecon.scan import FrameKind
-from streamrecon.sources.roots import Roots
+from streamrecon.sources.roots import Landing, Roots
 
 _DEPTH = 4
 
@@ -25,6 +26,14 @@ class Outline(NamedTuple):
     keys: str | None = None
     """NXtomo's image_key, one for each frame."""
 
+    def names(self) -> Iterator[tuple[str, str]]:
+        """What each dataset is, and its path."""
+        for kind, path in self.data.items():
+            yield "data" if self.keys else f"{kind.name.lower()}s", path
+        yield "angles", self.angles or "at even steps"
+        if self.keys:
+            yield "image keys", self.keys
+
 
 def recognise(file: h5py.File, config: SourceConfig, roots: Roots) -> Outline | None:
     """How a file is laid out that may be still without some of its datasets; None where what is there does not tell.
@@ -37,6 +46,11 @@ def recognise(file: h5py.File, config: SourceConfig, roots: Roots) -> Outline | 
         Its `layout`, `entry`, `angles` and `angle_step` are used.
     roots
         Where links may lead.
+
+    Raises
+    ------
+    SourceError
+        If there are several stacks of frames with image keys, or a link leads out of the roots.
     """
 
     def there(path: str) -> bool:
@@ -45,19 +59,37 @@ def recognise(file: h5py.File, config: SourceConfig, roots: Roots) -> Outline | 
             return True
         return False
 
+    def frames(path: str) -> bool:
+        """Whether there may be frames at a path; what is in another file is not looked at."""
+        with suppress(KeyError):
+            landing = roots.follow(file, path)
+            found = None if landing.file is not None else file[landing.path]
+            return found is None or (isinstance(found, h5py.Dataset) and found.ndim == 3)
+        return False
+
     entry = (config.entry or "").strip("/")
     below = f"{entry}/" if entry else ""
     tried = ("data-exchange", "fxi", "nxtomo") if config.layout == "auto" else (config.layout,)
     for layout in tried:
         if layout == "nxtomo":
-            keys = next(_image_keys(file, entry), None)
-            if keys is None:
-                continue
-            group = keys.rpartition("/")[0]
-            data = next((p for p in _near(group, "data") if there(p)), None)
-            angles = config.angles or next((p for p in _near(group, "rotation_angle") if there(p)), None)
-            if data is not None and (angles is not None or config.angle_step is not None):
-                return Outline(layout, {FrameKind.PROJECTION: data}, angles, keys)
+            # Group of the keys, by where the frames are: a dataset may have several names.
+            stacks: dict[Landing | h5py.Dataset, tuple[str, str]] = {}
+            for keys in _image_keys(file, entry):
+                group = keys.rpartition("/")[0]
+                data = next((path for path in _near(group, "data") if frames(path)), None)
+                if data is not None:
+                    landing = roots.follow(file, data)
+                    stacks.setdefault(file[landing.path] if landing.file is None else landing, (group, data))
+            if len(stacks) > 1:
+                groups = ", ".join(group for group, _ in stacks.values())
+                raise SourceError(
+                    f"{file.filename} has several stacks of frames; choose one with source.entry: {groups}"
+                )
+            for group, data in stacks.values():
+                near = (path for path in _near(group, "rotation_angle") if not path.startswith(f"{data}/"))
+                angles = config.angles or next(filter(there, near), None)
+                if angles is not None or config.angle_step is not None:
+                    return Outline(layout, {FrameKind.PROJECTION: data}, angles, f"{group}/image_key".lstrip("/"))
             continue
         group = below if config.entry is not None or layout == "fxi" else "exchange/"
         projections, flats, darks, theta = (

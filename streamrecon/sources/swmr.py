@@ -97,6 +97,16 @@ class SwmrSource:
         outline = following.outline()
         yield from pass_over(following, outline, rows).frames()
 
+    def outline(self) -> Outline:
+        """Which datasets are which, as soon as the file shows it.
+
+        Raises
+        ------
+        SourceFileError, SourceError
+            As `info` does.
+        """
+        return self._following().outline()
+
     def notes(self) -> list[str]:
         """What a user should know."""
         end = (

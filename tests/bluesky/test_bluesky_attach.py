@@ -112,22 +112,46 @@ def test_a_run_whose_stop_was_lost_ends_once_another_has_begun(tmp_path: Path, e
     assert len(engine.scans[lost.uid]) == 2, "what it had is sent"
 
 
-def test_a_run_is_left_alone_while_another_measures(tmp_path: Path, engine: Engine) -> None:
+def test_a_run_that_goes_on_after_another_has_measured_is_reconstructed_anew(tmp_path: Path, engine: Engine) -> None:
     """A nested run, or a pause of one RunEngine while another measures."""
-    attached = Attached(tmp_path, patience=0.6)
+    attached = Attached(tmp_path, patience=0.6, keep=tmp_path / "keep")
     outer, inner = step_scan(write(tmp_path / "a.h5", 3), 3), step_scan(write(tmp_path / "b.h5", 8), 8)
     attached.say(outer.documents[:5])
     for each in inner.documents:
         attached.say([each])
-        time.sleep(0.1)  # in all three times the patience
-    attached.say(outer.documents[5:])
+        time.sleep(0.15)  # in all four times the patience
+    assert len(engine.scans[inner.uid]) >= 3, "while it measured"
+    until(lambda: attached.attachment.scans, "the inner one")
+    assert "stop document did not come" in str(engine.errors.pop(outer.uid))
+    assert not list((tmp_path / "keep").glob("[!.]*"))
+    attached.say(outer.documents[5:6])
+    until(lambda: attached.told("again"), "the outer one goes on")
+    until(lambda: list((tmp_path / "keep").glob(f"*{outer.uid}*")), "it is kept, too")
+    attached.say(outer.documents[6:])
     attached.close()
     assert not engine.errors
     assert len(engine.scans[outer.uid]) == 3
     assert len(engine.scans[inner.uid]) == 8
+    assert (attached.attachment.scans, attached.attachment.partial) == (2, 1)
+    assert not list((tmp_path / "keep").glob("[!.]*"))
 
 
-def test_a_lost_stop_is_seen_while_documents_flow_and_who_comes_back_is_told(tmp_path: Path, engine: Engine) -> None:
+def test_documents_of_silent_runs_are_kept_of_a_few_only(tmp_path: Path, engine: Engine) -> None:
+    attached = Attached(tmp_path, patience=0.2, attach={"waiting": 1})
+    lost = [step_scan(write(tmp_path / f"{n}.h5", 2), 2, stop=False) for n in range(4)]
+    for scan in lost:
+        attached.say(scan.documents)
+        until(lambda: list(attached.attachment._scans) == [scan.uid], "the one before is given up")  # noqa: B023
+    assert list(attached.attachment._aside) == [lost[2].uid]
+    lost[0].stop()
+    attached.say(lost[0].documents[-1:])
+    until(lambda: attached.told("late"), "that it is not reconstructed")
+    attached.close()
+
+
+def test_a_lost_stop_is_seen_while_documents_flow_and_who_comes_back_begins_anew(
+    tmp_path: Path, engine: Engine
+) -> None:
     attached = Attached(tmp_path, patience=0.4)
     lost, following = step_scan(write(tmp_path / "a.h5", 4), 4, stop=False), step_scan(write(tmp_path / "b.h5", 2), 2)
     attached.say(lost.documents[:-2])
@@ -146,11 +170,12 @@ def test_a_lost_stop_is_seen_while_documents_flow_and_who_comes_back_is_told(tmp
     until(lambda: attached.attachment.scans, "its end")
     stopped.set()
     flow.join()
+    assert "stop document did not come" in str(engine.errors[lost.uid])
     attached.say(lost.documents[-2:])
     attached.close()
-    assert "stop document did not come" in str(engine.errors[lost.uid])
-    (told,) = attached.told("late")
+    (told,) = attached.told("again")
     assert lost.uid in told
+    assert len(engine.scans[lost.uid]) == 4
 
 
 def test_why_nothing_happens_tells_of_a_missed_start(tmp_path: Path, engine: Engine) -> None:
@@ -512,6 +537,33 @@ def test_of_a_run_that_is_no_scan_nothing_is_kept(tmp_path: Path, engine: Engine
     attached.close()
     assert not attached.attachment._collector._runs
     assert attached.attachment._collector.waiting == 0
+
+
+def test_events_that_nothing_is_mapped_to_are_not_kept(tmp_path: Path, engine: Engine) -> None:
+    """Though a run is not silent while they come."""
+    attached = Attached(tmp_path, keep=tmp_path / "keep", patience=0.5)
+    scan = step_scan(write(tmp_path / "a.h5", 4), 4, stop=False)
+    scan.stream("beam_monitor", current={})
+    attached.say(scan.documents)
+    until(lambda: len(engine.scans.get(scan.uid, [])) == 4, "its images")
+    run = attached.attachment._scans[scan.uid].run
+    had, size = len(run), sum(path.stat().st_size for path in (tmp_path / "keep").glob("[!.]*"))
+    attached.say(step_scan(write(tmp_path / "b.h5", 1), 1).documents)
+    count = len(scan.documents)
+    for number in range(60):
+        scan.event(number + 1, "beam_monitor", current=400.0)
+        attached.say(scan.documents[-1:])
+        time.sleep(0.02)
+    assert len(run) == had
+    assert len(attached.attachment._collector._seen[scan.uid]) <= had
+    kept = sorted((tmp_path / "keep").glob("[!.]*"), key=lambda path: scan.uid not in path.name)
+    assert kept[0].stat().st_size == size
+    assert not engine.errors
+    scan.stop()
+    attached.say(scan.documents[count + 60 :])
+    attached.close()
+    assert not engine.errors
+    assert attached.attachment.scans == 2
 
 
 def test_a_bug_costs_the_document() -> None:

@@ -581,11 +581,38 @@ def test_what_is_measured_again_has_its_own_angle(tmp_path: Path, first: str) ->
     found: list[Any] = [next(frames) for _ in range(2)]
     if first == "image":
         run.add(*scan.documents[7])
-        found.append(next(frames))
-        assert isinstance(found[-1], Gap)
     for name, doc in scan.documents[len(run) :]:
         run.add(name, doc)
-    assert projections([*found, *frames]) == {0: (0, 0.0), 1: (2, 27.5)}
+    found += frames
+    assert projections(found) == {0: (0, 0.0), 1: (2, 27.5)}
+    assert [each.reason for each in found if isinstance(each, Gap)] == ["it was measured again"]
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+@pytest.mark.parametrize("newer", ["never written", "of another size"])
+def test_what_cannot_be_measured_again_stays_as_it_was(tmp_path: Path, at_once: bool, newer: str) -> None:
+    scan = Scan()
+    scan.stream(det=DET, rot={})
+    resource = scan.resource(write(tmp_path / "a.h5", 3))
+    for row in range(3):
+        scan.rows(resource, (row, row + 1), (row + 1, row + 2))
+        scan.event(row + 1, rot=10.0 * row)
+    count = len(scan.documents)
+    if newer == "never written":
+        scan.rows(resource, (3, 4), (2, 3))
+        scan.event(2, rot=17.0)
+    else:
+        scan.event(2, rot=17.0, det=np.zeros((1, 1), np.uint16))
+    scan.stop("abort", primary=3)
+    (run,) = collected(scan.documents[:count])
+    frames = source_of(run, STEP, tmp_path).frames()
+    found: list[Any] = [] if at_once else [next(frames) for _ in range(3)]
+    for name, doc in scan.documents[count:]:
+        run.add(name, doc)
+    with pytest.raises(ScanAbortedError):
+        found.extend(iter(lambda: next(frames), None))
+    assert projections(found) == {0: (0, 0.0), 1: (1, 10.0), 2: (2, 20.0)}
+    assert not any(isinstance(each, Gap) for each in found)
 
 
 @pytest.mark.parametrize("odd", ["size", "type", "key", "aborted"])

@@ -269,3 +269,35 @@ def test_the_scheme_opens_it() -> None:
         open_source("file+swmr://", config)
     with pytest.raises(ConfigError, match="FROM=TO"):
         Config(source=SourceConfig(remap=("/data",)))
+
+
+def test_several_stacks_of_frames_are_not_chosen_between(tmp_path: Path) -> None:
+    path = tmp_path / "scan.h5"
+    with h5py.File(path, "w") as file:
+        for name, value in (("diode", 1), ("imaging", 2)):
+            file[f"entry/instrument/{name}/data"] = np.full((2, 3, 4), value, np.uint16)
+            file[f"entry/instrument/{name}/image_key"] = np.zeros(2, np.uint8)
+        # Neither spectra nor what stands in the file under another name are others.
+        file["entry/instrument/spectra/data"] = np.zeros((2, 7))
+        file["entry/instrument/spectra/image_key"] = np.zeros(2, np.uint8)
+        file["entry/data/data"] = file["entry/instrument/imaging/data"]
+        file["entry/data/image_key"] = file["entry/instrument/imaging/image_key"]
+        file["entry/sample/rotation_angle"] = [0.0, 1.0]
+    with pytest.raises(SourceError, match=r"several stacks.*source.entry: entry/data, entry/instrument/diode"):
+        _source(path, Time()).info()
+    source = _source(path, Time(), entry="entry/data")
+    assert [item[3] for item in _said(list(source.frames()))] == [2, 2]
+    assert list(source.outline().names()) == [
+        ("data", "entry/data/data"), ("angles", "entry/sample/rotation_angle"), ("image keys", "entry/data/image_key"),
+    ]  # fmt: skip
+
+
+def test_angles_are_not_looked_for_in_frames_that_are_in_another_file(tmp_path: Path) -> None:
+    """A link to a file that is not there yet may lead anywhere."""
+    path = tmp_path / "scan.h5"
+    with h5py.File(path, "w") as file:
+        file["entry/detector/data"] = h5py.ExternalLink("frames.h5", "/frames")
+        file["entry/detector/image_key"] = np.zeros(2, np.uint8)
+        file["entry/sample/rotation_angle"] = [0.0, 1.0]
+    outline = _source(path, Time()).outline()
+    assert outline.angles == "entry/sample/rotation_angle"
