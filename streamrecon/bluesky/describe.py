@@ -73,7 +73,7 @@ def _mapped(run: Run, mapping: Mapping, roots: Roots) -> list[str]:
     columns = MOST_COLUMNS
     for kind, rule in rules.items():
         stream = next((each for each in streams if each.name == rule.stream and rule.key in (None, each.key)), None)
-        text, shape = _frames(rule.stream, stream, by_kind[kind], hearing)
+        text, shape = _frames(rule.stream, stream, by_kind[kind], hearing, run.over)
         lines.append(f"{kind.name.lower() + 's':11} {text}")
         columns = shape[1] if shape is not None else columns
     for kind in (FrameKind.FLAT, FrameKind.DARK):
@@ -92,12 +92,11 @@ def _mapped(run: Run, mapping: Mapping, roots: Roots) -> list[str]:
 
 
 def _frames(
-    name: str, stream: Stream | None, found: list[Shot], hearing: Hearing
+    name: str, stream: Stream | None, found: list[Shot], hearing: Hearing, over: bool
 ) -> tuple[str, tuple[int, int] | None]:
     """What is known of frames, and their shape."""
     if stream is None:
-        known = ", ".join(hearing.shots.streams) or "none"
-        return f"none yet: no descriptor of the stream {name} has come (streams: {known})", None
+        return f"none{' yet' if not over else ''}: {hearing.shots.none_of(name)}", None
     text = f"{len(found)} so far, {stream.key} of the stream {name}, {stream.per_event} an event"
     if not found:
         return text, None

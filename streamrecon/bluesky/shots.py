@@ -48,6 +48,12 @@ class Shots:
         self._links: dict[tuple[str, str], list[tuple[int, int, str]]] = {}
         """Of a data key that is in a file: first event, first index and resource, ascending; by stream and key."""
 
+    def none_of(self, name: str) -> str:
+        """Why there is no image of a stream, as far as documents tell."""
+        if name not in self.streams:
+            return f"no descriptor of the stream {name} has come (streams: {', '.join(self.streams) or 'none'})"
+        return f"no event of the stream {name} has come with one"
+
     def hear(self, document: Document) -> None:
         """Take the next document of the run.
 

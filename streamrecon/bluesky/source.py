@@ -71,9 +71,9 @@ class RunSource:
         own = (item for item in passed.own() if isinstance(item, Frame))
         first = next((frame for frame in own if frame.kind is FrameKind.PROJECTION), None)
         if first is None:
-            raise SourceError(
-                f"run {self.run.uid} has ended without an image of a projection that can be read: {self.why}"
-            )
+            name, shots = self.mapping.projection.stream, passed.hearing.shots
+            why = self.why if shots.count(FrameKind.PROJECTION) else shots.none_of(name)
+            raise SourceError(f"run {self.run.uid} has ended without an image of a projection that can be read: {why}")
         self.announced = passed.read_from
         (rows, columns), scan, start, hearing = first.data.shape, self.mapping.scan, self.run.start, passed.hearing
         facts, notes = hearing.facts(scan, columns)
