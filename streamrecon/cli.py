@@ -231,7 +231,7 @@ def _serve(options: argparse.Namespace, world: Any) -> int:
         return 0
     with (
         Progress(options.log_json, options.quiet) as progress,
-        Page(options.view, config) as page,
+        Page(options.view, config, out if options.view else None) as page,
         Service(page.config, out, progress.event, options.overwrite, options.resume, world) as service,
     ):
         page.tell(progress.event)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 VIEW = "look at a running reconstruction, or at a volume, in a browser"
 OPENED_WITHIN = 30.0
 """Seconds."""
+PAGE_TOKENS = "page-control.token", "page-view.token"
 STAYS = "the page stays until Ctrl-C"
 MOST_TOKEN = 1024
 """Characters of a token's file."""
@@ -90,12 +91,14 @@ class Page:
         0: any that is free; None: no page.
     config
         The options.
+    folder
+        Where the links' tokens are kept, so that pages come back to an engine that is started again; None: they are new.
     """
 
-    def __init__(self, port: int | None, config: Config) -> None:
+    def __init__(self, port: int | None, config: Config, folder: Path | None = None) -> None:
         from streamrecon.transport import private_ipc
 
-        self._port = port
+        self._port, self._kept = port, folder
         self._folder: Path | None = None
         if port is not None and config.emit.publish is None:
             endpoint = private_ipc()
@@ -177,7 +180,8 @@ class Page:
 
         source = LiveSource(endpoint, self._engine_token)
         try:
-            server = ViewServer(source, self._port or 0, control_token=secrets.token_urlsafe())
+            control, view = _tokens(self._kept)
+            server = ViewServer(source, self._port or 0, control_token=control, view_token=view)
             server.start()
         except BaseException:
             source.close()
@@ -188,6 +192,25 @@ class Page:
 def _wait() -> None:
     with suppress(KeyboardInterrupt):
         threading.Event().wait()
+
+
+def _tokens(folder: Path | None) -> tuple[str, str]:
+    """For changing and for looking: those of before, where they are kept."""
+    from streamrecon.engine.token import write_token
+
+    tokens = secrets.token_urlsafe(), secrets.token_urlsafe()
+    if folder is None:
+        return tokens
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"the folder {folder} cannot be made: {error.strerror}") from error
+    found = []
+    for name, token in zip(PAGE_TOKENS, tokens, strict=True):
+        if not (folder / name).exists():
+            write_token(folder, token, name)
+        found.append(_read_token(folder / name))
+    return found[0], found[1]
 
 
 def _read_token(path: Path) -> str:

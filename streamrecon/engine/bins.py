@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from streamrecon.recon.means import bin_means
+from streamrecon.recon.means import Moments, bin_means
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -23,17 +23,6 @@ class Bins:
     """(bin, ...) over the slab's rows of each bin, means over the bins of the other axes."""
     rows: NDArray[np.int64]
     """(bin,) rows that each is the sum of."""
-
-
-@dataclass(frozen=True, slots=True)
-class Moments:
-    """Of the values of a slab."""
-
-    count: int
-    minimum: float
-    maximum: float
-    total: float
-    squares: float
 
 
 def bins_of(array: NDArray[np.float32], first: int, width: int) -> tuple[Bins, Moments]:

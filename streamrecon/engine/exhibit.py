@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from streamrecon.engine.bins import Moments, binned, joined
+from streamrecon.engine.bins import binned, joined
 from streamrecon.engine.orders import Part
 from streamrecon.engine.slab_files import AXES, SlabFiles
 from streamrecon.engine.status import angles_of
 from streamrecon.engine.writer import Job
+from streamrecon.recon.means import Moments
 from streamrecon.wire.messages import Axis, Picture, Range, Update
 
 Shot = tuple[Picture, NDArray[np.float32]]
@@ -150,23 +151,5 @@ def _joined_slabs(slabs: Sequence[dict[int, NDArray[np.float32]]]) -> dict[int, 
 
 
 def _statistics(parts: Sequence[Moments]) -> dict[str, float]:
-    if not parts:
-        return {}
-    total = reduce(
-        lambda a, b: Moments(
-            a.count + b.count,
-            min(a.minimum, b.minimum),
-            max(a.maximum, b.maximum),
-            a.total + b.total,
-            a.squares + b.squares,
-        ),
-        parts,
-    )
-    mean = total.total / total.count
-    found = {
-        "minimum": total.minimum,
-        "maximum": total.maximum,
-        "mean": mean,
-        "deviation": math.sqrt(max(0.0, total.squares / total.count - mean**2)),
-    }
+    found = reduce(Moments.joined, parts).statistics() if parts else {}
     return found if all(math.isfinite(value) for value in found.values()) else {}

@@ -51,6 +51,12 @@ MOST_RESULTS = 64
 WARN_EVERY = 10.0
 """Seconds between two warnings of what viewers do wrong."""
 
+ROUND, REQUESTS = 0.02, 16
+"""Seconds of a round, and messages that are taken in one: others wait where they are, and cost the scan nothing."""
+
+REST, BYTES_PER_SECOND = 0.02, 400e6
+"""How long a viewer that was answered is not answered again: so many seconds at least, and longer for large answers."""
+
 FRESH = 0.2
 """Seconds for which the same word of progress serves all viewers."""
 
@@ -95,6 +101,8 @@ class Gallery(threading.Thread):
         """Where slices are cut: a slow disk is not to make viewers take the engine for dead."""
         self._busy: set[bytes] = set()
         """Viewers whose slices are being cut."""
+        self._resting: dict[bytes, float] = {}
+        """Viewers that were answered just now, and until when they are not answered again; monotonic."""
         self._full: set[bytes] = set()
         """Viewers that have not taken what was sent before."""
         self._retried = 0.0
@@ -131,13 +139,15 @@ class Gallery(threading.Thread):
         try:
             poller = Poller(self._wakeup, self._publisher)
             while not self._stopped:
-                poller.wait(RETRY)
+                poller.wait(REST if self._resting else RETRY)
                 while self._calls:
                     self._calls.popleft()()
-                for viewer, request in self._publisher.requests():
+                for viewer, request in self._publisher.requests(REQUESTS):
                     self._serve(viewer, request)
                 self._send_results()
                 self._answer_all()
+                if self._publisher.socket.poll(0):
+                    time.sleep(ROUND)
         except BaseException:
             log.exception("viewers are not served any more")  # the scan goes on
         finally:
@@ -234,7 +244,9 @@ class Gallery(threading.Thread):
         now = time.monotonic()
         if now - self._retried >= RETRY:
             self._retried, self._full = now, set()
-        for viewer, want in self._audience.due(exhibit.update.uid, exhibit.update.version, self._busy | self._full):
+        self._resting = {viewer: until for viewer, until in self._resting.items() if until > now}
+        not_now = self._busy | self._full | self._resting.keys()
+        for viewer, want in self._audience.due(exhibit.update.uid, exhibit.update.version, not_now):
             self._busy.add(viewer)
             self._cutter.submit(self._cut, exhibit, viewer, want)
 
@@ -244,6 +256,7 @@ class Gallery(threading.Thread):
             if self._exhibit is exhibit:
                 self._exhibit = None  # there will be another one
         elif self._send(viewer, update, payload):
+            self._resting[viewer] = time.monotonic() + max(REST, len(payload) / BYTES_PER_SECOND)
             return
         self._audience.put_back(viewer, want)
         if update is not None:

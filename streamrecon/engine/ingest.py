@@ -350,6 +350,8 @@ class Ingest(threading.Thread):
             elif isinstance(output, TurnedAway):
                 log.warning("a sender was turned away: %s", output.reason)
             else:
+                if isinstance(output, Ended | Broken):
+                    self._counters.last = None
                 self.inbox.put(output)
 
     def _open(self, opened: Opened) -> None:
@@ -368,7 +370,7 @@ class Ingest(threading.Thread):
     def _use(self, info: ScanInfo, rows: Range, ring: Ring) -> CreditWindow:
         """Receive into a ring; the credit that it allows."""
         self._ring, self._end.hash_payload = ring, ring.fill
-        self._counters.ring_frames = ring.slots
+        self._counters.ring_frames, self._counters.last = ring.slots, time.monotonic()
         self.inbox.put(Accepted(info, rows, ring))
         return CreditWindow(ring.nbytes, ring.slots)
 
@@ -377,6 +379,7 @@ class Ingest(threading.Thread):
         header, now = arrived.header, time.monotonic()
         if self._counters.began is None:
             self._counters.began = now
+        self._counters.last = now
         slot = self._ring.take()  # filled when it was hashed
         self._counters.frames += 1
         self._counters.nbytes += header.nbytes

@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamrecon.config import FilterName
-from streamrecon.engine.bins import Bins, Moments
+from streamrecon.engine.bins import Bins
 from streamrecon.recon.center import CenterEstimate
+from streamrecon.recon.means import Moments
 from streamrecon.wire.messages import Range
 
 Tag = tuple[int, ...]

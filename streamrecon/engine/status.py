@@ -101,6 +101,8 @@ class Counters:
     ranks: int = 1
     others: dict[int, Pulse] = field(default_factory=dict)
     """Of the other ranks, the last word, at rank 0."""
+    last: float | None = None
+    """When the last frame arrived, or the scan was begun or gone on with, monotonic; None where no frame is waited for."""
     began: float | None = None
     """When the first frame arrived, monotonic."""
     latencies: deque[float] = field(default_factory=lambda: deque(maxlen=LATENCIES))
@@ -162,6 +164,7 @@ class Counters:
             credit_frames=max(0, status.credit_frames),
             ring_frames=status.ring_frames,
             rate=max(0.0, status.rate),
+            quiet=None if self.last is None else max(0.0, time.monotonic() - self.last),
             nbytes=status.nbytes,
             latency=None if status.latency is None else status.latency[0],
             dropped=status.dropped,

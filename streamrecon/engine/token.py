@@ -1,4 +1,4 @@
-"""The control token: whoever can read this user's files may change the reconstruction."""
+"""Tokens in an output folder: whoever can read this user's files may change the reconstruction."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from streamrecon.errors import OutputError
 NAME = "control.token"
 
 
-def write_token(folder: Path, token: str) -> Path:
-    """Write the token where only this user can read it.
+def write_token(folder: Path, token: str, name: str = NAME) -> Path:
+    """Write a token where only this user can read it.
 
     Raises
     ------
     OutputError
         If it cannot be written.
     """
-    path = folder / NAME
+    path = folder / name
     try:
         with contextlib.suppress(FileNotFoundError):
             path.unlink()

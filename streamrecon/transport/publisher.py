@@ -44,9 +44,9 @@ class Publisher:
         """For a `Poller`."""
         return self._receiver.socket
 
-    def requests(self) -> Iterator[tuple[bytes, Request]]:
-        """What viewers have asked, and who; what is no request is logged and dropped."""
-        for viewer, message, _ in self._receiver.messages():
+    def requests(self, most: int) -> Iterator[tuple[bytes, Request]]:
+        """What viewers have asked, and who, of so many messages; what is no request is logged and dropped."""
+        for viewer, message, _ in self._receiver.messages(most):
             if isinstance(message, Request):
                 yield viewer, message
             else:

@@ -80,9 +80,9 @@ class Receiver:
         """For a `Poller`."""
         return self._socket
 
-    def messages(self) -> Iterator[tuple[bytes, Message, Buffer | None]]:
-        """(peer, message, payload) of what has arrived; malformed messages are counted, logged and dropped."""
-        for _ in range(BACKLOG):
+    def messages(self, most: int = BACKLOG) -> Iterator[tuple[bytes, Message, Buffer | None]]:
+        """(peer, message, payload) of what has arrived, `most` at once; malformed ones are counted, logged and dropped."""
+        for _ in range(most):
             try:
                 peer, *parts = self._socket.recv_multipart(zmq.NOBLOCK, copy=False)
             except zmq.Again:

@@ -19,6 +19,8 @@ from streamrecon.wire.messages import Control, Look, Picture, Plane, Progress, R
 
 LOOKS = 1.0
 """Seconds between two questions whether the engine is still there."""
+REMINDERS = 10.0
+"""Seconds after which a request is said again: one that went to an engine that has died is lost."""
 
 Answer = Update | Progress | Result
 Pictures = list[tuple[Picture, NDArray[np.float32]]]
@@ -182,16 +184,21 @@ def subscribe(
 
 def _next(subscription: Subscription, looks: Subscription, want: Want, timeout: float) -> tuple[Update, Pictures, str]:
     """The next version, and the uid of the scan in work."""
-    subscription.ask(want)
-    heard, looked, current = time.monotonic(), -math.inf, None
+    asked = looked = -math.inf
+    heard, current = time.monotonic(), None
     found: tuple[Update, Pictures] | None = None
     while (now := time.monotonic()) - heard < timeout:
+        if now - asked >= REMINDERS and found is None:
+            asked = now
+            subscription.ask(want)
         if now - looked >= min(LOOKS, timeout / 4):
             looked = now
             looks.ask(Look())
         answer = subscription.receive(0.0 if found else min(0.02, heard + timeout - now))
         if answer is not None and isinstance(answer[0], Update):
-            found, heard = (answer[0], answer[1]), time.monotonic()
+            heard = time.monotonic()
+            if (answer[0].uid, answer[0].version) != (want.uid, want.after):  # asked twice, it may come twice
+                found = answer[0], answer[1]
         word = looks.receive(0.02 if found else 0.0)
         if word is not None and isinstance(word[0], Progress):
             current, heard = word[0].uid, time.monotonic()

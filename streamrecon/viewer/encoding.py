@@ -21,6 +21,10 @@ NOTHING = 65535
 """Pixel without a value."""
 LEVELS = 65534
 """Steps from `lo` to `hi`."""
+LOOKED_AT = 1 << 16
+"""Pixels, about, by which it is told what most values are."""
+MARGIN = 16
+"""How many times the range of all but a thousandth of the values at each end is shown beyond it, where some are farther away."""
 MOST_BYTES = 128 << 20
 """Kept for other sessions, in all."""
 
@@ -80,11 +84,11 @@ def encode(shown: Shown, size: int = 0, floats: bool = False, serial: int | None
     picture = shown.picture
     with np.errstate(invalid="ignore", over="ignore"):  # what is no number stays none
         pixels = binned(shown.pixels, size, picture.kind)
-        lo, hi = limits(pixels)
+        lo, hi, beyond = limits(pixels)
         body = np.ascontiguousarray(pixels, "<f4") if floats else quantized(pixels, lo, hi)
     header: dict[str, Any] = {
         "kind": picture.kind, "axis": picture.axis, "index": picture.index, "uid": shown.uid, "version": shown.version,
-        "shape": pixels.shape, "full": picture.full, "dtype": "<f4" if floats else "<u2", "lo": lo, "hi": hi,
+        "shape": pixels.shape, "full": picture.full, "dtype": "<f4" if floats else "<u2", "lo": lo, "hi": hi, "beyond": beyond,
     }  # fmt: skip
     if serial is not None:
         header["serial"] = serial
@@ -129,18 +133,29 @@ def _factors(shape: tuple[int, ...], size: int, kind: Kind) -> tuple[int, ...]:
     return (1,) * first + tuple(factors)
 
 
-def limits(pixels: NDArray[np.float32]) -> tuple[float, float]:
-    """Least and greatest value; twice 0 where there is none."""
+def limits(pixels: NDArray[np.float32]) -> tuple[float, float, bool]:
+    """Range of the values that 16 bits are for, twice 0 where there is none, and whether there are others.
+
+    A single hot voxel would leave a few steps to all others: what is so far from most is shown as the end of the range.
+    """
     values = pixels
     if not pixels.size or not math.isfinite(pixels.min()) or not math.isfinite(pixels.max()):
         values = pixels[np.isfinite(pixels)]
-    return (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
+    if not values.size:
+        return 0.0, 0.0, False
+    lo, hi = float(values.min()), float(values.max())
+    some = values.reshape(-1)[:: max(1, values.size // LOOKED_AT) | 1]
+    low, high = (float(value) for value in np.percentile(some, (0.1, 99.9)))
+    margin = MARGIN * (high - low)
+    first, last = (max(lo, low - margin), min(hi, high + margin)) if margin > 0 else (lo, hi)
+    return first, last, (first, last) != (lo, hi)
 
 
 def quantized(pixels: NDArray[np.float32], lo: float, hi: float) -> NDArray[np.uint16]:
-    """Values as whole numbers: 0 is `lo`, 65534 is `hi`, 65535 is none."""
+    """Values as whole numbers: 0 is `lo` or less, 65534 is `hi` or more, 65535 is none."""
     missing = ~np.isfinite(pixels)
     steps = np.subtract(pixels, lo, dtype=np.float64)
     steps *= LEVELS / (hi - lo) if hi > lo else 0.0
+    np.clip(steps, 0, LEVELS, out=steps)
     steps[missing] = NOTHING
     return np.rint(steps, out=steps).astype("<u2")

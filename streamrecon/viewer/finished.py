@@ -7,13 +7,15 @@ import time
 from collections.abc import Callable, Collection
 from concurrent.futures import Future
 from dataclasses import replace
+from functools import reduce
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from streamrecon.errors import SourceError, SourceFileError
+from streamrecon.recon.means import Moments
 from streamrecon.viewer.source import Link, Place, Shown
 from streamrecon.viewer.volume_file import VolumeFile, stamp
 from streamrecon.viewer.wants import Wants
@@ -44,7 +46,7 @@ class FileSource:
         self._thread: threading.Thread | None = None
         self._slices: dict[Place, Shown] = {}
         self._preview: Shown | None = None
-        self._building: list[NDArray[np.float32]] = []
+        self._building: list[tuple[NDArray[np.float32], Moments]] = []
         """Slices of the preview that is being read."""
         self._building_size = 0
         self._update, self._looked_at, self._count = self._file.update, time.monotonic(), 0
@@ -169,23 +171,19 @@ class FileSource:
             self._building, self._building_size = [], size
         self._building.append(self._file.row_of_preview(len(self._building), size))
         if len(self._building) == shape[0]:
-            voxels, self._building = np.stack(self._building), []
+            voxels = np.stack([row for row, _ in self._building])
+            moments = reduce(Moments.joined, (each for _, each in self._building))
+            self._building = []
             picture = Picture(kind="preview", shape=voxels.shape, full=self._update.full)
-            self._update = _with_statistics(self._update, voxels)
+            self._update = _with_statistics(self._update, moments)
             self._preview = Shown(self._update.uid, self._update.version, picture, voxels)
             self._changed()
         return True
 
 
-def _with_statistics(update: Update, voxels: NDArray[np.float32]) -> Update:
-    """Of the preview's voxels: nobody waits until a large file is read."""
-    values = voxels[np.isfinite(voxels)].astype(np.float64)
-    if not values.size:
+def _with_statistics(update: Update, moments: Moments) -> Update:
+    """Of the rows that the preview is made of: nobody waits until a large file is read."""
+    if not moments.count:
         return update
-    return replace(
-        update,
-        minimum=float(values.min()),
-        maximum=float(values.max()),
-        mean=float(values.mean()),
-        deviation=float(values.std()),
-    )
+    facts: dict[str, Any] = moments.statistics()
+    return replace(update, **facts)

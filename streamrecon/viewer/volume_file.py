@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamrecon.errors import SourceError, SourceFileError
+from streamrecon.recon.means import Moments, moments_of
 from streamrecon.viewer.source import Place
 from streamrecon.wire.codec import clip
 from streamrecon.wire.messages import Axis, Update
@@ -77,7 +78,7 @@ class VolumeFile:
             return None
         return self._read(lambda data: data[(slice(None),) * axis + (index,)])
 
-    def row_of_preview(self, number: int, size: int) -> NDArray[np.float32]:
+    def row_of_preview(self, number: int, size: int) -> tuple[NDArray[np.float32], Moments]:
         """One slice of the preview: whole rows of the volume are read, and no more of them than the preview has.
 
         Parameters
@@ -91,6 +92,8 @@ class VolumeFile:
         -------
         voxels
             (y, x) of the preview.
+        moments
+            Of the values that were read.
 
         Raises
         ------
@@ -100,9 +103,9 @@ class VolumeFile:
         step, (_, height, width) = self.step(size), self.preview_shape(size)
         of_z, of_y, of_x = (min(step, side) for side in self.shape)
         place = number * step + (of_z - 1) // 2
-        rows = self._read(lambda data: data[place, (of_y - 1) // 2 :: step])[:height, : width * of_x]
-        means: NDArray[np.float32] = rows.reshape(height, width, of_x).mean(2, dtype=np.float32)
-        return means
+        rows = self._read(lambda data: data[place, (of_y - 1) // 2 :: step])[:height]
+        means: NDArray[np.float32] = rows[:, : width * of_x].reshape(height, width, of_x).mean(2, dtype=np.float32)
+        return means, moments_of(rows)
 
     def step(self, size: int) -> int:
         """Voxels along each axis for one of the preview."""
@@ -165,7 +168,11 @@ class VolumeFile:
         facts: Any = process if ours else {}
         parameters: Any = facts["parameters"] if ours else {}
         pixel = _number(parameters, "pixel_size")
-        step = _step(self._data.parent)
+        steps = [_step(self._data.parent, axis) for axis in range(3)]
+        step = steps[2]
+        # Of another program's file a size counts where voxels are cubes.
+        known = [each for each, side in zip(steps, self._data.shape, strict=True) if side > 1]
+        cube = step is not None and all(each is not None and math.isclose(each, step, rel_tol=0.01) for each in known)
         binning = max(1, round(step / pixel)) if ours and pixel and step else 1
         theta = np.asarray(facts["theta"][()], np.float64) if "theta" in facts else np.empty(0)
         angles, _ = np.histogram(theta % (2 * np.pi), PARTS, (0.0, 2 * np.pi))
@@ -181,7 +188,8 @@ class VolumeFile:
             binning=binning,
             shape=shape,
             full=(shape[0] * binning, shape[1] * binning, shape[2] * binning),
-            pixel_size=pixel or step,
+            pixel_size=pixel or (step if ours or cube else None),
+            unit=None if ours else clip(_word(self._data.attrs.get("units")) or ""),
             center=_number(parameters, "center"),
             filter=clip(_text(parameters, "filter")),
             angles=tuple(int(count) for count in angles) if theta.size else (),
@@ -238,10 +246,10 @@ def _is_volume(item: Any) -> bool:
     return isinstance(item, h5py.Dataset) and item.ndim == 3 and item.dtype.kind in "buif" and item.size > 0
 
 
-def _step(group: Any) -> float | None:
-    """Distance of voxels along x, m, as the axes of NXdata say; None where they do not."""
+def _step(group: Any, number: int) -> float | None:
+    """Distance of voxels along an axis, m, as NXdata says; None where it does not."""
     names = group.attrs.get("axes")
-    name = _word(names[2]) if isinstance(names, np.ndarray | list | tuple) and len(names) == 3 else None
+    name = _word(names[number]) if isinstance(names, np.ndarray | list | tuple) and len(names) == 3 else None
     axis = None if name is None else group.get(name)
     if not isinstance(axis, h5py.Dataset) or axis.ndim != 1 or axis.size < 2 or axis.dtype.kind not in "iuf":
         return None

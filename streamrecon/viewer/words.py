@@ -5,6 +5,8 @@ from __future__ import annotations
 from streamrecon.viewer.source import Link
 from streamrecon.wire.messages import Progress, Update
 
+QUIET = 5.0
+"""Seconds without a frame that are worth saying."""
 LAG = 0.1
 """Share of the projections received by which the volume may be behind before that is worth saying."""
 
@@ -42,6 +44,9 @@ def _happens(progress: Progress, update: Update | None) -> str:
     if not progress.uid:
         return progress.phase or "waiting for a sender"
     phase = progress.phase
+    of = "" if progress.expected is None else f" of {progress.expected}"
+    if phase == "ended":
+        return f"ended: {progress.in_volume}{of} projections are in the volume"
     if progress.paused:
         return f"{phase}; new versions are paused, and made only when asked for"
     lag = progress.projections - progress.in_volume
@@ -51,9 +56,12 @@ def _happens(progress: Progress, update: Update | None) -> str:
         return f"{phase}; the first version is not yet made"
     if not progress.frames:
         return f"{phase}; no frame has come yet"
-    if not progress.in_volume or ";" in phase:
-        return phase  # or it says more than that already
-    of = "" if progress.expected is None else f" of {progress.expected}"
+    if ";" in phase:
+        return phase  # it says more than that already
+    if progress.quiet is not None and progress.quiet >= QUIET:
+        return f"{phase}: {progress.projections}{of} projections; no frame has come for {progress.quiet:.0f} s"
+    if not progress.in_volume:
+        return phase
     text = f"{phase}: {progress.in_volume}{of} projections"
     shown = update.projections if update is not None and update.uid == progress.uid else 0
     due = None if progress.every is None else shown + progress.every
@@ -68,4 +76,5 @@ def _volume(update: Update) -> str:
 
 
 def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:]
+    first = text.partition(" ")[0]
+    return text if ":/" in first else text[:1].upper() + text[1:]

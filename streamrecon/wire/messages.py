@@ -402,6 +402,8 @@ class Update(Message):
     """(slice, y, x) without binning: what indices refer to."""
     pixel_size: float | None = None
     """m, of the detector."""
+    unit: str | None = None
+    """Of the values, as a file says; null: 1/m, or per pixel where its size is not known."""
     center: float | None = None
     """Column of the rotation axis."""
     filter: str = ""
@@ -457,6 +459,8 @@ class Progress(Message):
     ring_frames: int
     rate: float
     """Frames received per second, lately."""
+    quiet: float | None
+    """Seconds since the last frame came, or since the scan goes on; null where none is waited for."""
     nbytes: int
     latency: float | None
     """Seconds from a projection's arrival to the first version that holds it, median."""

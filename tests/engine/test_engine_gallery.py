@@ -15,11 +15,11 @@ import zmq
 from numpy.typing import NDArray
 
 from streamrecon.engine.exhibit import Exhibit
-from streamrecon.engine.gallery import Answer, Gallery
+from streamrecon.engine.gallery import REQUESTS, REST, ROUND, Answer, Gallery
 from streamrecon.engine.slab_files import SlabFiles
 from streamrecon.engine.status import Counters
 from streamrecon.errors import EndpointError, PeerLostError
-from streamrecon.transport import Slices, Subscription, private_ipc, subscribe
+from streamrecon.transport import Slices, Subscription, private_ipc, subscribe, subscription
 from streamrecon.wire.audience import LIMIT
 from streamrecon.wire.codec import MAGIC, encode
 from streamrecon.wire.messages import PLANES, Control, Look, Picture, Plane, Progress, Result, Status, Update, Want
@@ -537,3 +537,64 @@ def test_the_last_version_of_a_scan_is_not_the_end_of_the_next_one(shown: Shown)
     assert call.result().update.uid == "another"
     with pytest.raises(StopIteration):
         next(viewer)
+
+
+def test_a_request_that_an_engine_took_with_it_is_said_again(shown: Shown, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subscription, "REMINDERS", 0.2)
+    viewer = subscribe(shown.endpoint, timeout=5)
+    shown.show(1)
+    assert next(viewer).update.version == 1
+    call = Call(next, viewer)
+    until(lambda: shown.waiting == 1)
+    shown.gallery._audience._waiting.clear()  # as by an engine that was killed, or a tunnel that was made again
+    time.sleep(0.5)
+    shown.show(2)
+    assert call.result().update.version == 2
+    shown.show(3, final=True)
+    assert [slices.update.version for slices in viewer] == [3], "what came twice is one"
+
+
+def test_a_greedy_viewer_is_answered_at_a_pace_and_keeps_nobody_waiting(shown: Shown) -> None:
+    shown.show(1)
+    answers, stop = [0], threading.Event()
+
+    def greedy() -> None:
+        with Subscription(shown.endpoint) as viewer:
+            while not stop.is_set():
+                for _ in range(20):
+                    viewer.ask(Want(after=0))
+                while viewer.receive(0.001) is not None:
+                    answers[0] += 1
+
+    thread = threading.Thread(target=greedy)
+    thread.start()
+    until(lambda: answers[0])
+    before = answers[0]
+    with Subscription(shown.endpoint) as other:
+        for _ in range(10):
+            other.ask(Want(after=0))
+            assert other.receive(2.0) is not None
+            time.sleep(0.1)
+    got = answers[0] - before
+    stop.set()
+    thread.join()
+    assert got <= 3.5 / REST
+
+
+def test_a_flood_of_requests_is_taken_at_a_pace(shown: Shown, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[float] = []
+    serve = shown.gallery._serve
+    monkeypatch.setattr(shown.gallery, "_serve", lambda *each: (taken.append(time.monotonic()), serve(*each)))
+    context = zmq.Context.instance()
+    flood = context.socket(zmq.DEALER)
+    flood.setsockopt(zmq.LINGER, 0)
+    flood.connect(shown.endpoint)
+    deadline = time.monotonic() + 1.0
+    while time.monotonic() < deadline:
+        try:
+            flood.send_multipart(encode(Look()), zmq.NOBLOCK)
+        except zmq.Again:
+            time.sleep(0.001)
+    flood.close()
+    assert taken
+    assert len(taken) <= REQUESTS * (1.5 / ROUND + 1)

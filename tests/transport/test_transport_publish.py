@@ -58,10 +58,10 @@ def test_requests_come_as_they_were_sent_and_nothing_else_does(ipc: str, caplog:
                 viewer.ask(request)
             got, deadline = [], time.monotonic() + 5
             while len(got) < 3 and time.monotonic() < deadline:
-                got += list(publisher.requests())
+                got += list(publisher.requests(64))
             assert [request for _, request in got] == requests
             while "STATUS" not in caplog.text and time.monotonic() < deadline:
-                assert not list(publisher.requests())
+                assert not list(publisher.requests(64))
             picture = Picture(kind="centers", shape=(1, 2, 2), full=(1, 2, 2))
             result = Result(serial=5, done=True, text="done", pictures=(picture,))
             publisher.send(got[0][0], result, np.arange(4, dtype="<f4").tobytes())

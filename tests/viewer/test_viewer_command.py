@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -19,7 +20,7 @@ from viewer_live import TOKEN, FakeEngine
 from streamrecon import cli_view
 from streamrecon.cli import main
 from streamrecon.config import Config, EmitConfig
-from streamrecon.errors import EndpointError
+from streamrecon.errors import ConfigError, EndpointError
 from streamrecon.viewer import FileSource, ViewServer
 
 
@@ -186,3 +187,33 @@ def test_a_page_whose_port_is_taken(volume: Path, tmp_path: Path, monkeypatch: p
     ):
         pass
     until(lambda: not list(tmp_path.glob("streamrecon-*")))
+
+
+def test_links_of_a_service_stay_when_it_is_started_again(tmp_path: Path) -> None:
+    urls, folder = [], tmp_path / "out"
+    for _ in range(2):
+        with cli_view.Page(free_port(), Config(), folder) as page:
+            assert page._server is not None
+            urls.append((page._server.control_url, page._server.view_url))
+    tokens = [[str(url).partition("#")[2] for url in each] for each in urls]
+    assert tokens[0] == tokens[1]
+    assert len(set(tokens[0])) == 2
+    for path in folder.iterdir():
+        assert path.stat().st_mode & 0o777 == 0o600
+    (folder / "page-view.token").chmod(0o644)
+    with pytest.raises(ConfigError, match="other users"), cli_view.Page(free_port(), Config(), folder):
+        pass
+    with (
+        pytest.raises(ConfigError, match="cannot be made"),
+        cli_view.Page(free_port(), Config(), folder / "page-view.token"),
+    ):
+        pass
+    with cli_view.Page(free_port(), Config()) as page:
+        assert page._server is not None
+        assert str(page._server.control_url).partition("#")[2] not in tokens[0]
+
+
+def free_port() -> int:
+    with socket.socket() as some:
+        some.bind(("127.0.0.1", 0))
+        return int(some.getsockname()[1])

@@ -40,11 +40,28 @@ def test_values_come_back_within_half_a_step(pixels: NDArray[np.float32]) -> Non
         assert (np.abs(got.values - pixels)[there] <= half).all()
 
 
+def test_a_hot_voxel_leaves_the_others_their_steps() -> None:
+    pixels = np.random.default_rng(1).normal(1.0, 0.1, (300, 300)).astype(np.float32)
+    pixels[5, 7], pixels[6, 8] = 1e6, -1e5
+    got = unpack(encode(shown(pixels)))
+    assert got.header["beyond"]
+    assert got.header["hi"] < 20
+    assert got.header["lo"] > -20
+    assert got.values[5, 7] == pytest.approx(got.header["hi"])
+    assert got.values[6, 8] == pytest.approx(got.header["lo"])
+    pixels[5, 7] = pixels[6, 8] = got.values[5, 7] = got.values[6, 8] = 1.0
+    assert np.abs(got.values - pixels).max() < 0.001
+    # One value in a picture of another is what there is to see.
+    single = np.zeros((300, 300), np.float32)
+    single[3, 4] = 1e6
+    assert unpack(encode(shown(single))).values.max() == 1e6
+
+
 def test_what_the_header_says() -> None:
     header = unpack(encode(shown(np.arange(6).reshape(2, 3)))).header
     assert header == {
         "kind": "slice", "axis": "z", "index": 3, "uid": "s", "version": 1, "shape": [2, 3], "full": [2, 3],
-        "dtype": "<u2", "lo": 0.0, "hi": 5.0,
+        "dtype": "<u2", "lo": 0.0, "hi": 5.0, "beyond": False,
     }  # fmt: skip
     assert unpack(encode(shown(np.zeros((2, 3))), serial=7)).header["serial"] == 7
 

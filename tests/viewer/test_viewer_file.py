@@ -100,6 +100,7 @@ def test_a_volume_of_streamrecon(real: Path, opened: Any) -> None:
     assert (update.uid, update.final, update.projections, update.coverage) == (uid, True, 40, 1.0)
     assert (update.full, update.binning, update.center, update.filter) == ((6, 32, 32), 1, center, "ramp")
     assert update.pixel_size == pytest.approx(1e-6)
+    assert update.unit is None, "1/m"
     assert sum(update.angles) == 40
     assert source.progress is None
 
@@ -134,8 +135,9 @@ def test_attributes_of_a_fixed_length(tmp_path: Path, opened: Any) -> None:
         data["volume"] = VOLUME
         data.attrs["signal"] = np.bytes_("volume")
         data.attrs["axes"] = np.array([b"z", b"y", b"horizontal"])
-        data["horizontal"] = np.arange(SHAPE[2]) * 1.5
-        data["horizontal"].attrs["units"] = np.bytes_("um")
+        for name, side in zip(("z", "y", "horizontal"), SHAPE, strict=True):
+            data[name] = np.arange(side) * 1.5
+            data[name].attrs["units"] = np.bytes_("um")
     source = opened(path)
     assert source.update.pixel_size == pytest.approx(1.5e-6)
     source.want("a", ALL)
@@ -160,8 +162,11 @@ def test_the_preview(tmp_path: Path, opened: Any, size: int, shape: tuple[int, i
     # Whole slices and rows are read, those in the middle of a bin: half a voxel off where there is none.
     assert np.abs(preview - expected).max() <= 0.5 * (1 + 10) + 1e-3
     until(lambda: source.update.mean is not None)
-    assert source.update.minimum == pytest.approx(preview.min())
-    assert source.update.deviation == pytest.approx(preview.std(), rel=1e-4, abs=1e-4)
+    # Of whole rows: means over x would deviate less.
+    rows = (z + 10 * y + 100 * x)[(min(step, shape[0]) - 1) // 2 :: step, (min(step, shape[1]) - 1) // 2 :: step]
+    rows = rows[: preview.shape[0], : preview.shape[1]]
+    assert source.update.minimum == rows.min()
+    assert source.update.deviation == pytest.approx(rows.std(), rel=1e-4, abs=1e-4)
 
 
 def test_a_volume_that_is_replaced(tmp_path: Path, opened: Any) -> None:
@@ -237,7 +242,14 @@ def test_other_files(tmp_path: Path, opened: Any, names: list[str], of: str) -> 
     assert (source.update.title, source.update.final, source.update.pixel_size) == ("other.h5", True, None)
 
 
-def test_the_units_of_other_files(tmp_path: Path, opened: Any) -> None:
+@pytest.mark.parametrize(
+    ("steps", "size"), [((3.0, 3.0, 3.0), 3e-6), ((15.0, 3.0, 3.0), None), ((None, 3.0, 3.0), None)]
+)
+@pytest.mark.parametrize("unit", ["counts", None])
+def test_the_units_of_other_files(
+    tmp_path: Path, opened: Any, steps: Any, size: float | None, unit: str | None
+) -> None:
+    """Where voxels are no cubes there is no size of them; values have the units that the file says, or none."""
     path = tmp_path / "other.h5"
     with h5py.File(path, "w") as file:
         file.attrs["default"] = "scan/result"
@@ -245,12 +257,17 @@ def test_the_units_of_other_files(tmp_path: Path, opened: Any) -> None:
         group["mu"] = VOLUME
         group.attrs["signal"] = "mu"
         group.attrs["axes"] = ["a", "b", "c"]
-        group["c"] = 3.0 * np.arange(SHAPE[2])
-        group["c"].attrs["units"] = "um"
+        if unit is not None:
+            group["mu"].attrs["units"] = unit
+        for name, step, side in zip("abc", steps, SHAPE, strict=True):
+            if step is not None:
+                group[name] = step * np.arange(side)
+                group[name].attrs["units"] = "um"
         file["elsewhere"] = np.zeros((2, 2, 2))
     source = opened(path)
     assert source.update.full == SHAPE
-    assert source.update.pixel_size == pytest.approx(3e-6)
+    assert source.update.pixel_size == (None if size is None else pytest.approx(size))
+    assert source.update.unit == (unit or "")
 
 
 @pytest.mark.parametrize(

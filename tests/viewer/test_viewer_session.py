@@ -20,7 +20,7 @@ SIDE = 8
 PROGRESS = Progress(
     uid="s", title="t", phase="accumulating", frames=110, projections=100, expected=400, in_volume=100, coverage=0.25,
     version=2, center=31.5, filter="ramp", rows=4, columns=64, side=None,
-    credit_frames=60, ring_frames=64, rate=25.0, nbytes=10**6, latency=0.2, dropped=0,
+    credit_frames=60, ring_frames=64, rate=25.0, quiet=None, nbytes=10**6, latency=0.2, dropped=0,
     alarm=None, ranks=1, angles=(), paused=False, advice=None, every=20, interval=None, viewers=1,
 )  # fmt: skip
 ALL: tuple[Place, ...] = (("z", 1), ("y", 2), ("x", 3))

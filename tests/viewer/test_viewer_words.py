@@ -15,7 +15,7 @@ LIVE = Link("live", "listening to ipc:///x")
 PROGRESS = Progress(
     uid="s", title="t", phase="accumulating", frames=110, projections=100, expected=400, in_volume=100, coverage=0.25,
     version=2, center=31.5, filter="ramp", rows=4, columns=64, side=None,
-    credit_frames=60, ring_frames=64, rate=25.0, nbytes=10**6, latency=0.2, dropped=0,
+    credit_frames=60, ring_frames=64, rate=25.0, quiet=0.1, nbytes=10**6, latency=0.2, dropped=0,
     alarm=None, ranks=1, angles=(), paused=False, advice=None, every=20, interval=None, viewers=1,
 )  # fmt: skip
 UPDATE = Update(
@@ -37,6 +37,9 @@ UPDATE = Update(
         ({"every": 1000}, "Accumulating: 100 of 400 projections"),
         ({"version": 0}, "Accumulating; the first version is not yet made"),
         ({"phase": "receiving", "frames": 0, "projections": 0, "in_volume": 0}, "Receiving; no frame has come yet"),
+        ({"quiet": 12.4}, "Accumulating: 100 of 400 projections; no frame has come for 12 s"),
+        ({"quiet": None, "in_volume": 95}, "Accumulating: 95 of 400 projections; the next version at 120"),
+        ({"phase": "ended", "quiet": 12.4}, "Ended: 100 of 400 projections are in the volume"),
         ({"phase": "accumulating; the sender is silent"}, "Accumulating; the sender is silent"),
         ({"alarm": "a disk is full", "paused": True}, "Alarm: a disk is full"),
         (

@@ -100,7 +100,7 @@ class FakeEngine(threading.Thread):
                 if self.rate and not self.paused and time.monotonic() >= self._next:
                     self._grow()
                     self._next = time.monotonic() + (self.pause if self.final else 1 / self.rate)
-                for viewer, request in self.publisher.requests():
+                for viewer, request in self.publisher.requests(64):
                     if not self.deaf.is_set():
                         self._hear(viewer, request)
                 self._serve()
@@ -253,7 +253,7 @@ class FakeEngine(threading.Thread):
             frames=got + 10, projections=got, expected=20 * self.versions, in_volume=got,
             coverage=self.version / self.versions, version=self.version, center=self.center, filter=self.filter,
             rows=self.shape[0], columns=self.shape[2], side=None,
-            credit_frames=60, ring_frames=64, rate=0.0 if self.paused else 20 * self.rate, nbytes=got * 96 * 64 * 2,
+            credit_frames=60, ring_frames=64, rate=0.0 if self.paused else 20 * self.rate, quiet=None, nbytes=got * 96 * 64 * 2,
             latency=0.3 if self.version else None, dropped=0, alarm=None, ranks=1, angles=self._angles(),
             paused=self.paused, advice=self.advice, every=self.every, interval=self.interval, viewers=1,
         )  # fmt: skip

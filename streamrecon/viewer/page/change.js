@@ -1,12 +1,13 @@
 // How much each version differs from the one before, against the projections in it.
 
 const SVG = 'http://www.w3.org/2000/svg'
-const BOX = { left: 40, right: 294, top: 8, bottom: 88 }
+const BOX = { left: 48, right: 294, top: 8, bottom: 88 }
 const MOST = 400 // points; of more, every other one is left out
 
 export class ChangePlot {
   #points = [] // [projections, change]
   #uid = ''
+  #expected = 0
 
   constructor(svg) {
     this.svg = svg
@@ -17,20 +18,23 @@ export class ChangePlot {
     this.empty = this.#label('from the second version on', (BOX.left + BOX.right) / 2, 52, 'middle', this.svg)
   }
 
-  take(update, expected) {
+  take(update, expected, file) {
     if (update.uid !== this.#uid) {
       this.#uid = update.uid
       this.#points = []
+      this.#expected = 0
     }
+    this.#expected = expected ?? this.#expected // when the scan is over the axis stays
+    this.empty.textContent = file ? 'of versions as they come' : 'from the second version on'
     const last = this.#points.at(-1)
     if (update.change !== null && update.change > 0 && (!last || update.projections > last[0])) {
       this.#points.push([update.projections, update.change])
       if (this.#points.length > MOST) this.#points = this.#points.filter((_, n) => n % 2 === 1)
     }
-    this.#draw(expected)
+    this.#draw()
   }
 
-  #draw(expected) {
+  #draw() {
     const points = this.#points
     this.empty.setAttribute('visibility', points.length ? 'hidden' : 'visible')
     if (points.length === 0) {
@@ -41,7 +45,7 @@ export class ChangePlot {
     const values = points.map(([, change]) => Math.log10(change))
     const lowest = Math.floor(Math.min(...values))
     const highest = Math.max(lowest + 1, Math.ceil(Math.max(...values)))
-    const most = Math.max(expected ?? 0, points.at(-1)[0])
+    const most = Math.max(this.#expected, points.at(-1)[0])
     const x = (projections) => BOX.left + ((BOX.right - BOX.left) * projections) / most
     const y = (log) => BOX.bottom - ((BOX.bottom - BOX.top) * (log - lowest)) / (highest - lowest)
     const path = points.map(([projections], n) => `${x(projections).toFixed(1)} ${y(values[n]).toFixed(1)}`)

@@ -7,6 +7,8 @@ import { number } from './words.js'
 
 const BINS = 256
 const LOOKED_AT = 60000 // pixels of a slice, about
+const MOST_OF = 0.002 // share of the values at each end that may be far away
+const CLOSER = 6 // times that the histogram is made again, closer
 
 const element = (id) => document.getElementById(id)
 
@@ -20,6 +22,8 @@ export class Contrast {
   #first = 0 // of the histogram
   #last = 1
   #counts = new Float64Array(BINS)
+  #below = 0 // values less than `#first`
+  #total = 0
   #marks
   #curve
 
@@ -86,6 +90,7 @@ export class Contrast {
   lock() {
     this.#locked = !this.#locked
     this.#press('lock', this.#locked)
+    this.#draw()
   }
 
   nextMap() {
@@ -111,41 +116,66 @@ export class Contrast {
     this.changed.value = this
   }
 
+  // From the least to the greatest value; where hardly any bin has the most of them, closer around these, until they have.
   #count(pictures) {
     const there = pictures.filter((picture) => picture.hi > picture.lo)
+    if (there.length === 0) {
+      this.#counts.fill(0)
+      this.#total = 0
+      return
+    }
+    const [least, most] = [Math.min(...there.map(({ lo }) => lo)), Math.max(...there.map(({ hi }) => hi))]
+    this.#fill(there, least, most)
+    for (let n = 0; n < CLOSER; n += 1) {
+      const [low, high] = [this.#percentile(MOST_OF), this.#percentile(1 - MOST_OF)]
+      const around = Math.max(high - low, (this.#last - this.#first) / BINS)
+      if (around * 8 > this.#last - this.#first) break
+      this.#fill(there, Math.max(least, low - around), Math.min(most, high + around))
+    }
+    if (this.#byHand || this.#locked) this.#fill(there, Math.min(this.#first, this.low), Math.max(this.#last, this.high))
+  }
+
+  #fill(pictures, first, last) {
     this.#counts.fill(0)
-    if (there.length === 0) return
-    this.#first = Math.min(...there.map((picture) => picture.lo))
-    this.#last = Math.max(...there.map((picture) => picture.hi))
-    const scale = BINS / (this.#last - this.#first)
-    for (const { pixels, lo, hi } of there) {
+    this.#below = this.#total = 0
+    this.#first = first
+    this.#last = last
+    const scale = BINS / (last - first)
+    for (const { pixels, lo, hi } of pictures) {
       const step = ((hi - lo) / 65534) * scale
-      const offset = (lo - this.#first) * scale
+      const offset = (lo - first) * scale
       const stride = Math.max(1, Math.floor(pixels.length / LOOKED_AT)) | 1
       for (let n = 0; n < pixels.length; n += stride) {
-        if (pixels[n] !== NO_VALUE) this.#counts[Math.min(BINS - 1, (offset + pixels[n] * step) | 0)] += 1
+        if (pixels[n] === NO_VALUE) continue
+        const bin = Math.floor(offset + pixels[n] * step)
+        this.#total += 1
+        if (bin < 0) this.#below += 1
+        else if (bin < BINS || (bin === BINS && last === hi)) this.#counts[Math.min(bin, BINS - 1)] += 1
       }
     }
   }
 
-  #byPercentile() {
-    const share = Number(element('clip').value) / 1000
-    const total = this.#counts.reduce((sum, n) => sum + n, 0)
-    if (total === 0) return
+  // The value that this share of all is less than.
+  #percentile(share) {
     const width = (this.#last - this.#first) / BINS
-    const below = (part) => {
-      let sum = 0
-      for (let bin = 0; bin < BINS; bin += 1) {
-        if (sum + this.#counts[bin] >= part) {
-          return this.#first + width * (bin + (this.#counts[bin] ? (part - sum) / this.#counts[bin] : 0))
-        }
-        sum += this.#counts[bin]
+    const part = share * this.#total
+    let sum = this.#below
+    if (sum >= part && sum > 0) return this.#first
+    for (let bin = 0; bin < BINS; bin += 1) {
+      if (this.#counts[bin] && sum + this.#counts[bin] >= part) {
+        return this.#first + width * (bin + (part - sum) / this.#counts[bin])
       }
-      return this.#last
+      sum += this.#counts[bin]
     }
-    const [low, high] = [below(share * total), below((1 - share) * total)]
+    return this.#last
+  }
+
+  #byPercentile() {
+    if (this.#total === 0) return
+    const share = Number(element('clip').value) / 1000
+    const [low, high] = [this.#percentile(share), this.#percentile(1 - share)]
     this.low = low
-    this.high = high > low ? high : low + width
+    this.high = high > low ? high : low + (this.#last - this.#first) / BINS
   }
 
   #tell() {
@@ -215,6 +245,6 @@ export class Contrast {
       if (document.activeElement !== element(id)) element(id).value = Number(this[id].toPrecision(4))
     }
     element('clip-text').textContent = `${(Number(element('clip').value) / 10).toFixed(1)} %`
-    element('auto').setAttribute('aria-pressed', String(!this.#byHand))
+    element('auto').setAttribute('aria-pressed', String(!this.#byHand && !this.#locked))
   }
 }

@@ -30,8 +30,10 @@ export class ImageFigure {
     const width = Math.max(1, parseFloat(getComputedStyle(host).fontSize) / 14)
     cross.forEach((line_color, n) => {
       const dimension = ['width', 'height'][n]
-      const line = { dimension, line_color, line_alpha: 0.75, line_width: width, location: 0, level: 'overlay' }
-      figure.#spans.push(new Bokeh.Span(line))
+      const line = { dimension, location: 0, level: 'overlay' }
+      // A dark edge, so that it is seen on every color.
+      const edge = new Bokeh.Span({ ...line, line_color: 'black', line_alpha: 0.4, line_width: 3 * width })
+      figure.#spans.push(edge, new Bokeh.Span({ ...line, line_color, line_alpha: 0.75, line_width: width }))
     })
     for (const span of figure.#spans) plot.add_layout(span)
     await Bokeh.Plotting.show(plot, host)
@@ -49,8 +51,13 @@ export class ImageFigure {
 
   cross(across, down) {
     if (this.#spans.length === 0) return
-    this.#spans[0].location = down
-    this.#spans[1].location = across
+    const [across_edge, across_line, down_edge, down_line] = this.#spans
+    across_edge.location = across_line.location = down
+    down_edge.location = down_line.location = across
+  }
+
+  set crossed(shown) {
+    for (const span of this.#spans) span.visible = shown
   }
 
   // What part is seen, in voxels; voxel n covers n - 0.5 to n + 0.5.

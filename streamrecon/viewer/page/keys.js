@@ -17,6 +17,7 @@ export function watchKeys(view, panels, contrast) {
     l: () => contrast.lock(),
     c: () => contrast.nextMap(),
     i: () => contrast.invert(),
+    x: () => AXES.forEach((axis) => panels[axis].toggleCross()),
     s: () => panels[view.active.value].savePng(),
     t: switchTheme,
     '?': () => document.getElementById('help').showModal(),

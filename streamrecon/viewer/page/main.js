@@ -14,7 +14,7 @@ import { createPanels } from './slices.js'
 import { switchTheme } from './theme.js'
 import { AXES, AXIS_NAMES, PLANES, View } from './view.js'
 import { VolumeView } from './volume.js'
-import { length, number } from './words.js'
+import { lengths, number, unitOf } from './words.js'
 
 const PREVIEW = { slices: 64, volume: 128 } // voxels of the longest side
 const SIZES = [128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096] // so that few sizes are encoded for many viewers
@@ -95,11 +95,12 @@ connection.onMessage = (message) => {
 }
 
 function updated(message) {
+  const sameScan = update?.uid === message.uid
   newScan(message.uid)
   update = message
-  view.resize(message.full)
+  view.resize(message.full, sameScan)
   for (const axis of AXES) panels[axis].voxel = message.pixel_size
-  element('unit').textContent = message.pixel_size ? '1/m' : '1/pixel'
+  element('unit').textContent = unitOf(message)
   scan.update(message)
   dim()
   if (link?.state === 'file') scan.line(`${volumeWords(message)}: ${link.text}`)
@@ -162,11 +163,16 @@ function readout() {
   element('readout-voxel').textContent = inside ? AXES.map((each) => `${AXIS_NAMES[each]} ${at(each)}`).join('  ') : 'outside'
   const pixel = update?.pixel_size
   // As the axes of volume.h5: x and y from the middle, slices from the first.
-  const from = (each) => (each === 'z' ? place.z : place[each] - (full[each] - 1) / 2) * pixel * 1e3
-  element('readout-place').textContent = pixel && inside ? `${AXES.map((each) => from(each).toFixed(3)).join(', ')} mm` : ''
+  const from = (each) => (each === 'z' ? place.z : place[each] - (full[each] - 1) / 2) * pixel
+  element('readout-place').textContent = pixel && inside ? lengths(AXES.map(from), pixel) : ''
   const { across, down } = PLANES[axis]
-  const value = inside ? panels[axis].value(place[across] + 0.5, place[down] + 0.5) : undefined
-  element('readout-value').textContent = value === undefined ? '' : `${number(value)} ${pixel ? '1/m' : '1/pixel'}`
+  const found = inside ? panels[axis].value(place[across] + 0.5, place[down] + 0.5) : undefined
+  element('readout-value').textContent = found === undefined ? '' : valueWords(found)
+}
+
+function valueWords({ value, beyond, width }) {
+  const sign = beyond ? (value > 0 ? '≥ ' : '≤ ') : ''
+  return `${sign}${number(value)} ${unitOf(update)}${width > 1 ? ` (mean of ${width} × ${width})` : ''}`.trim()
 }
 
 for (const axis of AXES) {
@@ -177,6 +183,7 @@ for (const axis of AXES) {
     readout()
   }
   panel.onScale = () => feed.changed()
+  panel.onDraw = readout
   panel.savePng = () => panel.picture && savePng(panel.picture, contrast, title())
   panel.onButton('png', panel.savePng)
   panel.onButton('npy', async () => {

@@ -10,6 +10,11 @@ export function valueAt(picture, position) {
   return pixel === NO_VALUE ? NaN : picture.lo + (pixel * (picture.hi - picture.lo)) / STEPS
 }
 
+// Whether a value is only known to be at least, or at most, what `valueAt` says.
+export function isBeyond(picture, position) {
+  return picture.beyond && (picture.pixels[position] === 0 || picture.pixels[position] === STEPS)
+}
+
 // How many voxels one pixel of a picture is along one of its axes. Pictures are binned by whole numbers, what is left over is
 // left out, and all but a sinogram have square pixels: their longest side tells best.
 export function binning(picture, axis) {

@@ -2,7 +2,7 @@
 
 import { ChangePlot } from './change.js'
 import { Dial } from './dial.js'
-import { bytes, number, seconds } from './words.js'
+import { bytes, number, seconds, unitOf } from './words.js'
 
 const element = (id) => document.getElementById(id)
 
@@ -54,7 +54,7 @@ export class ScanView {
   update(update) {
     if (this.#update && this.#update.uid !== update.uid) this.#last = this.#update.uid
     this.#update = update
-    this.#change.take(update, this.#progress?.expected)
+    this.#change.take(update, this.#progress?.expected, !this.#progress)
     this.#show()
   }
 
@@ -69,17 +69,20 @@ export class ScanView {
     document.title = `${title} · streamrecon`
     element('version').textContent = this.#version()
     this.#bar(progress, update)
-    const coverage = progress ? progress.coverage : update ? update.coverage : null
+    // The engine may wait for the next scan already, and know nothing of it, while this one is shown.
+    const own = progress && (!update || progress.uid === update.uid) ? progress : null
+    const coverage = own ? own.coverage : update ? update.coverage : (progress?.coverage ?? null)
     // Of another program's file nothing is known of projections.
     const unknown = !progress && Boolean(update) && update.projections === 0
     for (const id of ['dial', 'bar']) element(id).toggleAttribute('hidden', unknown)
-    this.#dial.show(progress?.angles ?? update?.angles ?? [], update?.angles ?? [], coverage)
-    this.#tell(progress, update)
+    this.#dial.show(own?.angles ?? update?.angles ?? progress?.angles ?? [], update?.angles ?? [], coverage)
+    this.#tell(progress, update, own)
   }
 
   #version() {
     const update = this.#update
     if (!update) return ''
+    if (!this.#progress && update.projections === 0) return '' // another program's file
     if (this.before) return `version ${update.version} of the scan before (${update.title || update.uid})`
     return `version ${update.version}, ${update.final ? 'final' : 'partial'}`
   }
@@ -94,7 +97,7 @@ export class ScanView {
     bar.setAttribute('aria-valuenow', expected ? Math.round((100 * (progress?.projections ?? update.projections)) / expected) : 0)
   }
 
-  #tell(progress, update) {
+  #tell(progress, update, own) {
     const now = []
     if (progress) {
       const of = progress.expected ? ` / ${progress.expected}` : ''
@@ -105,7 +108,7 @@ export class ScanView {
         ['lag', `${lag}`, 'Projections received that are not in the version shown'],
         ['rate', `${number(progress.rate, 3)} /s`, 'Frames received per second'],
         ['latency', seconds(progress.latency), "From a projection's arrival to the first version that holds it, median"],
-        ['credit', `${progress.credit_frames} / ${progress.ring_frames}`, 'Frames that the sender may send, of those that there is room for'],
+        ['credit', progress.ring_frames ? `${progress.credit_frames} / ${progress.ring_frames}` : '–', 'Frames that the sender may send, of those that there is room for'],
       )
     } else if (update?.projections) {
       now.push(['projections', `${update.projections}`, 'In this volume'])
@@ -113,17 +116,17 @@ export class ScanView {
     this.#now.show(now)
     const volume = []
     if (update) {
-      const unit = update.pixel_size ? '1/m' : '1/pixel'
+      const unit = unitOf(update)
       const mean = update.mean === null ? '–' : `${number(update.mean, 3)} ± ${number(update.deviation, 3)}`
       volume.push(
         ['volume', update.full.join(' × '), 'Slices, y and x'],
         ['center, filter', `${update.center === null ? '–' : update.center.toFixed(2)}, ${update.filter || '–'}`, 'Column of the rotation axis, pixels; filter of the backprojection'],
-        [`mean ± dev., ${unit}`, mean, 'Of the values in the volume'],
+        [unit ? `mean ± dev., ${unit}` : 'mean ± dev.', mean, 'Of the values in the volume; of a large file, of some of its rows'],
       )
       if (update.binning > 1) volume.push(['binned', `${update.binning} × along each axis`, 'In this version'])
     }
     if (progress) {
-      volume.push(['data, ranks, viewers', `${bytes(progress.nbytes)}, ${progress.ranks}, ${progress.viewers}`, "Received; processes that reconstruct; pages' servers and programs that listen"])
+      volume.push(['data, ranks, viewers', `${own ? bytes(progress.nbytes) : '–'}, ${progress.ranks}, ${progress.viewers}`, "Received; processes that reconstruct; pages' servers and programs that listen"])
       if (progress.dropped) volume.push(['dropped', `${progress.dropped} frames`, 'They are not in the volume'])
     }
     this.#volume.show(volume)

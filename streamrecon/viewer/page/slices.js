@@ -4,7 +4,7 @@ import { drawScaleBar } from './scalebar.js'
 import { ImageFigure } from './figure.js'
 import { AXES, AXIS_NAMES, PLANES } from './view.js'
 import { watchPointer } from './pointer.js'
-import { valueAt, binning } from './pictures.js'
+import { binning, isBeyond, valueAt } from './pictures.js'
 
 const PATIENCE = 150 // ms before a slice that has not come is shown from the preview
 
@@ -20,6 +20,7 @@ export class Panel {
 
   picture = null // what is drawn
   onHover = () => {} // (axis, place in voxels or null)
+  onDraw = () => {}
   #figure
   #view
   #stage
@@ -27,6 +28,7 @@ export class Panel {
   #voxel = null
   #scale = 0
   #late = 0
+  #crossed = true
 
   constructor(axis, view, parent) {
     this.axis = axis
@@ -41,6 +43,7 @@ export class Panel {
     for (const input of element.querySelectorAll('input')) {
       input.setAttribute('aria-label', `${this.name}: ${AXIS_NAMES[axis]}`)
       input.addEventListener('input', () => input.value !== '' && view.go({ [axis]: Number(input.value) }))
+      input.addEventListener('blur', () => (input.value = view.point.value[axis]))
     }
     this.#stage = element.querySelector('.stage')
     this.#stage.setAttribute('aria-label', `${this.name} slice: arrow keys move the point, PageUp and PageDown change the slice`)
@@ -51,6 +54,11 @@ export class Panel {
 
   toggleAlone() {
     this.#view.alone.value = this.#view.alone.value === this.axis ? '' : this.axis
+  }
+
+  toggleCross() {
+    this.#crossed = !this.#crossed
+    this.#figure.crossed = this.#crossed
   }
 
   focus() {
@@ -106,14 +114,16 @@ export class Panel {
     this.#stage.querySelector('.plot').hidden = true
   }
 
-  // The value at voxels (across, down); undefined where there is none.
+  // What there is at voxels (across, down) of the slice looked at: a value, whether it is beyond that, and how many voxels along
+  // each side it is the mean of; undefined where there is none, or another slice is still drawn.
   value(across, down) {
-    if (!this.picture) return undefined
-    const row = Math.floor(down / binning(this.picture, 0))
-    const column = Math.floor(across / binning(this.picture, 1))
+    if (!this.picture || this.picture.index !== this.#view.point.value[this.axis]) return undefined
+    const width = binning(this.picture, 0)
+    const [row, column] = [Math.floor(down / width), Math.floor(across / width)]
     const [rows, columns] = this.picture.shape
     if (row < 0 || column < 0 || row >= rows || column >= columns) return undefined
-    return valueAt(this.picture, row * columns + column)
+    const at = row * columns + column
+    return { value: valueAt(this.picture, at), beyond: isBeyond(this.picture, at), width }
   }
 
   #say(text, shown) {
@@ -130,6 +140,7 @@ export class Panel {
     this.picture = picture
     Object.assign(this.#stage.dataset, { index: picture.index, version: picture.version, kind: picture.kind })
     this.#figure.draw(picture, contrast.low, contrast.high, contrast.colors)
+    this.onDraw()
   }
 
   #follow() {

@@ -24,13 +24,23 @@ export class View {
   active = new Signal('z')
   alone = new Signal('')
 
-  // A volume of this shape is looked at: from its middle, where it is another than before.
-  resize([z, y, x]) {
+  // A volume of this shape is looked at: from its middle, or where it was looked at before, if it is another region of the same.
+  resize([z, y, x], same) {
     const before = this.full.value
     if (before && before.z === z && before.y === y && before.x === x) return
-    this.full.value = { z, y, x }
-    this.point.value = { z: Math.floor(z / 2), y: Math.floor(y / 2), x: Math.floor(x / 2) }
-    this.fit()
+    const [full, point, seen] = [{ z, y, x }, this.point.value, this.seen.value]
+    this.full.value = full
+    if (!before || !same || (seen.zoom === 1 && !AXES.some((axis) => point[axis] !== Math.floor(before[axis] / 2)))) {
+      this.point.value = { z: Math.floor(z / 2), y: Math.floor(y / 2), x: Math.floor(x / 2) }
+      this.fit()
+      return
+    }
+    // Regions have the rotation axis in their middle.
+    const moved = (at, axis) => (axis === 'z' ? at : at + (full[axis] - before[axis]) / 2)
+    const place = (of) => Object.fromEntries(AXES.map((axis) => [axis, moved(of[axis], axis)]))
+    this.go(place(point))
+    if (seen.zoom === 1) this.fit()
+    else this.#see({ ...place(seen), zoom: bounded((seen.zoom * x) / before.x, 1, MOST) })
   }
 
   go(change) {

@@ -26,6 +26,18 @@ export function length(value) {
   return `${Number((value / unit).toPrecision(3))} ${name}`
 }
 
+// Metres, of places that are so far apart, all in one unit.
+export function lengths(values, step) {
+  const [unit, name] = step < 1e-8 ? [1e-9, 'nm'] : step < 1e-5 ? [1e-6, 'µm'] : [1e-3, 'mm']
+  const digits = Math.max(0, 1 - Math.floor(Math.log10(step / unit)))
+  return `${values.map((value) => (value / unit).toFixed(digits)).join(', ')} ${name}`
+}
+
+// Of the values: what a file says, or of absorption.
+export function unitOf(update) {
+  return update?.unit ?? (update?.pixel_size ? '1/m' : '1/pixel')
+}
+
 // The largest of 1, 2, 5 times a power of ten that is not more than this.
 export function round(most) {
   const power = 10 ** Math.floor(Math.log10(most))
