@@ -265,6 +265,69 @@ def test_the_scan_before_is_said_to_be_that(engine: FakeEngine, server: ViewServ
     assert page.page.locator(".stage.stale").count() == 0
 
 
+def test_the_dial_is_of_the_scan_that_is_shown(engine: FakeEngine, server: ViewServer, visit: Open) -> None:
+    """An engine that waits for the next one knows nothing of it."""
+    page = visit(server.view_url)
+    engine.step(39)
+    page.until_shown("z", version=40)
+    page.until("document.getElementById('dial').ariaLabel.endsWith(' 10 %')")
+    engine.idle = True
+    page.until("document.getElementById('line').textContent.startsWith('Waiting for a sender')")
+    page.until("document.getElementById('dial').ariaLabel.endsWith(' 10 %')")
+    assert "received800" in page.text("#numbers-now").replace(" ", "").replace("\n", "")
+
+
+def test_the_value_is_of_the_slice_that_is_looked_at(engine: FakeEngine, server: ViewServer, visit: Open) -> None:
+    page = visit(server.view_url)
+    page.until_shown("z", index=16, kind="slice")
+    page.until("document.getElementById('readout-value').textContent.endsWith('1/m')")
+    engine.withheld = {"slice", "preview"}
+    page.page.keyboard.press("1")
+    page.page.keyboard.press("PageDown")
+    page.until("document.getElementById('readout-value').textContent === ''", seconds=2)
+    engine.withheld = {"slice"}
+    engine.step()
+    page.until("document.getElementById('readout-value').textContent.endsWith('1/m')")
+
+
+def test_another_region_of_a_scan_is_looked_at_where_one_looked(server: ViewServer, visit: Open) -> None:
+    page = visit(server.view_url)
+    page.until_shown("z", version=1)
+    found = page.page.evaluate("""async () => {
+        const { View } = await import('/view.js')
+        const view = new View()
+        view.resize([32, 160, 160], false)
+        view.go({ z: 5, y: 100, x: 60 })
+        view.zoom(4)
+        const before = view.seen.value
+        view.resize([32, 120, 120], true)
+        const [region, seen] = [view.point.value, view.seen.value]
+        view.resize([32, 50, 50], false)
+        return [region, before, seen, view.point.value, view.seen.value.zoom]
+    }""")
+    region, before, seen, other, zoom = found
+    assert region == {"z": 5, "y": 80, "x": 40}
+    assert seen == {"zoom": 3, "z": before["z"], "y": before["y"] - 20, "x": before["x"] - 20}
+    assert (other, zoom) == ({"z": 16, "y": 25, "x": 25}, 1)
+
+
+def test_a_hot_voxel_does_not_hide_the_others(tmp_path: Path, visit: Open) -> None:
+    volume = np.random.default_rng(1).normal(1.0, 0.1, (4, 600, 600)).astype(np.float32)
+    volume[2, 300, 300] = 1e6
+    with h5py.File(tmp_path / "volume.h5", "w") as file:
+        file["entry/data/data"] = volume
+    with ViewServer(FileSource(tmp_path / "volume.h5"), control_token=CONTROL, view_token=VIEW) as server:
+        page = visit(server.view_url, viewport={"width": 1000, "height": 700})
+        for axis, index in (("z", 2), ("y", 300), ("x", 300)):
+            page.until_shown(axis, index=index, kind="slice")
+        low, high = (float(page.page.input_value(each)) for each in ("#low", "#high"))
+        # The pixels are means of some voxels.
+        assert 0.7 < low < 1 < high < 1.3
+        page.until("document.getElementById('readout-value').textContent.startsWith('≥ ')")
+        assert "(mean of 2 × 2)" in page.text("#readout-value")
+        assert "1/" not in page.text("#readout-value")
+
+
 def test_a_link_for_looking_has_no_hands(server: ViewServer, visit: Open) -> None:
     page = visit(server.view_url)
     page.until_shown("z", version=1)

@@ -65,6 +65,8 @@ class FakeEngine(threading.Thread):
         self.center, self.filter, self.paused, self.advice = CENTER + 3.0, "ramp", False, None
         self.every, self.interval = 20, None
         self.scan, self.version = 1, 0
+        self.idle = False
+        """Whether the scan is over, and it is known of no other one."""
         self.begins = False
         """Whether the next scan has begun, of which there is no version yet."""
         self._spectrum = np.fft.fft2(phantom(shape), axes=(1, 2))
@@ -247,14 +249,18 @@ class FakeEngine(threading.Thread):
 
     def _progress(self) -> Progress:
         got = self._projections()
+        if self.idle:
+            got = 0
+        known = self.version and not self.idle
         return Progress(
-            uid=self.uid if self.version else "", title=f"phantom, scan {self.scan}",
-            phase="ended" if self.final else "accumulating" if self.version else "waiting for a sender",
+            uid=self.uid if known else "", title=f"phantom, scan {self.scan}",
+            phase="waiting for a sender" if not known else "ended" if self.final else "accumulating",
             frames=got + 10, projections=got, expected=20 * self.versions, in_volume=got,
-            coverage=self.version / self.versions, version=self.version, center=self.center, filter=self.filter,
+            coverage=self.version / self.versions if known else 0.0, version=self.version if known else 0,
+            center=self.center, filter=self.filter,
             rows=self.shape[0], columns=self.shape[2], side=None,
             credit_frames=60, ring_frames=64, rate=0.0 if self.paused else 20 * self.rate, quiet=None, nbytes=got * 96 * 64 * 2,
-            latency=0.3 if self.version else None, dropped=0, alarm=None, ranks=1, angles=self._angles(),
+            latency=0.3 if self.version else None, dropped=0, alarm=None, ranks=1, angles=self._angles() if known else (),
             paused=self.paused, advice=self.advice, every=self.every, interval=self.interval, viewers=1,
         )  # fmt: skip
 
