@@ -11,7 +11,7 @@ from streamrecon.engine.doors import Doors
 from streamrecon.engine.gallery import Gallery
 from streamrecon.engine.previous import Previous
 from streamrecon.engine.world import World, machine
-from streamrecon.errors import StreamreconError
+from streamrecon.errors import EndpointError, StreamreconError
 from streamrecon.transport import lane_endpoint
 
 
@@ -46,6 +46,15 @@ class Series:
         if self.here > 1:
             limit_threads(threads() // self.here)
         listen, template = lane_endpoint(config.engine.listen, rank, self.hosts, config.engine.insecure)
+        lanes = [
+            lane_endpoint(config.engine.listen, each, self.hosts, config.engine.insecure)[0]
+            for each in range(world.size)
+        ]
+        if config.emit.publish is not None and config.emit.publish in lanes:
+            raise EndpointError(
+                f"viewers cannot come in at {config.emit.publish}: rank {lanes.index(config.emit.publish)} listens there for the "
+                "sender; choose another --publish, or --listen"
+            )
         self.stay = stay
         self.doors = Doors(config, listen, stay)
         self.gallery: Gallery | None = None

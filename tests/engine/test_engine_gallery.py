@@ -14,10 +14,13 @@ import pytest
 import zmq
 from numpy.typing import NDArray
 
+from streamrecon.config import Config, EmitConfig, EngineConfig
 from streamrecon.engine.exhibit import Exhibit
 from streamrecon.engine.gallery import REQUESTS, REST, ROUND, Answer, Gallery
+from streamrecon.engine.series import Series
 from streamrecon.engine.slab_files import SlabFiles
 from streamrecon.engine.status import Counters
+from streamrecon.engine.world import Alone
 from streamrecon.errors import EndpointError, PeerLostError
 from streamrecon.transport import Slices, Subscription, private_ipc, subscribe, subscription
 from streamrecon.wire.audience import LIMIT
@@ -457,6 +460,24 @@ def test_a_bug_in_it_ends_no_scan(
 def test_an_endpoint_that_others_can_reach_is_refused() -> None:
     with pytest.raises(EndpointError, match="insecure"):
         Gallery("tcp://0.0.0.0:*")
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_an_endpoint_that_a_rank_listens_at_is_refused(tmp_path: Path, rank: int) -> None:
+    listen = f"ipc://{tmp_path / 'lane'}"
+    publish = listen if rank == 0 else f"{listen}.1"
+    config = Config(engine=EngineConfig(listen=listen), emit=EmitConfig(publish=publish))
+    with pytest.raises(EndpointError, match=f"rank {rank} listens there"):
+        Series(config, Two())
+
+
+class Two(Alone):
+    """Rank 0 of two on one machine."""
+
+    size = 2
+
+    def share(self, thing: Any, *_: Any) -> list[Any]:
+        return [thing, thing]
 
 
 def test_a_viewer_that_asks_and_does_not_read_fills_nothing(shown: Shown, monkeypatch: pytest.MonkeyPatch) -> None:
