@@ -22,6 +22,7 @@ export class Contrast {
   #first = 0 // of the histogram
   #last = 1
   #counts = new Float64Array(BINS)
+  #all = [0, 1] // the least and the greatest value
   #below = 0 // values less than `#first`
   #total = 0
   #marks
@@ -125,6 +126,7 @@ export class Contrast {
       return
     }
     const [least, most] = [Math.min(...there.map(({ lo }) => lo)), Math.max(...there.map(({ hi }) => hi))]
+    this.#all = [least, most]
     this.#fill(there, least, most)
     for (let n = 0; n < CLOSER; n += 1) {
       const [low, high] = [this.#percentile(MOST_OF), this.#percentile(1 - MOST_OF)]
@@ -173,7 +175,7 @@ export class Contrast {
   #byPercentile() {
     if (this.#total === 0) return
     const share = Number(element('clip').value) / 1000
-    const [low, high] = [this.#percentile(share), this.#percentile(1 - share)]
+    const [low, high] = share > 0 ? [this.#percentile(share), this.#percentile(1 - share)] : this.#all
     this.low = low
     this.high = high > low ? high : low + (this.#last - this.#first) / BINS
   }
