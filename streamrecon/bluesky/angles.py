@@ -300,19 +300,26 @@ class Angles:
         own = self._raw(shot)
         if own is None or self._rule.at == "middle" or self._rule.from_ == "event":
             return own
-        before, after = self._step(shot.index - 1), self._step(shot.index)
+        before, after = self._step(shot.index - 1, over), self._step(shot.index, over)
         if self._rule.at == "start":
             step = before if after is None else after
             return None if after is None and not over else own + (step or 0.0) / 2
         step = after if before is None else before
         return None if step is None and not over else own - (step or 0.0) / 2
 
-    def _step(self, index: int) -> float | None:
-        """From a projection to the next one."""
+    def _step(self, index: int, over: bool) -> float | None:
+        """From a projection to the next one; None as long as it is not known."""
         step = self._raw_step(index)
         if step is None or self._rule.from_ == "monitor":  # times do not begin anew
             return step
-        return continued(step, (self._raw_step(index + side) for side in (-1, 1)), self._turn())
+        sides = self._raw_step(index - 1), self._raw_step(index + 1)
+        step, sure = continued(step, [None if each is None else (each, 1.0) for each in sides], self._turn())
+        if not sure and sides[1] is None and not over:
+            return None
+        if not sure:
+            key = self._rule.key or "theta"
+            self._note(f"between projections {index} and {index + 1} {key} has gone {step:g}, more than half a turn")
+        return step
 
     def _raw_step(self, index: int) -> float | None:
         first, second = self._neighbour(index), self._neighbour(index + 1)

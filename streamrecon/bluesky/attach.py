@@ -35,6 +35,7 @@ log = logging.getLogger(__name__)
 
 POLL = 0.1
 """Seconds."""
+SILENT = "another run has begun, and its own stop document did not come"
 Listener = Callable[[str, str], None]
 """Called with a short name of what happened, and a sentence."""
 
@@ -123,6 +124,8 @@ class Attachment:
         """Those before them, of which no documents are kept, until something comes of them."""
         self._going_on = False
         """Whether documents are those that are kept."""
+        self._were_aside = frozenset[str]()
+        """Those of them that were set aside."""
         self._sending: SendingEnd | None = None
         self._advised = ""
         self._current: RunSource | None = None
@@ -162,12 +165,15 @@ class Attachment:
 
     def _go_on(self, keeping: Keeping) -> None:
         """With the runs of before a restart."""
-        self._going_on = True
+        self._going_on, self._were_aside = True, frozenset(keeping.asides())
         for name, doc in keeping.left():
             self._collector.hear(name, doc)
-        self._going_on = False
-        for uid in keeping.runs():
-            if uid not in self._scans and uid not in self._references:
+        self._going_on, self._were_aside = False, frozenset()
+        for scan in self._aside.values():
+            scan.silent = len(scan.run)
+            scan.run.give_up(SILENT)
+        for uid in (*keeping.runs(), *keeping.asides()):
+            if uid not in self._scans and uid not in self._aside and uid not in self._references:
                 self._listener(
                     "forgotten", f"run {uid} was kept, but is not one to go on with: its documents are deleted"
                 )
@@ -236,6 +242,9 @@ class Attachment:
         scan = self._scan_of(run)
         if scan is None:
             return run.uid in self._references
+        if run.uid in self._were_aside:
+            self._aside[run.uid] = scan
+            return True
         most = self._config.attach.waiting
         if len(self._scans) > most:
             self._listener("skipped", f"run {run.uid} is not reconstructed: {most} runs wait already (attach.waiting)")
@@ -273,7 +282,7 @@ class Attachment:
         scan = self._scans.get(run.uid)
         self._last = "nothing more has come"
         if run.uid in self._aside:
-            if scan is None:
+            if scan is None and not self._going_on:
                 self._take_up(self._aside[run.uid])
             return
         if self._keeping is not None and not self._going_on:
@@ -320,7 +329,7 @@ class Attachment:
             silent = scans[number]
             if now - max(silent.heard, newer.began) > self._config.source.patience:
                 self._aside[current.run.uid], silent.silent = silent, len(current.run)
-                current.run.give_up("another run has begun, and its own stop document did not come")
+                current.run.give_up(SILENT)
 
     def _take_up(self, scan: _Scan) -> None:
         """A run that was set aside goes on: it waits for its turn, and then begins anew."""
@@ -328,7 +337,8 @@ class Attachment:
         del self._aside[run.uid]
         run.come_back()
         if self._keeping is not None:
-            for name, doc in run.since(0):
+            self._keeping.take_up(run.uid)
+            for name, doc in run.since(scan.silent):
                 self._keeping.add(run.uid, name, doc)
         again = _Scan(run, scan.rules, scan.others, scan.nbytes)
         self._scans[run.uid] = again
@@ -344,6 +354,7 @@ class Attachment:
             if scan.run.uid in self._aside and not scan.failed:
                 self._set_aside(scan)
                 continue
+            self._aside.pop(scan.run.uid, None)
             if (
                 scan.failed
                 and self._keeping is not None
@@ -358,7 +369,7 @@ class Attachment:
     def _set_aside(self, scan: _Scan) -> None:
         """What there is of it is reconstructed."""
         if self._keeping is not None:
-            self._keeping.forget(scan.run.uid)
+            self._keeping.put_aside(scan.run.uid)
         if len(scan.run) > scan.silent:
             self._take_up(scan)
         while len(self._aside) > self._config.attach.waiting:

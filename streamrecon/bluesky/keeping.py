@@ -22,6 +22,10 @@ log = logging.getLogger(__name__)
 SUFFIX = ".documents"
 FAILED = ".failed"
 """Instead of the other, of what is not to be tried again."""
+ASIDE = ".aside"
+"""Instead of the other, of runs that fell silent: they wait for nothing, but may go on."""
+ORDER = "order"
+"""Name of the file with the runs in the order in which they began to wait, a line each."""
 _HEAD = 12
 _ARRAY = 1
 
@@ -63,6 +67,9 @@ class Keeping:
         self.error: str | None = None
         """Why documents are not kept now."""
         self._lock = FolderLock(folder, "attachment", "--keep")
+        runs = self.runs()
+        with contextlib.suppress(OSError):
+            (folder / ORDER).write_text("".join(f"{uid}\n" for uid in runs))
 
     def add(self, uid: str, name: str, doc: Mapping[str, Any]) -> None:
         """Keep a document. A disk that is full is told, and the run goes on; so does keeping, once there is room again."""
@@ -94,7 +101,13 @@ class Keeping:
     def _open(self, uid: str) -> _Kept:
         file = self._path(uid).open("ab", buffering=0)
         kept = self._runs[uid] = _Kept(file, os.fstat(file.fileno()).st_size)
+        if kept.size == 0:
+            self._queue(uid)
         return kept
+
+    def _queue(self, uid: str) -> None:
+        with contextlib.suppress(OSError), (self.folder / ORDER).open("a") as file:  # a full disk is told of by others
+            file.write(f"{uid}\n")
 
     def _tell(self, uid: str, error: Exception) -> None:
         if self.error is None:
@@ -106,6 +119,19 @@ class Keeping:
         self._close(uid)
         with contextlib.suppress(OSError):
             self._path(uid).unlink(missing_ok=True)
+            self._path(uid).with_suffix(ASIDE).unlink(missing_ok=True)
+
+    def put_aside(self, uid: str) -> None:
+        """A run waits no more, but may go on."""
+        self._close(uid)
+        with contextlib.suppress(OSError):
+            self._path(uid).replace(self._path(uid).with_suffix(ASIDE))
+
+    def take_up(self, uid: str) -> None:
+        """A run that was put aside waits again, as the last."""
+        with contextlib.suppress(OSError):
+            self._path(uid).with_suffix(ASIDE).replace(self._path(uid))
+        self._queue(uid)
 
     def set_aside(self, uid: str) -> Path | None:
         """A run is not to be tried again, but its documents stay, for people; where, if there are any."""
@@ -117,16 +143,27 @@ class Keeping:
             return None
 
     def runs(self) -> list[str]:
-        """Those of which documents are kept, the oldest first."""
-        paths = sorted(self.folder.glob(f"*{SUFFIX}"), key=lambda path: path.stat().st_mtime_ns)
-        names = [path.name.removesuffix(SUFFIX) for path in paths]
-        return [name for name in names if UID_PATTERN.fullmatch(name)]
+        """Those of which documents are kept, in the order in which they began to wait."""
+        places: dict[str, int] = {}
+        with contextlib.suppress(OSError, ValueError):
+            places = {uid: n for n, uid in enumerate((self.folder / ORDER).read_text().split())}
+        return sorted(self._with(SUFFIX), key=lambda uid: places.get(uid, -1))
+
+    def asides(self) -> list[str]:
+        """Those that were put aside."""
+        return self._with(ASIDE)
+
+    def _with(self, suffix: str) -> list[str]:
+        paths = sorted(self.folder.glob(f"*{suffix}"), key=lambda path: path.stat().st_mtime_ns)
+        return [path.stem for path in paths if UID_PATTERN.fullmatch(path.stem)]
 
     def left(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Documents of all runs that are there, the oldest run first; what was not written to its end is cut off."""
-        for uid in self.runs():
+        """Documents of all runs that are there, run after run; what was not written to its end is cut off."""
+        paths = [self._path(uid).with_suffix(ASIDE) for uid in self.asides()]
+        for path in [*paths, *map(self._path, self.runs())]:
+            uid = path.stem
             try:
-                yield from self._read(self._path(uid))
+                yield from self._read(path)
             except OSError as error:
                 log.warning("what was kept of run %s cannot be read: %s", uid, error)
 

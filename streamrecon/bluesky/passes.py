@@ -82,8 +82,8 @@ class Pass:
         self._wanted: dict[tuple[FrameKind, int], _Wanted] = {}
         self._given: dict[int, Shot] = {}
         """Projections that were given, or given up, by index."""
-        self._older: dict[int, tuple[Shot, bool]] = {}
-        """Those that were measured again, by index, and whether they were given: they count until the newer image is there."""
+        self._older: dict[int, list[tuple[Shot, bool]]] = {}
+        """Those that were measured again, by index, the newest last, and whether each was given: it counts until there is a newer."""
         self._had = set[FrameKind]()
         """Kinds of frames that were given."""
         self.read_from: str | None = None
@@ -173,9 +173,9 @@ class Pass:
                 continue
             wanted, given = self._wanted.pop((PROJECTION, item.index), None), self._given.pop(item.index, None)
             if given is not None:
-                self._older.setdefault(item.index, (given, True))
+                self._older.setdefault(item.index, []).append((given, True))
             elif wanted is not None:
-                self._older.setdefault(item.index, (wanted.shot, False))
+                self._older.setdefault(item.index, []).append((wanted.shot, False))
 
     def _want(self, shot: Shot) -> None:
         position = self._order.of(shot.kind, shot.index + self._first[shot.kind])
@@ -186,7 +186,10 @@ class Pass:
     def _withdraw(self, run: Run, renewed: Callable[[Shot], bool]) -> Iterator[Gap]:
         """A file is another one than that which was read, such as that of a scan before: all is read anew."""
         self.hearing.angles.renew()
-        self._given |= {index: shot for index, (shot, given) in self._older.items() if given and renewed(shot)}
+        for index, older in self._older.items():
+            for each in [each for each in older if each[1] and renewed(each[0])]:
+                older.remove(each)
+                self._given[index] = each[0]
         again = [shot for shot in self._given.values() if renewed(shot)]
         log.warning(
             "run %s: a file was replaced after it had been read: %d projections are read again, flats and darks stay",
@@ -197,7 +200,7 @@ class Pass:
             yield Gap(PROJECTION, first, end, "its file was replaced")
         for shot in again:
             del self._given[shot.index]
-            if self._older.pop(shot.index, None) is None:
+            if (PROJECTION, shot.index) not in self._wanted:
                 self._want(shot)
 
     def _ready(self, run: Run, done: bool, settled: bool, better: float) -> Iterator[Frame | Gap]:
@@ -254,12 +257,11 @@ class Pass:
 
     def _lose(self, lost: list[Lost], each: Lost) -> None:
         """Give up an image, and go back to the one that it was to replace."""
-        older, given = (
-            self._older.pop(each.shot.index, (None, False)) if each.shot.kind is PROJECTION else (None, False)
-        )
-        if older is None:
+        before = self._older.get(each.shot.index) if each.shot.kind is PROJECTION else None
+        if not before:
             lost.append(each)
             return
+        older, given = before.pop()
         log.warning("projection %d was measured again, but that image cannot be had: %s", older.index, each.why)
         if given:
             self._given[older.index] = older
@@ -324,7 +326,9 @@ class Pass:
             if image is None:
                 self._lose(lost, Lost(shot, why, True))
             else:
-                if shot.kind is PROJECTION and self._older.pop(shot.index, (None, False))[1]:
+                if shot.kind is PROJECTION and shot.measured:
+                    # An engine may have the one before, of this pass or of one before a restart.
+                    self._older.pop(shot.index, None)
                     yield Gap(PROJECTION, shot.index, shot.index + 1, "it was measured again")
                 self.read_from = self.hearing.files.where(pixels) if isinstance(pixels, Place) else None
                 self._had.add(shot.kind)

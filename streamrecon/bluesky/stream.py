@@ -77,8 +77,8 @@ class Stream:
         self._rules = [(kind, rule, bounds(rule.range)) for kind, rule in rules]
         self._events: dict[int, tuple[Any, tuple[Pixels, ...], int]] = {}
         """By number: what tells whether it is the same, the frames, and how often it had been measured before."""
-        self._earlier: dict[int, tuple[tuple[Pixels, ...], int]] = {}
-        """Of those that were measured again before it was known what they are: frames, and how often measured before."""
+        self._earlier: dict[int, list[tuple[Pixels, ...]]] = {}
+        """The frames of those that were measured again, each time but the last."""
         self._open: list[tuple[int, int]] = []
         """Event and part of frames of which it is not known what they are."""
         self._shots: dict[tuple[int, int, FrameKind], Shot] = {}
@@ -113,7 +113,7 @@ class Stream:
         if self._total > MOST_FRAMES:
             raise MessageError(f"the stream {self.name} has more than {MOST_FRAMES} frames")
         if known is not None:
-            self._earlier.setdefault(event, known[1:])
+            self._earlier.setdefault(event, []).append(known[1])
         self._events[event] = identity, frames, 0 if known is None else known[2] + 1
         self._open = [each for each in self._open if each[0] != event] if known else self._open
         self._open.extend((event, part) for part in range(len(frames)))
@@ -174,22 +174,27 @@ class Stream:
     def _shot(self, kind: FrameKind, index: int | None, event: int, part: int) -> list[Shot | Withdrawn]:
         before = self._shots.get((event, part, kind))
         if before is not None:
-            # Of two projections the newer one counts; a flat is as good as another, and both do.
-            index = before.index if kind is FrameKind.PROJECTION else None
-        if index is None:
+            index = before.index
+        elif index is None:
             index = self._counts[kind]
         self._counts[kind] = max(self._counts[kind], index + 1)
-        _, frames, measured = self._events[event]
-        shot = Shot(kind, index, self.name, event, part, frames[part], measured)
-        self._shots[event, part, kind] = shot
+        each = [*self._earlier.get(event, ()), self._events[event][1]]
+        first = 0 if before is None else before.measured + 1
+        shots = [
+            Shot(kind, index, self.name, event, part, frames[part], measured)
+            for measured, frames in enumerate(each)
+            if measured >= first and part < len(frames)
+        ]
+        if not shots:
+            return []
+        self._shots[event, part, kind] = shots[-1]
         if kind is not FrameKind.PROJECTION:
-            return [shot]
-        if before is not None:
-            return [Withdrawn(before.index), shot]
-        older, times = self._earlier.get(event, ((), 0))
-        if part >= len(older):
-            return [shot]
-        return [Shot(kind, index, self.name, event, part, older[part], times), Withdrawn(index), shot]
+            # What an engine has of flats stays with it, so the first one counts, whenever it was heard of.
+            return [] if before is not None else [shots[0]]
+        found: list[Shot | Withdrawn] = [] if before is None else [Withdrawn(index)]
+        for shot in shots:
+            found += [shot, Withdrawn(index)]
+        return found[:-1]
 
     @property
     def undecided(self) -> int:

@@ -9,7 +9,7 @@ FARTHER = 2.0
 """How much longer than its neighbours a step may be that leads across the end of a turn."""
 
 
-def continued(step: float, neighbours: Iterable[float | None], turn: float) -> float:
+def continued(step: float, neighbours: Iterable[tuple[float, float] | None], turn: float) -> tuple[float, bool]:
     """A step between two positions, across the end of a turn where it is one.
 
     One is where the position jumps by about a turn, and the motor went on as before, or as after it. A motor that goes back
@@ -20,14 +20,24 @@ def continued(step: float, neighbours: Iterable[float | None], turn: float) -> f
     step
         Second position less the first.
     neighbours
-        The steps before and after it, where they are known.
+        The steps before and after it, where they are known, and how many times as long each took.
     turn
         What a turn is in these units, positive.
+
+    Returns
+    -------
+    step
+        The step.
+    sure
+        Whether a neighbour may not change it.
     """
     shorter = step - math.copysign(turn, step)
     if abs(step) <= turn / 2:
-        return step
+        return step, True
     for each in neighbours:
-        if each is not None and each * shorter > 0 and abs(shorter) <= FARTHER * abs(each):
-            return shorter
-    return step
+        if each is None or abs(each[0]) > turn / 2:
+            continue
+        expected = each[0] / each[1]
+        if expected * shorter > 0 and abs(shorter) <= FARTHER * abs(expected):
+            return shorter, True
+    return step, False

@@ -9,6 +9,9 @@ import numpy as np
 
 from streamrecon.bluesky.turns import continued
 
+SAID = 2.0
+"""How many times as long as between the next two it may be between two positions for the motor to have moved all the while."""
+
 
 class Watched:
     """Positions of one motor, in whatever order they come.
@@ -70,17 +73,45 @@ class Watched:
             return None
         if place == 0 or after:
             return self._positions[0 if place == 0 else -1]
+        moved = self._moved(place, ended, turn)
+        if moved is None:
+            return None
+        step, left = moved
+        end = self._times[place]
+        return self._positions[place - 1] + step * max(0.0, time - left) / (end - left)
+
+    def _moved(self, place: int, ended: bool, turn: float) -> tuple[float, float] | None:
+        """How far it went to a position from the one before it, and when it left that; None where the next one is to tell.
+
+        A motor that says nothing as long as it stands is heard of long after that position. It left it when it had to, to be at
+        the next one at the speed that it had then.
+        """
         begin, end = self._times[place - 1 : place + 1]
-        step = continued(self._step(place), (self._step(place + side) for side in (-1, 1)), turn)
-        return self._positions[place - 1] + step * (time - begin) / (end - begin)
+        before, after = self._beside(place, -1), self._beside(place, 1)
+        step, sure = continued(self._step(place), (before, after), turn)
+        long = before is None or before[1] * SAID < 1
+        if after is None:
+            return None if not ended and (long or not sure) else (step, begin)
+        if after[1] * SAID >= 1:
+            return step, begin
+        speed = abs(continued(after[0], [self._beside(place + 1, 1)], turn)[0]) / (after[1] * (end - begin))
+        return step, (max(begin, end - abs(step) / speed) if speed > 0 else begin)
 
     def _step(self, place: int) -> float:
-        """To a position from the one before it; 0 where there is none."""
-        return self._positions[place] - self._positions[place - 1] if 0 < place < len(self) else 0.0
+        """To a position from the one before it."""
+        return self._positions[place] - self._positions[place - 1]
+
+    def _beside(self, place: int, side: int) -> tuple[float, float] | None:
+        """The step before or after one, and how many times as long it took."""
+        if not 0 < place + side < len(self):
+            return None
+        took, other = (self._times[each] - self._times[each - 1] for each in (place, place + side))
+        return (self._step(place + side), other / took) if other > 0 and took > 0 else None
 
     def begun(self, still: float, ended: bool, turn: float = math.inf) -> float | None:
         """When it began to move: at the last position before those that are away from the first one, all to the same side, and of
-        which two more are each at least half of `still` farther.
+        which two more are each at least half of `still` farther. Where that is long before, as of a motor that says nothing as
+        long as it stands: when it would have had to, at the speed that it had then.
 
         Parameters
         ----------
@@ -108,7 +139,10 @@ class Watched:
             elif far[place] > reached and far[place] >= reached + still / 2:
                 farther, reached = farther + 1, far[place]
             if farther == 2 or (ended and place == len(far) - 1 and far[place] >= 2 * still):
-                return None if any(map(self._hole, range(first + 1))) else self._times[max(0, first - 1)]
+                if any(map(self._hole, range(first + 1))):
+                    return None
+                moved = None if first == 0 else self._moved(first, ended, turn)
+                return self._times[0] if first == 0 else None if moved is None else moved[1]
         return None
 
     def _hole(self, place: int) -> bool:

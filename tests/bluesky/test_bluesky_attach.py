@@ -123,17 +123,17 @@ def test_a_run_that_goes_on_after_another_has_measured_is_reconstructed_anew(tmp
     assert len(engine.scans[inner.uid]) >= 3, "while it measured"
     until(lambda: attached.attachment.scans, "the inner one")
     assert "stop document did not come" in str(engine.errors.pop(outer.uid))
-    assert not list((tmp_path / "keep").glob("[!.]*"))
+    assert [path.name for path in (tmp_path / "keep").glob("*.*s*")] == [f"{outer.uid}.aside"]
     attached.say(outer.documents[5:6])
     until(lambda: attached.told("again"), "the outer one goes on")
-    until(lambda: list((tmp_path / "keep").glob(f"*{outer.uid}*")), "it is kept, too")
+    until(lambda: list((tmp_path / "keep").glob(f"{outer.uid}.documents")), "it is kept, too")
     attached.say(outer.documents[6:])
     attached.close()
     assert not engine.errors
     assert len(engine.scans[outer.uid]) == 3
     assert len(engine.scans[inner.uid]) == 8
     assert (attached.attachment.scans, attached.attachment.partial) == (2, 1)
-    assert not list((tmp_path / "keep").glob("[!.]*"))
+    assert not list((tmp_path / "keep").glob("*.*s*"))
 
 
 def test_documents_of_silent_runs_are_kept_of_a_few_only(tmp_path: Path, engine: Engine) -> None:
@@ -547,7 +547,7 @@ def test_events_that_nothing_is_mapped_to_are_not_kept(tmp_path: Path, engine: E
     attached.say(scan.documents)
     until(lambda: len(engine.scans.get(scan.uid, [])) == 4, "its images")
     run = attached.attachment._scans[scan.uid].run
-    had, size = len(run), sum(path.stat().st_size for path in (tmp_path / "keep").glob("[!.]*"))
+    had, size = len(run), sum(path.stat().st_size for path in (tmp_path / "keep").glob("*.documents"))
     attached.say(step_scan(write(tmp_path / "b.h5", 1), 1).documents)
     count = len(scan.documents)
     for number in range(60):
@@ -556,7 +556,7 @@ def test_events_that_nothing_is_mapped_to_are_not_kept(tmp_path: Path, engine: E
         time.sleep(0.02)
     assert len(run) == had
     assert len(attached.attachment._collector._seen[scan.uid]) <= had
-    kept = sorted((tmp_path / "keep").glob("[!.]*"), key=lambda path: scan.uid not in path.name)
+    kept = sorted((tmp_path / "keep").glob("*.documents"), key=lambda path: scan.uid not in path.name)
     assert kept[0].stat().st_size == size
     assert not engine.errors
     scan.stop()

@@ -74,14 +74,14 @@ def test_a_rewind_after_a_pause_replaces_what_was_measured_again(tmp_path: Path,
         for name, doc in scan.documents[9:]:
             run.add(name, doc)
         found = list(source.frames())
-        assert not any(isinstance(each, Gap) for each in found)
     else:
         frames = source.frames()
         found = [next(frames) for _ in range(3)]
         for name, doc in scan.documents[9:]:
             run.add(name, doc)
         found += list(frames)
-        assert sum(isinstance(each, Gap) for each in found) == 2
+    # Also where this pass has not given what is taken out: one before a restart may have.
+    assert [each.first for each in found if isinstance(each, Gap)] == [1, 2]
     assert projections(found) == {0: (0, 10.0), 1: (3, 20.5), 2: (4, 30.5)}
 
 
