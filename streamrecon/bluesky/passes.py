@@ -83,7 +83,7 @@ class Pass:
         self._given: dict[int, Shot] = {}
         """Projections that were given, or given up, by index."""
         self._older: dict[int, list[tuple[Shot, bool]]] = {}
-        """Those that were measured again, by index, the newest last, and whether each was given: it counts until there is a newer."""
+        """Those that were measured again, by index, newest last, and whether each was given: they stand in for a newer one."""
         self._had = set[FrameKind]()
         """Kinds of frames that were given."""
         self.read_from: str | None = None

@@ -668,3 +668,43 @@ def test_a_hostile_document_is_refused_with_the_run_alive(
 
 def test_defaults_of_the_configuration() -> None:
     assert Config().attach.waiting == 8
+
+
+def test_a_run_that_was_set_aside_goes_on_after_a_restart(tmp_path: Path, engine: Engine) -> None:
+    first = Attached(tmp_path, patience=0.3, keep=tmp_path / "keep")
+    silent, other = step_scan(write(tmp_path / "a.h5", 4), 4), step_scan(write(tmp_path / "b.h5", 2), 2)
+    first.say(silent.documents[:6])
+    first.say(other.documents)
+    until(lambda: first.attachment.scans, "the other one")
+    first.attachment.stop()
+    first.thread.join(20)
+    engine.errors.clear()
+    second = Attached(tmp_path, keep=tmp_path / "keep")
+    second.say(step_scan(write(tmp_path / "c.h5", 1), 1).documents)
+    until(lambda: second.attachment.scans, "another one, which did not wait for it")
+    assert not second.told("again")
+    second.say(silent.documents[6:])
+    second.close()
+    assert second.told("again")
+    assert not engine.errors
+    assert projections(engine.scans[silent.uid]) == {i: (i, 10.0 * i) for i in range(4)}
+    assert not list((tmp_path / "keep").glob("*.*s*"))
+
+
+def test_runs_go_on_in_the_order_in_which_they_began_to_wait(tmp_path: Path) -> None:
+    keeping = Keeping(tmp_path)
+    for uid, name in (("b", "start"), ("a", "start"), ("c", "start"), ("b", "event"), ("a", "stop")):
+        keeping.add(uid, name, {"uid": uid})
+    assert keeping.runs() == ["b", "a", "c"]
+    keeping.put_aside("b")
+    assert (keeping.runs(), keeping.asides()) == (["a", "c"], ["b"])
+    keeping.take_up("b")
+    keeping.add("b", "event", {"uid": "b"})
+    keeping.close()
+    again = Keeping(tmp_path)
+    assert (again.runs(), again.asides()) == (["a", "c", "b"], [])
+    assert [doc["uid"] for _, doc in again.left()] == ["a", "a", "c", "b", "b", "b"]
+    again.put_aside("c")
+    again.forget("c")
+    assert again.asides() == []
+    again.close()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import threading
+import time
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from bluesky_scans import (
     image,
     images,
     items,
+    number_of,
     projections,
     shown,
     shuffled,
@@ -737,3 +740,53 @@ def test_angles_that_are_otherwise_to_be_had(tmp_path: Path) -> None:
     (run,) = collected(kept)
     rules = {**STEP, "theta": {**STEP["theta"], "otherwise": {"from": "attribute", "key": "/angles", "units": "deg"}}}
     assert projections(items(run, rules, tmp_path)) == {0: (0, 0.0), 1: (1, 10.0), 2: (2, 22.0), 3: (3, 30.0)}
+
+
+@pytest.mark.parametrize("select", ["events", "image_key"])
+def test_flats_that_are_measured_again_are_the_same_in_every_pass(tmp_path: Path, select: str) -> None:
+    """What an engine has of flats stays with it: the first image of each counts."""
+    scan = Scan()
+    scan.stream(det=DET, rot={}, kind={})
+    resource = scan.resource(write(tmp_path / "a.h5", 7))
+    for row, number in enumerate([1, 2, 3, 2, 3, 4, 5]):
+        scan.rows(resource, (row, row + 1), (number, number + 1))
+        scan.event(number, rot=10.0 * number, kind=1 if number > 1 else 0)
+    scan.stop(primary=5)
+    if select == "events":
+        kinds: Any = {"projection": {"range": "0:1"}, "flat": {"range": "1:"}}
+    else:
+        kinds = {each: {"select": "image_key", "image_key": "kind"} for each in ("projection", "flat")}
+    rules = {**STEP, **{name: {"key": "det", **rule} for name, rule in kinds.items()}}
+    (run,) = collected(scan.documents[:2])
+    source = source_of(run, rules, tmp_path)
+    frames = source.frames()
+    found: list[Any] = []
+    thread = threading.Thread(target=lambda: found.extend(frames))
+    thread.start()
+    for name, doc in scan.documents[2:]:
+        run.add(name, doc)
+        time.sleep(0.01)
+    thread.join(20)
+    again = list(source_of(collected(scan.documents)[0], rules, tmp_path).frames())
+    for each in (found, again):
+        assert [(item.index, number_of(item)) for item in each if item.kind is FrameKind.FLAT] == [
+            (0, 1), (1, 2), (2, 5), (3, 6),
+        ]  # fmt: skip
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_measured_three_times_the_newest_that_is_there_counts(tmp_path: Path, at_once: bool) -> None:
+    scan = Scan()
+    scan.stream(det=DET, rot={})
+    resource = scan.resource(write(tmp_path / "a.h5", 3))
+    for row, number in enumerate([1, 2, 2, 2]):  # the fourth is not there
+        scan.rows(resource, (row, row + 1), (number, number + 1))
+        scan.event(number, rot=10.0 * row)
+    scan.stop(primary=2)
+    (run,) = collected(scan.documents if at_once else scan.documents[:7])
+    frames = source_of(run, STEP, tmp_path).frames()
+    found: list[Any] = [] if at_once else [next(frames) for _ in range(2)]
+    for name, doc in scan.documents[len(run) :]:
+        run.add(name, doc)
+    found += frames
+    assert projections(found) == {0: (0, 0.0), 1: (2, 20.0)}

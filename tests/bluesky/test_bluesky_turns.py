@@ -88,3 +88,53 @@ def test_a_motor_that_stands_where_a_turn_ends_stands() -> None:
     """Its noise leads across; it moves from the fifth position on."""
     motor = watched([359.99, 0.01, 359.995, 0.0, 0.005, 1, 2, 3, 4])
     assert motor.begun(0.05, True, 360) == 4.0
+
+
+def test_steps_across_the_end_of_a_turn_are_told_by_their_speed() -> None:
+    """An update or two may not have been sent, though none was missed."""
+    motor = Watched()
+    motor.expected = 6
+    for number, time in enumerate((0.0, 1.0, 2.0, 5.0, 6.0, 7.0)):
+        motor.add(number + 1, time, (339 + 6 * time) % 360)
+    for time in np.arange(0, 7, 0.25):
+        position = motor.at(time, True, 360)
+        assert position is not None
+        assert (position - (339 + 6 * time) + 180) % 360 - 180 == pytest.approx(0)
+
+
+def test_a_step_that_goes_across_does_not_vouch_for_another() -> None:
+    assert watched([0, 200, 0]).at(0.5, True, 360) == 100
+
+
+def test_what_the_next_position_will_tell_is_waited_for() -> None:
+    """Else what is found live is not what a second pass finds."""
+    motor = watched([359.9, 0.5])
+    assert motor.at(0.5, False, 360) is None
+    motor.expected = 3
+    motor.add(3, 2.0, 1.1)
+    assert motor.at(0.5, False, 360) == pytest.approx(360.2)
+    options = {"from": "dataset", "key": "k", "units": "deg", "at": "start"}
+    rule = mapping_from_dict({"run": {"match": {"plan_name": "x"}}, "theta": options}).theta
+    angles = Angles(rule, lambda value, option: float(value), Dataset([359.0, 0.0, 1.0]))
+    shots = [Shot(FrameKind.PROJECTION, i, "primary", i, 0, Place("r", i)) for i in range(3)]
+    for shot in shots[:2]:
+        angles.add(shot)
+    assert angles.theta(shots[0], False) is None
+    angles.add(shots[2])
+    theta = angles.theta(shots[0], False)
+    assert theta is not None
+    assert math.degrees(theta) == pytest.approx(359.5)
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.001])
+def test_a_motor_that_says_nothing_as_long_as_it_stands(noise: float) -> None:
+    """As monitors that are told of changes only: it stood for 20 s, and turned by 20 degrees a second from then on."""
+    motor = Watched()
+    motor.expected = 12
+    motor.add(1, -20.0, 0.0)
+    motor.add(2, -19.5, noise)
+    for number in range(10):
+        motor.add(number + 3, 0.1 * (number + 1), 2.0 * (number + 1))
+    assert motor.begun(0.05, True, 360) == pytest.approx(0.0, abs=noise)
+    for time, angle in ((-10.0, noise), (-0.01, noise), (0.05, 1.0), (0.1, 2.0), (0.55, 11.0)):
+        assert motor.at(time, True, 360) == pytest.approx(angle, abs=2 * noise + 1e-9)
