@@ -209,19 +209,21 @@ def _tokens(folder: Path | None) -> tuple[str, str]:
     for name, token in zip(PAGE_TOKENS, tokens, strict=True):
         if not (folder / name).exists():
             write_token(folder, token, name)
-        found.append(_read_token(folder / name))
+        found.append(_read_token(folder / name, f"page's {name.removesuffix('.token').partition('-')[2]} token"))
+    if found[0] == found[1]:
+        raise ConfigError(f"{' and '.join(PAGE_TOKENS)} in {folder} are the same: delete them to have new ones")
     return found[0], found[1]
 
 
-def _read_token(path: Path) -> str:
+def _read_token(path: Path, what: str = "control token") -> str:
     try:
         mode, text = path.stat().st_mode, path.read_text("utf-8").strip()
     except (OSError, ValueError) as error:
-        raise ConfigError(f"the control token cannot be read from {path}: {error}") from error
+        raise ConfigError(f"the {what} cannot be read from {path}: {error}") from error
     if mode & 0o077:
-        raise ConfigError(f"{path} with the control token can be read by other users: chmod 600 {path}")
+        raise ConfigError(f"{path} with the {what} can be read by other users: chmod 600 {path}")
     if not text or len(text) > MOST_TOKEN or len(text.split()) > 1:
-        raise ConfigError(f"{path} is no control token's file: expected one word")
+        raise ConfigError(f"{path} is no {what}'s file: expected one word")
     return text
 
 

@@ -202,12 +202,11 @@ class Gallery(threading.Thread):
         wants = self._audience.looking
         sinograms = dict.fromkeys(row for want in wants for row in want.sinograms[:SINOGRAMS])
         sagittal = dict.fromkeys(plane.index for want in wants for plane in want.planes if plane.axis == "x")
-        latest = sorted([*sagittal][-PLANES:], key=lambda x: -1 if x is None else x)
-        attended = Attend(tuple(sorted([*sinograms][-SINOGRAMS:])), tuple(latest))
-        if attended != self.attended:
-            self.attended = attended
-            if self.attend is not None:
-                self.attend(attended)
+        attended = Attend(tuple(sinograms)[-SINOGRAMS:], tuple(sagittal)[-PLANES:])
+        before, self.attended = self.attended, attended
+        other = set(attended.sinograms) != set(before.sinograms) or set(attended.sagittal) != set(before.sagittal)
+        if other and self.attend is not None:
+            self.attend(attended)
 
     def _take(self, viewer: bytes, request: Control) -> None:
         def answer(result: Result, pixels: Sequence[NDArray[np.float32]] = ()) -> None:
@@ -239,12 +238,12 @@ class Gallery(threading.Thread):
 
     def _answer_all(self) -> None:
         exhibit = self._exhibit
+        now = time.monotonic()
+        self._resting = {viewer: until for viewer, until in self._resting.items() if until > now}
         if exhibit is None:
             return
-        now = time.monotonic()
         if now - self._retried >= RETRY:
             self._retried, self._full = now, set()
-        self._resting = {viewer: until for viewer, until in self._resting.items() if until > now}
         not_now = self._busy | self._full | self._resting.keys()
         for viewer, want in self._audience.due(exhibit.update.uid, exhibit.update.version, not_now):
             self._busy.add(viewer)

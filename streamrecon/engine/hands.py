@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import queue
 import typing
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -87,7 +88,7 @@ class Hands:
         self._whole_fits, self._whole, self._columns = whole_fits, whole, columns
         self._advise, self._kept, self._counters, self._story = advise, kept, counters, story
         self._requests: queue.SimpleQueue[tuple[Control, Answer]] = queue.SimpleQueue()
-        self._attended: Attend | None = None
+        self._attended: deque[Attend] = deque(maxlen=1)
         """What viewers look at, until the ranks were told."""
         self._sweeps: dict[int, _Asked] = {}
         self._number = 0
@@ -105,16 +106,15 @@ class Hands:
 
     def attend(self, attended: Attend) -> None:
         """Viewers look at this."""
-        self._attended = attended
+        self._attended.append(attended)
 
     # The compute thread.
 
     def turn(self) -> list[Order]:
         """Orders to all ranks that follow from what was asked."""
         orders: list[Order] = []
-        attended, self._attended = self._attended, None
-        if attended is not None:
-            orders.append(attended)
+        while self._attended:
+            orders.append(self._attended.popleft())
         while not self._requests.empty():
             orders += self._obey(*self._requests.get())
         return orders

@@ -198,8 +198,8 @@ class Attend:
     sinograms: tuple[int, ...] = ()
     """Slices whose sinograms they see."""
     sagittal: tuple[int | None, ...] = ()
-    """Where along x they see slices at right angles to it, voxels without binning; None is the middle. Of such a slice a file
-    has one pixel in each row, and would be read from its first byte to its last."""
+    """Where along x they see slices at right angles to it, the latest last, voxels without binning; None is the middle.
+    Of such a slice a file has one pixel in each row, and would be read from its first byte to its last."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -400,9 +400,10 @@ class Rank:
         if not self._viewers:
             return ()
         side = self._slab.side
-        places = {min((side // 2 if x is None else x) // binning, width - 1) for x in self._attended.sagittal}
+        voxels = (side // 2 if x is None else x for x in reversed(self._attended.sagittal))
+        places = dict.fromkeys(min(x // binning, width - 1) for x in voxels)
         most = max(1, SAGITTAL // (4 * (self._whole[1] - self._whole[0]) * side))
-        return tuple(sorted(places)[:most])
+        return tuple(places)[:most]
 
     def _content(self, records: Sequence[Record], binning: int, last: bool) -> tuple[int, ...]:
         """What tells whether the slabs of a version belong together."""

@@ -24,7 +24,11 @@ LEVELS = 65534
 LOOKED_AT = 1 << 16
 """Pixels, about, by which it is told what most values are."""
 MARGIN = 16
-"""How many times the range of all but a thousandth of the values at each end is shown beyond it, where some are farther away."""
+"""How many times the range of all but a thousandth of the values at each end is shown beyond it, where a few are far away."""
+FAR = 1000
+"""How many times that range all values must have: else it has steps enough."""
+FEW = 1e-4
+"""Share of the pixels that may be so far away; more of them are something to be seen."""
 MOST_BYTES = 128 << 20
 """Kept for other sessions, in all."""
 
@@ -84,11 +88,13 @@ def encode(shown: Shown, size: int = 0, floats: bool = False, serial: int | None
     picture = shown.picture
     with np.errstate(invalid="ignore", over="ignore"):  # what is no number stays none
         pixels = binned(shown.pixels, size, picture.kind)
-        lo, hi, beyond = limits(pixels)
+        lo, hi = limits(pixels)
+        below, above = bool((pixels < lo).any()), bool((pixels > hi).any())
         body = np.ascontiguousarray(pixels, "<f4") if floats else quantized(pixels, lo, hi)
     header: dict[str, Any] = {
         "kind": picture.kind, "axis": picture.axis, "index": picture.index, "uid": shown.uid, "version": shown.version,
-        "shape": pixels.shape, "full": picture.full, "dtype": "<f4" if floats else "<u2", "lo": lo, "hi": hi, "beyond": beyond,
+        "shape": pixels.shape, "full": picture.full, "dtype": "<f4" if floats else "<u2", "lo": lo, "hi": hi,
+        "below": below, "above": above,
     }  # fmt: skip
     if serial is not None:
         header["serial"] = serial
@@ -133,22 +139,24 @@ def _factors(shape: tuple[int, ...], size: int, kind: Kind) -> tuple[int, ...]:
     return (1,) * first + tuple(factors)
 
 
-def limits(pixels: NDArray[np.float32]) -> tuple[float, float, bool]:
-    """Range of the values that 16 bits are for, twice 0 where there is none, and whether there are others.
+def limits(pixels: NDArray[np.float32]) -> tuple[float, float]:
+    """Range of the values that 16 bits are for; twice 0 where there is none.
 
-    A single hot voxel would leave a few steps to all others: what is so far from most is shown as the end of the range.
+    A few hot voxels would leave a few steps to all others: what is so far from most is shown as the end of the range.
     """
     values = pixels
     if not pixels.size or not math.isfinite(pixels.min()) or not math.isfinite(pixels.max()):
         values = pixels[np.isfinite(pixels)]
     if not values.size:
-        return 0.0, 0.0, False
+        return 0.0, 0.0
     lo, hi = float(values.min()), float(values.max())
     some = values.reshape(-1)[:: max(1, values.size // LOOKED_AT) | 1]
     low, high = (float(value) for value in np.percentile(some, (0.1, 99.9)))
-    margin = MARGIN * (high - low)
-    first, last = (max(lo, low - margin), min(hi, high + margin)) if margin > 0 else (lo, hi)
-    return first, last, (first, last) != (lo, hi)
+    if not 0 < FAR * (high - low) < hi - lo:
+        return lo, hi
+    first, last = max(lo, low - MARGIN * (high - low)), min(hi, high + MARGIN * (high - low))
+    far = np.count_nonzero(values < first) + np.count_nonzero(values > last)
+    return (first, last) if far <= max(1.0, FEW * values.size) else (lo, hi)
 
 
 def quantized(pixels: NDArray[np.float32], lo: float, hi: float) -> NDArray[np.uint16]:

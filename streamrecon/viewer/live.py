@@ -281,6 +281,7 @@ class LiveSource:
         keep: set[Key] = {*wanted.places, *(("sinogram", row) for row in wanted.sinograms)}
         keep |= {("preview", 0)} if wanted.preview else set()
         keep |= {("projection", 0)} if wanted.projection else set()
+        self._tried &= keep  # who comes back to it asks again
         # A new dictionary, so that others can look into the old one meanwhile.
         self._held = {key: shown for key, shown in self._held.items() if key in keep}
 

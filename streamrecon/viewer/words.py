@@ -60,6 +60,8 @@ def _happens(progress: Progress, update: Update | None) -> str:
         return phase  # it says more than that already
     if progress.quiet is not None and progress.quiet >= QUIET:
         return f"{phase}: {progress.projections}{of} projections; no frame has come for {progress.quiet:.0f} s"
+    if not progress.projections:
+        return f"{phase}: {progress.frames} flats and darks, no projection yet"
     if not progress.in_volume:
         return phase
     text = f"{phase}: {progress.in_volume}{of} projections"

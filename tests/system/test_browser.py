@@ -302,6 +302,8 @@ def test_another_region_of_a_scan_is_looked_at_where_one_looked(server: ViewServ
         const before = view.seen.value
         view.resize([32, 120, 120], true)
         const [region, seen] = [view.point.value, view.seen.value]
+        for (const side of [101, 160, 40, 101, 160, 120]) view.resize([32, side, side], true)
+        if (view.point.value.y !== region.y || view.point.value.x !== region.x) throw new Error('it has drifted')
         view.resize([32, 50, 50], false)
         return [region, before, seen, view.point.value, view.seen.value.zoom]
     }""")
@@ -323,6 +325,15 @@ def test_a_hot_voxel_does_not_hide_the_others(tmp_path: Path, visit: Open) -> No
         low, high = (float(page.page.input_value(each)) for each in ("#low", "#high"))
         # The pixels are means of some voxels.
         assert 0.7 < low < 1 < high < 1.3
+        page.page.fill("#high", "12000")
+        page.page.keyboard.press("Enter")
+        page.page.locator("[data-axis=z] .stage").focus()
+        page.page.keyboard.press("PageDown")
+        page.until_shown("z", index=3, kind="slice")
+        page.page.keyboard.press("PageUp")
+        page.until_shown("z", index=2, kind="slice")
+        page.page.click("#auto")
+        assert [float(page.page.input_value(each)) for each in ("#low", "#high")] == [low, high]
         page.until("document.getElementById('readout-value').textContent.startsWith('≥ ')")
         assert "(mean of 2 × 2)" in page.text("#readout-value")
         assert "1/" not in page.text("#readout-value")

@@ -208,6 +208,10 @@ def test_links_of_a_service_stay_when_it_is_started_again(tmp_path: Path) -> Non
         cli_view.Page(free_port(), Config(), folder / "page-view.token"),
     ):
         pass
+    (folder / "page-view.token").write_text((folder / "page-control.token").read_text())
+    (folder / "page-view.token").chmod(0o600)
+    with pytest.raises(ConfigError, match="are the same"), cli_view.Page(free_port(), Config(), folder):
+        pass
     with cli_view.Page(free_port(), Config()) as page:
         assert page._server is not None
         assert str(page._server.control_url).partition("#")[2] not in tokens[0]

@@ -44,13 +44,24 @@ def test_a_hot_voxel_leaves_the_others_their_steps() -> None:
     pixels = np.random.default_rng(1).normal(1.0, 0.1, (300, 300)).astype(np.float32)
     pixels[5, 7], pixels[6, 8] = 1e6, -1e5
     got = unpack(encode(shown(pixels)))
-    assert got.header["beyond"]
+    assert got.header["below"]
+    assert got.header["above"]
     assert got.header["hi"] < 20
     assert got.header["lo"] > -20
     assert got.values[5, 7] == pytest.approx(got.header["hi"])
     assert got.values[6, 8] == pytest.approx(got.header["lo"])
     pixels[5, 7] = pixels[6, 8] = got.values[5, 7] = got.values[6, 8] = 1.0
     assert np.abs(got.values - pixels).max() < 0.001
+    # One end only.
+    pixels[5, 7] = 1e6
+    header = unpack(encode(shown(pixels))).header
+    assert (header["below"], header["above"]) == (False, True)
+    assert header["lo"] == pixels.min()
+    # More of them, or not so far away, are something to be seen.
+    for count, value in ((12, 1e6), (1, 100.0)):
+        pixels[5, 7 : 7 + count] = value
+        assert unpack(encode(shown(pixels))).header["hi"] == value
+        pixels[5, 7 : 7 + count] = 1.0
     # One value in a picture of another is what there is to see.
     single = np.zeros((300, 300), np.float32)
     single[3, 4] = 1e6
@@ -61,7 +72,7 @@ def test_what_the_header_says() -> None:
     header = unpack(encode(shown(np.arange(6).reshape(2, 3)))).header
     assert header == {
         "kind": "slice", "axis": "z", "index": 3, "uid": "s", "version": 1, "shape": [2, 3], "full": [2, 3],
-        "dtype": "<u2", "lo": 0.0, "hi": 5.0, "beyond": False,
+        "dtype": "<u2", "lo": 0.0, "hi": 5.0, "below": False, "above": False,
     }  # fmt: skip
     assert unpack(encode(shown(np.zeros((2, 3))), serial=7)).header["serial"] == 7
 

@@ -77,6 +77,15 @@ def test_other_places_of_a_version_that_is_there(engine: FakeEngine, source: Liv
     assert source.slice(("z", 10)) is None, "nobody wants it any more"
 
 
+def test_who_comes_back_to_a_slice_of_the_same_version_sees_it(engine: FakeEngine, source: LiveSource) -> None:
+    engine.step()
+    for z in (10, 11, 10, 12, 11, 10):
+        source.want("a", [("z", z)])
+        until(lambda: has(source, 1, ("z", z)), 3.0)  # noqa: B023
+    source.want("b", [("z", 11), ("z", 12)])
+    until(lambda: has(source, 1, ("z", 10), ("z", 11), ("z", 12)), 3.0)
+
+
 def test_all_viewers_share_one_request(engine: FakeEngine, source: LiveSource) -> None:
     source.want("a", ALL, preview=8)
     source.want("b", [("z", 10), ("y", 2)], preview=16, beside=True)

@@ -38,6 +38,10 @@ UPDATE = Update(
         ({"version": 0}, "Accumulating; the first version is not yet made"),
         ({"phase": "receiving", "frames": 0, "projections": 0, "in_volume": 0}, "Receiving; no frame has come yet"),
         ({"quiet": 12.4}, "Accumulating: 100 of 400 projections; no frame has come for 12 s"),
+        (
+            {"phase": "receiving", "projections": 0, "in_volume": 0, "frames": 8},
+            "Receiving: 8 flats and darks, no projection yet",
+        ),
         ({"quiet": None, "in_volume": 95}, "Accumulating: 95 of 400 projections; the next version at 120"),
         ({"phase": "ended", "quiet": 12.4}, "Ended: 100 of 400 projections are in the volume"),
         ({"phase": "accumulating; the sender is silent"}, "Accumulating; the sender is silent"),

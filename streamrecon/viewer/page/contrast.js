@@ -22,6 +22,7 @@ export class Contrast {
   #first = 0 // of the histogram
   #last = 1
   #counts = new Float64Array(BINS)
+  #pictures = []
   #all = [0, 1] // the least and the greatest value
   #below = 0 // values less than `#first`
   #total = 0
@@ -56,6 +57,7 @@ export class Contrast {
 
   // Slices are shown now: count their values, and follow them where the range is theirs.
   measure(pictures) {
+    this.#pictures = pictures
     this.#count(pictures)
     if (!this.#byHand && !this.#locked) this.#byPercentile()
     this.#draw()
@@ -84,6 +86,8 @@ export class Contrast {
 
   auto() {
     this.#byHand = false
+    if (this.#locked) this.lock()
+    this.#count(this.#pictures) // those of a range by hand are of wide bins
     this.#byPercentile()
     this.#tell()
   }

@@ -170,8 +170,7 @@ function readout() {
   element('readout-value').textContent = found === undefined ? '' : valueWords(found)
 }
 
-function valueWords({ value, beyond, width }) {
-  const sign = beyond ? (value > 0 ? '≥ ' : '≤ ') : ''
+function valueWords({ value, sign, width }) {
   return `${sign}${number(value)} ${unitOf(update)}${width > 1 ? ` (mean of ${width} × ${width})` : ''}`.trim()
 }
 

@@ -10,9 +10,11 @@ export function valueAt(picture, position) {
   return pixel === NO_VALUE ? NaN : picture.lo + (pixel * (picture.hi - picture.lo)) / STEPS
 }
 
-// Whether a value is only known to be at least, or at most, what `valueAt` says.
-export function isBeyond(picture, position) {
-  return picture.beyond && (picture.pixels[position] === 0 || picture.pixels[position] === STEPS)
+// Where a value is only known to be at most, or at least, what `valueAt` says: the sign for that.
+export function beyond(picture, position) {
+  const pixel = picture.pixels[position]
+  if (picture.dtype === '<f4') return ''
+  return picture.below && pixel === 0 ? '≤ ' : picture.above && pixel === STEPS ? '≥ ' : ''
 }
 
 // How many voxels one pixel of a picture is along one of its axes. Pictures are binned by whole numbers, what is left over is

@@ -4,7 +4,7 @@ import { drawScaleBar } from './scalebar.js'
 import { ImageFigure } from './figure.js'
 import { AXES, AXIS_NAMES, PLANES } from './view.js'
 import { watchPointer } from './pointer.js'
-import { binning, isBeyond, valueAt } from './pictures.js'
+import { beyond, binning, valueAt } from './pictures.js'
 
 const PATIENCE = 150 // ms before a slice that has not come is shown from the preview
 
@@ -114,8 +114,8 @@ export class Panel {
     this.#stage.querySelector('.plot').hidden = true
   }
 
-  // What there is at voxels (across, down) of the slice looked at: a value, whether it is beyond that, and how many voxels along
-  // each side it is the mean of; undefined where there is none, or another slice is still drawn.
+  // What there is at voxels (across, down) of the slice looked at: a value, the sign where it is beyond that, and how many voxels
+  // along each side it is the mean of; undefined where there is none, or another slice is still drawn.
   value(across, down) {
     if (!this.picture || this.picture.index !== this.#view.point.value[this.axis]) return undefined
     const width = binning(this.picture, 0)
@@ -123,7 +123,7 @@ export class Panel {
     const [rows, columns] = this.picture.shape
     if (row < 0 || column < 0 || row >= rows || column >= columns) return undefined
     const at = row * columns + column
-    return { value: valueAt(this.picture, at), beyond: isBeyond(this.picture, at), width }
+    return { value: valueAt(this.picture, at), sign: beyond(this.picture, at), width }
   }
 
   #say(text, shown) {

@@ -32,23 +32,34 @@ export class View {
     this.full.value = full
     if (!before || !same || (seen.zoom === 1 && !AXES.some((axis) => point[axis] !== Math.floor(before[axis] / 2)))) {
       this.point.value = { z: Math.floor(z / 2), y: Math.floor(y / 2), x: Math.floor(x / 2) }
+      this.#choose()
       this.fit()
       return
     }
-    // Regions have the rotation axis in their middle.
-    const moved = (at, axis) => (axis === 'z' ? at : at + (full[axis] - before[axis]) / 2)
-    const place = (of) => Object.fromEntries(AXES.map((axis) => [axis, moved(of[axis], axis)]))
-    this.go(place(point))
+    // Regions have the rotation axis in their middle. Where one went is kept, whatever whole voxel or edge is nearest to it.
+    const chosen = this.#chosen
+    this.go(Object.fromEntries(AXES.map((axis) => [axis, axis === 'z' ? point.z : chosen[axis] + (full[axis] - 1) / 2])))
+    this.#chosen = chosen
+    const moved = (axis) => (axis === 'z' ? seen.z : seen[axis] + (full[axis] - before[axis]) / 2)
     if (seen.zoom === 1) this.fit()
-    else this.#see({ ...place(seen), zoom: bounded((seen.zoom * x) / before.x, 1, MOST) })
+    else this.#see({ z: moved('z'), y: moved('y'), x: moved('x'), zoom: bounded((seen.zoom * x) / before.x, 1, MOST) })
   }
+
+  #chosen = { y: 0, x: 0 } // where one went, from the axis
 
   go(change) {
     const full = this.full.value
     if (!full) return
     const point = { ...this.point.value }
     for (const axis of Object.keys(change)) point[axis] = bounded(Math.round(change[axis]), 0, full[axis] - 1)
-    if (AXES.some((axis) => point[axis] !== this.point.value[axis])) this.point.value = point
+    if (AXES.every((axis) => point[axis] === this.point.value[axis])) return
+    this.point.value = point
+    this.#choose()
+  }
+
+  #choose() {
+    const [{ y, x }, full] = [this.point.value, this.full.value]
+    this.#chosen = { y: y - (full.y - 1) / 2, x: x - (full.x - 1) / 2 }
   }
 
   step(axis, by) {
