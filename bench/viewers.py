@@ -1,9 +1,10 @@
 """`python -m bench.viewers`: what viewers cost a scan, and how soon they see it.
 
-One scan by turns without and with viewers: pages' sessions at one page server, each looking at slices of its own and taking
-what it is sent as fast as it comes. Server and sessions are a process beside the engine's, on the same cores; the reference
-of each run is the scan without them. With `--apart` they take only what the engine leaves of the cores, as if they had machines
-of their own: what they cost then is what the engine does for them.
+One scan by turns without and with viewers: pages' sessions at one page server, each looking at slices of its own and scrolling
+along one axis, so often that it is sent `--rate` updates a second, be they of a new version or of another slice. Server and
+sessions are a process beside the engine's, on the same cores; the reference of each run is the scan without them. With
+`--apart` they take only what the engine leaves of the cores, as if they had machines of their own: what they cost then is what
+the engine does for them.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=512, help="rows and columns; default: %(default)s")
     parser.add_argument("--projections", type=int, default=400)
     parser.add_argument("--viewers", type=int, default=20)
-    parser.add_argument("--rate", type=float, default=5.0, help="versions per second that are asked for")
+    parser.add_argument("--rate", type=float, default=5.0, help="updates per second that each asks for, versions, too")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--full", action="store_true", help="versions without binning, kept where temporary files are")
     parser.add_argument(
@@ -52,7 +53,7 @@ def main() -> None:
     if options.crowd:
         if options.apart:
             os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
-        asyncio.run(crowd(options.crowd, options.viewers, options.side))
+        asyncio.run(crowd(options.crowd, options.viewers, options.side, options.rate))
         return
     if options.quick:
         options.side, options.projections, options.rounds = 128, 200, 1
@@ -108,6 +109,8 @@ def measure(scan: Path, out: Path, options: argparse.Namespace, viewers: int) ->
             str(viewers),
             "--side",
             str(side),
+            "--rate",
+            str(options.rate),
         ]
         command += ["--apart"] if options.apart else []
         crowd = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -133,7 +136,7 @@ def measure(scan: Path, out: Path, options: argparse.Namespace, viewers: int) ->
     return figure
 
 
-async def crowd(endpoint: str, viewers: int, side: int) -> None:
+async def crowd(endpoint: str, viewers: int, side: int, rate: float) -> None:
     """A page server, and its sessions, until a line is read; what they saw."""
     from websockets.asyncio.client import connect
 
@@ -156,7 +159,7 @@ async def crowd(endpoint: str, viewers: int, side: int) -> None:
             max_size=None,  # type: ignore[arg-type]
         ) as socket:
             await socket.send(json.dumps({"type": "hello", "token": token}))
-            serial = 0
+            serial, due = 0, time.monotonic()
             await socket.send(json.dumps({**want, "serial": serial}))
             async for message in socket:
                 nbytes += len(message)
@@ -167,6 +170,10 @@ async def crowd(endpoint: str, viewers: int, side: int) -> None:
                 elif json.loads(message)["type"] == "update":
                     updates += 1
                     serial += 1
+                    due = max(due + 1 / rate, time.monotonic())
+                    await asyncio.sleep(due - time.monotonic())
+                    axis = number % 3
+                    places[axis][1] = (places[axis][1] + 1) % side
                     await socket.send(json.dumps({**want, "serial": serial}))
 
     tasks = [asyncio.create_task(look(number)) for number in range(viewers)]

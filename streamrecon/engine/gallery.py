@@ -19,7 +19,7 @@ from streamrecon.engine.exhibit import Exhibit, Shot, change
 from streamrecon.engine.orders import Attend
 from streamrecon.errors import StreamreconError
 from streamrecon.transport import Poller, Publisher, Wakeup
-from streamrecon.wire.audience import Audience
+from streamrecon.wire.audience import LIMIT, Audience
 from streamrecon.wire.messages import (
     PLANES,
     SINOGRAMS,
@@ -56,6 +56,9 @@ ROUND, REQUESTS = 0.02, 16
 
 REST, BYTES_PER_SECOND = 0.02, 400e6
 """How long a viewer that was answered is not answered again: so many seconds at least, and longer for large answers."""
+
+LINGER, RECENT = 1.0, 5.0
+"""Seconds, at most, for which an engine that ends waits for those to take its last version that have asked so lately."""
 
 FRESH = 0.2
 """Seconds for which the same word of progress serves all viewers."""
@@ -103,6 +106,10 @@ class Gallery(threading.Thread):
         """Viewers whose slices are being cut."""
         self._resting: dict[bytes, float] = {}
         """Viewers that were answered just now, and until when they are not answered again; monotonic."""
+        self._asked: dict[bytes, float] = {}
+        """When viewers asked last for a version; the latest at the end."""
+        self._has: set[bytes] = set()
+        """Those that were sent the newest one."""
         self._full: set[bytes] = set()
         """Viewers that have not taken what was sent before."""
         self._retried = 0.0
@@ -112,7 +119,9 @@ class Gallery(threading.Thread):
         self._shots_are_of: Exhibit | None = None
         self._word: tuple[float, Progress | None] = 0.0, None
         self._warned = -math.inf
-        self._stopped, self._over = False, threading.Event()
+        self._stopped: float | None = None
+        """When it was told to end, monotonic."""
+        self._over = threading.Event()
 
     # Called by other threads: each is carried out by this one.
 
@@ -121,8 +130,8 @@ class Gallery(threading.Thread):
         self._do(lambda: self._show(exhibit))
 
     def stop(self) -> None:
-        """End the thread."""
-        self._stopped = True
+        """End the thread, once who looks has the last version, or does not take it."""
+        self._stopped = time.monotonic()
         if self.ident is None:  # never started
             self._close()
             return
@@ -138,8 +147,8 @@ class Gallery(threading.Thread):
     def run(self) -> None:
         try:
             poller = Poller(self._wakeup, self._publisher)
-            while not self._stopped:
-                poller.wait(REST if self._resting else RETRY)
+            while self._stopped is None or self._is_waited_for(time.monotonic() - self._stopped):
+                poller.wait(RETRY if self._stopped is None and not self._resting else REST)
                 while self._calls:
                     self._calls.popleft()()
                 for viewer, request in self._publisher.requests(REQUESTS):
@@ -160,8 +169,14 @@ class Gallery(threading.Thread):
         self._wakeup.close()
         self._exhibit = None
 
+    def _is_waited_for(self, since: float) -> bool:
+        now = time.monotonic()
+        lately = {viewer for viewer, at in self._asked.items() if now - at < RECENT}
+        return self._exhibit is not None and since < LINGER and not lately <= self._has
+
     def _show(self, exhibit: Exhibit) -> None:
         self._audience.next_version()
+        self._has = set()
         self._exhibit = change(self._exhibit, exhibit)
 
     def _send(self, viewer: bytes, message: Message, payload: bytes | None = None) -> bool:
@@ -187,6 +202,10 @@ class Gallery(threading.Thread):
                 self._send(viewer, word)
         elif isinstance(request, Want):
             self._audience.ask(viewer, replace(request, planes=request.planes[:PLANES]))
+            self._asked.pop(viewer, None)
+            self._asked[viewer] = time.monotonic()
+            if len(self._asked) > LIMIT:
+                del self._asked[next(iter(self._asked))]
             self._attend()
         else:
             self._take(viewer, request)
@@ -256,6 +275,8 @@ class Gallery(threading.Thread):
                 self._exhibit = None  # there will be another one
         elif self._send(viewer, update, payload):
             self._resting[viewer] = time.monotonic() + max(REST, len(payload) / BYTES_PER_SECOND)
+            if exhibit is self._exhibit:
+                self._has.add(viewer)
             return
         self._audience.put_back(viewer, want)
         if update is not None:

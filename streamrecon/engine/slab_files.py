@@ -15,6 +15,9 @@ from streamrecon.wire.messages import Axis, Range
 PIECE = 16 << 20
 """Bytes of a file that are in memory at once, for a slice of which some is taken of each."""
 
+BAND, BAND_BYTES = 16, 32 << 20
+"""Slices across x that are cut together, as whoever scrolls wants the next ones soon; and what they take at most."""
+
 AXES: dict[Axis, int] = {"z": 0, "y": 1, "x": 2}
 
 
@@ -34,6 +37,8 @@ class SlabFiles:
         first = self._files[0][2]
         self.shape = sum(shape[0] for _, _, shape in self._files), first[1], first[2]
         """(slice, y, x)."""
+        self._band: tuple[int, NDArray[np.float32]] | None = None
+        """The slices across x that were cut last (x, slice, y), and where the first one is."""
 
     def slice(self, axis: Axis, index: int) -> NDArray[np.float32]:
         """A slice at right angles to an axis, at this voxel of it.
@@ -49,12 +54,19 @@ class SlabFiles:
             return image
         if axis == "y":
             return self.rows((0, count), (index, index + 1))[:, 0]
-        cut = np.empty((count, height), np.float32)
-        step = max(1, PIECE // (4 * height * width))
-        for first in range(0, count, step):
-            end = min(first + step, count)
-            cut[first:end] = self.rows((first, end), (0, height))[:, :, index]
-        return cut
+        begin, band = self._band or (0, np.empty((0, count, height), np.float32))
+        if not begin <= index < begin + len(band):
+            wide = min(BAND, max(1, BAND_BYTES // (4 * count * height)), width)
+            begin = min(max(0, index - wide // 2), width - wide)
+            band = np.empty((wide, count, height), np.float32)
+            step = max(1, PIECE // (4 * height * width))
+            for first in range(0, count, step):
+                end = min(first + step, count)
+                some = self.rows((first, end), (0, height))[:, :, begin : begin + wide]
+                band[:, first:end] = some.transpose(2, 0, 1)
+            self._band = begin, band
+        found: NDArray[np.float32] = band[index - begin]
+        return found
 
     def rows(self, slices: Range, rows: Range) -> NDArray[np.float32]:
         """Some rows of some slices, (slice, y, x); no more than them is read.

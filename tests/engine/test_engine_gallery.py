@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from streamrecon.config import Config, EmitConfig, EngineConfig
 from streamrecon.engine.exhibit import Exhibit
-from streamrecon.engine.gallery import REQUESTS, REST, ROUND, Answer, Gallery
+from streamrecon.engine.gallery import LINGER, REQUESTS, REST, ROUND, Answer, Gallery
 from streamrecon.engine.series import Series
 from streamrecon.engine.slab_files import SlabFiles
 from streamrecon.engine.status import Counters
@@ -619,3 +619,25 @@ def test_a_flood_of_requests_is_taken_at_a_pace(shown: Shown, monkeypatch: pytes
     flood.close()
     assert taken
     assert len(taken) <= REQUESTS * (1.5 / ROUND + 1)
+
+
+def test_who_looks_gets_the_last_version_of_an_engine_that_ends(tmp_path: Path) -> None:
+    with Shown(tmp_path) as shown:
+        viewer = subscribe(shown.endpoint, timeout=5)
+        shown.show(1)
+        assert next(viewer).update.version == 1
+        call = Call(lambda: (time.sleep(0.2), next(viewer))[1])
+        shown.show(2, final=True)
+        shown.gallery.stop()
+    assert call.result().update.version == 2
+
+
+def test_who_does_not_take_it_keeps_no_engine_from_ending(tmp_path: Path) -> None:
+    with Shown(tmp_path) as shown, Subscription(shown.endpoint) as gone:
+        gone.ask(Want(after=0))
+        shown.show(1)
+        assert gone.receive(5) is not None
+        shown.show(2, final=True)
+        began = time.monotonic()
+        shown.gallery.stop()
+        assert time.monotonic() - began < LINGER + 1
