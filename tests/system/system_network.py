@@ -53,7 +53,7 @@ class Wire(threading.Thread):
             for key, _ in self._selector.select(0.05):
                 if key.fileobj is self._door:
                     self._accept()
-                elif key.fileobj in self._selector.get_map():  # its other end may just have been closed
+                elif key.fileobj.fileno() >= 0:  # type: ignore[union-attr]  # its other end may just have been closed
                     self._carry(key.fileobj, key.data)  # type: ignore[arg-type]
             if self._cut.is_set() and self._first is not None:
                 self._close(self._first)
