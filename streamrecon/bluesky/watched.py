@@ -9,8 +9,10 @@ import numpy as np
 
 from streamrecon.bluesky.turns import continued
 
+LATER = 3
+"""Positions after one that tell how fast the motor went by then, and across the end of a turn which way."""
 SAID = 2.0
-"""How many times as long as between the next two it may be between two positions for the motor to have moved all the while."""
+"""How many times as long as between those it may be between two positions for the motor to have moved all the while."""
 
 
 class Watched:
@@ -81,21 +83,25 @@ class Watched:
         return self._positions[place - 1] + step * max(0.0, time - left) / (end - left)
 
     def _moved(self, place: int, ended: bool, turn: float) -> tuple[float, float] | None:
-        """How far it went to a position from the one before it, and when it left that; None where the next one is to tell.
+        """How far it went to a position from the one before it, and when it left that; None where later ones are to tell.
 
         A motor that says nothing as long as it stands is heard of long after that position. It left it when it had to, to be at
         the next one at the speed that it had then.
         """
+        last = min(place + LATER, len(self) - 1)
+        if last < place + LATER and not ended:
+            return None
         begin, end = self._times[place - 1 : place + 1]
-        before, after = self._beside(place, -1), self._beside(place, 1)
-        step, sure = continued(self._step(place), (before, after), turn)
-        long = before is None or before[1] * SAID < 1
-        if after is None:
-            return None if not ended and (long or not sure) else (step, begin)
-        if after[1] * SAID >= 1:
+        step = self._continued(place, turn)
+        took = self._times[last] - end
+        if took <= 0 or end - begin <= SAID * took / (last - place):
             return step, begin
-        speed = abs(continued(after[0], [self._beside(place + 1, 1)], turn)[0]) / (after[1] * (end - begin))
+        speed = abs(sum(self._continued(each, turn) for each in range(place + 1, last + 1))) / took
         return step, (max(begin, end - abs(step) / speed) if speed > 0 else begin)
+
+    def _continued(self, place: int, turn: float) -> float:
+        """The step to a position from the one before it, across the end of a turn where it leads across one."""
+        return continued(self._step(place), [self._beside(place, side) for side in (-1, 1)], turn)[0]
 
     def _step(self, place: int) -> float:
         """To a position from the one before it."""

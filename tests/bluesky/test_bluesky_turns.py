@@ -109,9 +109,9 @@ def test_a_step_that_goes_across_does_not_vouch_for_another() -> None:
 def test_what_the_next_position_will_tell_is_waited_for() -> None:
     """Else what is found live is not what a second pass finds."""
     motor = watched([359.9, 0.5])
-    assert motor.at(0.5, False, 360) is None
-    motor.expected = 3
-    motor.add(3, 2.0, 1.1)
+    for number in range(3):
+        assert motor.at(0.5, False, 360) is None
+        motor.add(number + 3, 2.0 + number, 1.1 + 0.6 * number)
     assert motor.at(0.5, False, 360) == pytest.approx(360.2)
     options = {"from": "dataset", "key": "k", "units": "deg", "at": "start"}
     rule = mapping_from_dict({"run": {"match": {"plan_name": "x"}}, "theta": options}).theta
@@ -126,6 +126,18 @@ def test_what_the_next_position_will_tell_is_waited_for() -> None:
     assert math.degrees(theta) == pytest.approx(359.5)
 
 
+def test_a_hasty_update_does_not_tell_that_the_motor_stood_before() -> None:
+    """It went evenly; the second of two updates came soon after the first, and is a little off."""
+    motor = Watched()
+    motor.expected = 7
+    for number, (time, position) in enumerate(
+        [(0, 0), (1, 6), (2, 12), (2.02, 12.6), (3.02, 18.1), (4.02, 24.1), (5.02, 30.1)]
+    ):
+        motor.add(number + 1, time, position)
+    for time in np.arange(0, 2, 0.125):
+        assert motor.at(time, True, 360) == pytest.approx(6 * time, abs=0.3)
+
+
 @pytest.mark.parametrize("noise", [0.0, 0.001])
 def test_a_motor_that_says_nothing_as_long_as_it_stands(noise: float) -> None:
     """As monitors that are told of changes only: it stood for 20 s, and turned by 20 degrees a second from then on."""
@@ -135,6 +147,6 @@ def test_a_motor_that_says_nothing_as_long_as_it_stands(noise: float) -> None:
     motor.add(2, -19.5, noise)
     for number in range(10):
         motor.add(number + 3, 0.1 * (number + 1), 2.0 * (number + 1))
-    assert motor.begun(0.05, True, 360) == pytest.approx(0.0, abs=noise)
+    assert motor.begun(0.05, True, 360) == pytest.approx(0.0, abs=noise + 1e-9)
     for time, angle in ((-10.0, noise), (-0.01, noise), (0.05, 1.0), (0.1, 2.0), (0.55, 11.0)):
         assert motor.at(time, True, 360) == pytest.approx(angle, abs=2 * noise + 1e-9)
