@@ -148,6 +148,8 @@ class Attachment:
                 self._go_on(self._keeping)
             self._last = "no run has begun"
             self._listen()
+            while self._scans and not self._stopped.is_set() and not self._ended.wait(POLL):
+                self._tidy()  # what was set aside may go on
             self._waiting.put(None)
             self._ended.wait()
         except BaseException:
@@ -169,6 +171,10 @@ class Attachment:
         for name, doc in keeping.left():
             self._collector.hear(name, doc)
         self._going_on, self._were_aside = False, frozenset()
+        # They were read in the order in which they began, by which they have their flats.
+        self._scans = {uid: self._scans[uid] for uid in keeping.runs() if uid in self._scans}
+        for scan in self._scans.values():
+            self._waiting.put(scan)
         for scan in self._aside.values():
             scan.silent = len(scan.run)
             scan.run.give_up(SILENT)
@@ -246,12 +252,13 @@ class Attachment:
             self._aside[run.uid] = scan
             return True
         most = self._config.attach.waiting
-        if len(self._scans) > most:
+        if len(self._scans) > most and not self._going_on:
             self._listener("skipped", f"run {run.uid} is not reconstructed: {most} runs wait already (attach.waiting)")
             return False
         self._scans[run.uid] = scan
         self._listener("run", f"run {run.uid} ({_name(run)}) is a scan, by the mapping {scan.rules.name}")
-        self._waiting.put(scan)
+        if not self._going_on:
+            self._waiting.put(scan)
         return True
 
     def _scan_of(self, run: Run) -> _Scan | None:
@@ -281,12 +288,14 @@ class Attachment:
     def _added(self, run: Run, name: str, doc: Mapping[str, Any]) -> None:
         scan = self._scans.get(run.uid)
         self._last = "nothing more has come"
-        if run.uid in self._aside:
-            if scan is None and not self._going_on:
+        if run.uid in self._aside and scan is None:
+            if not self._going_on:
                 self._take_up(self._aside[run.uid])
             return
         if self._keeping is not None and not self._going_on:
             self._keeping.add(run.uid, name, doc)
+        if name == "stop" and run.uid in self._aside:
+            run.come_back()  # it is whole, before it was given up in earnest
         if scan is not None:
             scan.heard = time.monotonic()
             scan.nbytes += image_bytes(doc)

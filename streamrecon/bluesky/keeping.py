@@ -158,14 +158,21 @@ class Keeping:
         return [path.stem for path in paths if UID_PATTERN.fullmatch(path.stem)]
 
     def left(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Documents of all runs that are there, run after run; what was not written to its end is cut off."""
+        """Documents of all runs that are there, run after run, in the order in which they began; what was not written to its end
+        is cut off."""
         paths = [self._path(uid).with_suffix(ASIDE) for uid in self.asides()]
-        for path in [*paths, *map(self._path, self.runs())]:
+        for path in sorted([*paths, *map(self._path, self.runs())], key=self._began):
             uid = path.stem
             try:
                 yield from self._read(path)
             except OSError as error:
                 log.warning("what was kept of run %s cannot be read: %s", uid, error)
+
+    def _began(self, path: Path) -> float:
+        with contextlib.suppress(OSError, TypeError, ValueError):
+            for name, doc in self._read(path):
+                return float(doc["time"]) if name == "start" and "time" in doc else 0.0
+        return 0.0
 
     def _read(self, path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         with path.open("r+b") as file:

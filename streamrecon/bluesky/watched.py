@@ -79,8 +79,9 @@ class Watched:
         if moved is None:
             return None
         step, left = moved
-        end = self._times[place]
-        return self._positions[place - 1] + step * max(0.0, time - left) / (end - left)
+        if time <= left:
+            return self._positions[place - 1]
+        return self._positions[place - 1] + step * (time - left) / (self._times[place] - left)
 
     def _moved(self, place: int, ended: bool, turn: float) -> tuple[float, float] | None:
         """How far it went to a position from the one before it, and when it left that; None where later ones are to tell.
@@ -89,12 +90,14 @@ class Watched:
         the next one at the speed that it had then.
         """
         last = min(place + LATER, len(self) - 1)
-        if last < place + LATER and not ended:
+        whole = next((each for each in range(place + 1, last + 1) if self._hole(each)), last + 1) - 1
+        if not ended and (last < place + LATER or whole < last):
             return None
+        last = whole
         begin, end = self._times[place - 1 : place + 1]
         step = self._continued(place, turn)
         took = self._times[last] - end
-        if took <= 0 or end - begin <= SAID * took / (last - place):
+        if last == place or took <= 0 or end - begin <= SAID * took / (last - place):
             return step, begin
         speed = abs(sum(self._continued(each, turn) for each in range(place + 1, last + 1))) / took
         return step, (max(begin, end - abs(step) / speed) if speed > 0 else begin)
