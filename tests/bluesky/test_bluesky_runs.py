@@ -175,3 +175,83 @@ def test_the_engine_waits_for_who_left(tmp_path: Path) -> None:
     with h5py.File(out / scan.uid / "volume.h5", "r", locking=False) as file:
         assert file["entry/reconstruction/final"][()]
         assert list(file["entry/reconstruction/projection_indices"]) == list(range(len(frames)))
+
+
+def flats(folder: Path, number: int, count: int) -> Scan:
+    scan = Scan(plan_name="flats")
+    scan.stream(det=DET)
+    scan.rows(scan.resource(write(folder / f"flats{number}.h5", count)), (0, count), (1, count + 1))
+    scan.stop()
+    return scan
+
+
+def stopped(attached: Attached) -> None:
+    attached.attachment.stop()
+    attached.thread.join(20)
+    assert not attached.thread.is_alive()
+
+
+@pytest.mark.parametrize("again", ["before", "after"])
+def test_a_run_that_was_set_aside_has_its_own_flats_after_a_restart(tmp_path: Path, engine: Engine, again: str) -> None:
+    """Whether it goes on before it or after it, and though newer flats have come."""
+    rules: dict[str, Any] = {**STEP, "flat": {"select": "run", "match": {"plan_name": "flats"}, "key": "det"}}
+    # Their start documents say when each began.
+    before, silent = flats(tmp_path, 0, 2), step_scan(write(tmp_path / "a.h5", 4), 4)
+    after, other = flats(tmp_path, 1, 3), step_scan(write(tmp_path / "b.h5", 2), 2)
+    first = Attached(tmp_path, rules, patience=0.3, keep=tmp_path / "keep")
+    first.say(before.documents)
+    first.say(silent.documents[:6])
+    first.say(after.documents)
+    first.say(other.documents)
+    until(lambda: first.attachment.scans, "the other one")
+    said = 6
+    if again == "before":
+        said = 7
+        first.say(silent.documents[6:7])
+        until(lambda: first.told("again"), "it goes on")
+    stopped(first)
+    second = Attached(tmp_path, rules, keep=tmp_path / "keep")
+    second.say(silent.documents[said:])
+    second.close()
+    kinds = [item.kind for item in engine.scans[silent.uid]]
+    assert (kinds.count(F), kinds.count(P)) == (2, 4)
+    assert not list((tmp_path / "keep").glob(f"{silent.uid}.*"))
+
+
+def test_what_comes_of_a_run_as_it_is_given_up_is_kept(tmp_path: Path, engine: Engine) -> None:
+    """The engine is busy, so its end takes a while."""
+    engine.hold.clear()
+    first = Attached(tmp_path, patience=0.3, keep=tmp_path / "keep")
+    silent, other = step_scan(write(tmp_path / "a.h5", 4), 4), step_scan(write(tmp_path / "b.h5", 2), 2)
+    first.say(silent.documents[:6])
+    first.say(other.documents[:3])
+    until(lambda: first.attachment._aside, "it is given up")
+    first.say(silent.documents[6:8])
+    until(lambda: len(first.attachment._aside[silent.uid].run) == 8, "it goes on")
+    first.attachment.stop()
+    engine.hold.set()
+    stopped(first)
+    engine.errors.clear()
+    second = Attached(tmp_path, keep=tmp_path / "keep")
+    second.say(silent.documents[8:])
+    second.say(other.documents[3:])
+    second.close()
+    assert projections(engine.scans[silent.uid]) == {i: (i, 10.0 * i) for i in range(4)}
+
+
+def test_a_restart_leaves_out_no_run_that_waited(tmp_path: Path, engine: Engine) -> None:
+    """Though there may be fewer now."""
+    engine.hold.clear()
+    scans = [step_scan(write(tmp_path / f"{n}.h5", 2), 2) for n in range(3)]
+    first = Attached(tmp_path, keep=tmp_path / "keep")
+    for scan in scans:
+        first.say(scan.documents)
+    until(lambda: len(first.attachment._scans) == 3, "all wait")
+    first.attachment.stop()
+    engine.hold.set()
+    stopped(first)
+    engine.scans.clear()
+    second = Attached(tmp_path, keep=tmp_path / "keep", attach={"waiting": 1})
+    second.close()
+    assert not second.told("skipped")
+    assert list(engine.scans) == [scan.uid for scan in scans]

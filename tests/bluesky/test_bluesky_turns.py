@@ -150,3 +150,14 @@ def test_a_motor_that_says_nothing_as_long_as_it_stands(noise: float) -> None:
     assert motor.begun(0.05, True, 360) == pytest.approx(0.0, abs=noise + 1e-9)
     for time, angle in ((-10.0, noise), (-0.01, noise), (0.05, 1.0), (0.1, 2.0), (0.55, 11.0)):
         assert motor.at(time, True, 360) == pytest.approx(angle, abs=2 * noise + 1e-9)
+
+
+def test_a_motor_that_says_twice_where_it_stands() -> None:
+    motor = Watched()
+    motor.expected = 12
+    for number, (time, position) in enumerate(
+        [(-5.0, 0.0), (3.0, 0.0), *((3.1 + 0.1 * n, 0.5 * (n + 1)) for n in range(10))]
+    ):
+        motor.add(number + 1, time, position)
+    assert motor.at(1.0, True, 360) == 0
+    assert motor.at(3.05, True, 360) == pytest.approx(0.25)
