@@ -61,9 +61,9 @@ class Exhibit:
         number, full = AXES[axis], self.update.full
         place = full[number] // 2 if index is None else min(index, full[number] - 1)
         # What a bin leaves out at the end of the volume is shown by the last one.
-        place_here = min(place // self.update.binning, self.files.shape[number] - 1)
-        found = self.sagittal.get(place_here) if axis == "x" else None
-        pixels = self.files.slice(axis, place_here) if found is None else found
+        voxel = min(place // self.update.binning, self.files.shape[number] - 1)
+        found = self.sagittal.get(voxel) if axis == "x" else None
+        pixels = self.files.slice(axis, voxel) if found is None else found
         others = tuple(size for i, size in enumerate(full) if i != number)
         return _shot("slice", binned(pixels, most), others, axis, place)
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamrecon.errors import SourceError, SourceFileError
-from streamrecon.recon.means import Moments, moments_of
+from streamrecon.recon.means import Moments, bin_means, moments_of
 from streamrecon.viewer.source import Place
 from streamrecon.wire.codec import clip
 from streamrecon.wire.messages import Axis, Update
@@ -104,8 +104,7 @@ class VolumeFile:
         of_z, of_y, of_x = (min(step, side) for side in self.shape)
         place = number * step + (of_z - 1) // 2
         rows = self._read(lambda data: data[place, (of_y - 1) // 2 :: step])[:height]
-        means: NDArray[np.float32] = rows[:, : width * of_x].reshape(height, width, of_x).mean(2, dtype=np.float32)
-        return means, moments_of(rows)
+        return bin_means(rows, [1, of_x])[:, :width], moments_of(rows)
 
     def step(self, size: int) -> int:
         """Voxels along each axis for one of the preview."""
