@@ -393,13 +393,20 @@ def test_a_full_disk_leaves_the_journal_as_it_was(tmp_path: Path, call: int) -> 
 
 
 CHILD = """
-import sys
+import sys, time
 sys.path[:0] = [{tests!r}]
 from pathlib import Path
 from test_engine_journal import ROWS, Journal, P, put, scan
-each = Journal(Path({path!r}), scan(500), ROWS, sync_seconds=0.0, durable=lambda n: print(n, flush=True))
+marks = [0]
+def durable(n):
+    print(n, flush=True)
+    marks.append(n)
+each = Journal(Path({path!r}), scan(500), ROWS, sync_seconds=0.0, durable=durable)
 for index in range(500):
     put(each, P, index, 0.0)
+    # Several syncs, however few frames a slow disk would take them for.
+    while index % 100 == 99 and marks[-1] <= index:
+        time.sleep(0.001)
 """
 
 
