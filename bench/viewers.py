@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import os
 import struct
@@ -18,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -97,55 +99,66 @@ def measure(scan: Path, out: Path, options: argparse.Namespace, viewers: int) ->
         if entry["event"] == "version":
             versions.append(time.time())
 
-    crowd = None
-    if viewers:
-        command = [
-            sys.executable,
-            "-m",
-            "bench.viewers",
-            "--crowd",
-            endpoint,
-            "--viewers",
-            str(viewers),
-            "--side",
-            str(side),
-            "--rate",
-            str(options.rate),
-        ]
-        command += ["--apart"] if options.apart else []
-        crowd = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        assert crowd.stdout is not None
-        crowd.stdout.readline()  # they are there
     me = psutil.Process()
-    spent = sum(me.cpu_times()[:2])
-    result = run_scan(scan, out, config, listener=listener, overwrite=True)
-    figure: dict[str, Any] = {
-        "viewers": viewers,
-        "frames_per_second": result.status.frames / result.seconds,
-        "versions_per_second": len(versions) / result.seconds,
-        "cpu_seconds": sum(me.cpu_times()[:2]) - spent,
-    }
-    if crowd is not None:
-        seen = json.loads(crowd.communicate("stop\n", timeout=60)[0])
-        figure |= {
-            "updates_per_second": seen["updates"] / result.seconds / viewers,
-            "first_picture": seen["first"] - versions[0],
-            "megabytes_per_second": seen["nbytes"] / result.seconds / 1e6,
-            "viewers_cpu_seconds": seen["cpu"],
+    with contextlib.ExitStack() as stack:
+        page = crowd = None
+        if viewers:
+            page, url = stack.enter_context(serving(endpoint))
+            crowd = stack.enter_context(crowding(url, options))
+        spent = sum(me.cpu_times()[:2])
+        page_spent = 0.0 if page is None else sum(psutil.Process(page.pid).cpu_times()[:2])
+        result = run_scan(scan, out, config, listener=listener, overwrite=True)
+        figure: dict[str, Any] = {
+            "viewers": viewers,
+            "frames_per_second": result.status.frames / result.seconds,
+            "versions_per_second": len(versions) / result.seconds,
+            "cpu_seconds": sum(me.cpu_times()[:2]) - spent,
         }
+        if page is not None and crowd is not None:
+            page_cpu = sum(psutil.Process(page.pid).cpu_times()[:2])
+            seen = json.loads(crowd.communicate("stop\n", timeout=60)[0])
+            figure |= {
+                "updates_per_second": seen["updates"] / result.seconds / viewers,
+                "first_picture": seen["first"] - versions[0],
+                "megabytes_per_second": seen["nbytes"] / result.seconds / 1e6,
+                "page_cpu_seconds": page_cpu - page_spent,
+                "viewers_cpu_seconds": seen["cpu"],
+            }
     return figure
 
 
-async def crowd(endpoint: str, viewers: int, side: int, rate: float) -> None:
-    """A page server, and its sessions, until a line is read; what they saw."""
-    from websockets.asyncio.client import connect
+@contextlib.contextmanager
+def serving(endpoint: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """`streamrecon view`, and the address that it says."""
+    command = [sys.executable, "-m", "streamrecon", "view", "--subscribe", endpoint]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as page:
+        assert page.stdout is not None
+        try:
+            yield page, page.stdout.readline().split()[-1]
+        finally:
+            page.terminate()
 
-    from streamrecon.viewer import LiveSource, ViewServer
+
+@contextlib.contextmanager
+def crowding(url: str, options: argparse.Namespace) -> Iterator[subprocess.Popen[str]]:
+    """Viewers of a page, once they are there."""
+    command = [sys.executable, "-m", "bench.viewers", "--crowd", url, "--viewers", str(options.viewers)]
+    command += ["--side", str(options.side), "--rate", str(options.rate), *(["--apart"] if options.apart else [])]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as crowd:
+        assert crowd.stdout is not None
+        crowd.stdout.readline()
+        try:
+            yield crowd
+        finally:
+            crowd.kill()
+
+
+async def crowd(url: str, viewers: int, side: int, rate: float) -> None:
+    """Pages' sessions, until a line is read; what they saw."""
+    from websockets.asyncio.client import connect
 
     updates = nbytes = 0
     first = float("inf")
-    server = ViewServer(LiveSource(endpoint))
-    url = server.start()
     address, token = url.split("/#token=")
 
     async def look(number: int) -> None:
@@ -183,7 +196,6 @@ async def crowd(endpoint: str, viewers: int, side: int, rate: float) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-    server.stop()
     cpu = sum(psutil.Process().cpu_times()[:2])
     print(json.dumps({"updates": updates, "nbytes": nbytes, "first": first, "cpu": cpu}))
 
@@ -196,8 +208,9 @@ def line(figure: dict[str, Any]) -> str:
     )
     if figure["viewers"]:
         text += (
-            f", each sees {figure['updates_per_second']:.1f}/s ({figure['megabytes_per_second']:.0f} MB/s in all, "
-            f"{figure['viewers_cpu_seconds']:.1f} s of processor), the first picture after {figure['first_picture']:.2f} s"
+            f", each sees {figure['updates_per_second']:.1f}/s ({figure['megabytes_per_second']:.0f} MB/s in all), "
+            f"the first picture after {figure['first_picture']:.2f} s; "
+            f"page {figure['page_cpu_seconds']:.1f}, viewers {figure['viewers_cpu_seconds']:.1f} s of processor"
         )
     return text
 

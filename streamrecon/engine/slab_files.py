@@ -18,6 +18,9 @@ PIECE = 16 << 20
 BAND, BAND_BYTES = 16, 32 << 20
 """Slices across x that are cut together, as whoever scrolls wants the next ones soon; and what they take at most."""
 
+SMALL = 32 << 20
+"""Bytes of a volume that is read once, and kept for all slices: a y slice of a preview is many short reads."""
+
 AXES: dict[Axis, int] = {"z": 0, "y": 1, "x": 2}
 
 
@@ -39,6 +42,8 @@ class SlabFiles:
         """(slice, y, x)."""
         self._band: tuple[int, NDArray[np.float32]] | None = None
         """The slices across x that were cut last (x, slice, y), and where the first one is."""
+        self._volume: NDArray[np.float32] | None = None
+        """All of a small one, once a slice was asked for."""
 
     def slice(self, axis: Axis, index: int) -> NDArray[np.float32]:
         """A slice at right angles to an axis, at this voxel of it.
@@ -49,6 +54,10 @@ class SlabFiles:
             If the version is gone, or the disk fails.
         """
         count, height, width = self.shape
+        if 4 * count * height * width <= SMALL:
+            if self._volume is None:
+                self._volume = self.rows((0, count), (0, height))
+            return self._volume.take(index, AXES[axis])
         if axis == "z":
             image: NDArray[np.float32] = self.rows((index, index + 1), (0, height))[0]
             return image

@@ -104,8 +104,9 @@ class Desk:
         return await loop.run_in_executor(self._encoder, self.encodings.get, picture.shown, picture.size)
 
     def _wake_all(self) -> None:
-        for wake in self.sessions.values():
-            wake()
+        for session, wake in self.sessions.items():
+            if session.waits:
+                wake()
 
 
 def make_app(desk: Desk, files: Mapping[str, Path], hosts: frozenset[str], origins: frozenset[str]) -> ASGIApp:

@@ -14,7 +14,7 @@ from streamrecon.version import __version__
 from streamrecon.viewer.requests import Control, Hello, Request, Values, Want
 from streamrecon.viewer.source import Place, Shown, Source
 from streamrecon.viewer.words import line
-from streamrecon.wire.messages import Picture, Result, Update
+from streamrecon.wire.messages import Picture, Progress, Result, Update
 
 Role: TypeAlias = Literal["view", "control"]
 
@@ -152,6 +152,11 @@ class Session:
         """The page is gone."""
         self._source.want(self, ())
 
+    @property
+    def waits(self) -> bool:
+        """Whether it waits for something of the source; how that is doing it learns by taking once in a while."""
+        return self._want is not None or bool(self._values or self._controls)
+
     def take(self, now: float) -> list[Outgoing]:
         """What is to be sent now, in this order."""
         texts, self._texts = self._texts, []
@@ -195,7 +200,7 @@ class Session:
             news.append(said)
         if progress is not None and now - self._progress_at >= PROGRESS_EVERY:
             words = line(link, progress, self._source.update)
-            said = {"type": "progress", **dataclasses.asdict(progress), "line": words}
+            said = {"type": "progress", **_fields(progress), "line": words}
             if said != self._told_progress:
                 self._told_progress, self._progress_at = said, now
                 news.append(said)
@@ -263,8 +268,13 @@ class Session:
 
 def _told(update: Update) -> dict[str, Any]:
     """An update's fields; JSON knows no number that is none."""
-    fields = dataclasses.asdict(update)
+    fields = _fields(update)
     del fields["pictures"]
     return {
         name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in fields.items()
     }
+
+
+def _fields(message: Update | Progress) -> dict[str, Any]:
+    # `dataclasses.asdict` copies each number of a tuple, for each page.
+    return {field.name: getattr(message, field.name) for field in dataclasses.fields(message)}
