@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("--projections", type=int, default=400)
     parser.add_argument("--viewers", type=int, default=20)
     parser.add_argument("--rate", type=float, default=5.0, help="updates per second that each asks for, versions, too")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--full", action="store_true", help="versions without binning, kept where temporary files are")
     parser.add_argument(
         "--apart", action="store_true", help="viewers take only the processor time that nobody else wants"
@@ -217,13 +217,22 @@ def line(figure: dict[str, Any]) -> str:
 
 def judge(figures: list[dict[str, Any]]) -> list[Verdict]:
     """Against the limits."""
-    alone = [figure["frames_per_second"] for figure in figures if not figure["viewers"]]
-    watched = [figure for figure in figures if figure["viewers"]]
-    cost = 1 - np.median([w["frames_per_second"] / a for w, a in zip(watched, alone, strict=True)])
+    alone, watched = ([figure for figure in figures if bool(figure["viewers"]) is some] for some in (False, True))
+    rates = [np.array([figure["frames_per_second"] for figure in each]) for each in (alone, watched)]
+    means = [each.mean() for each in rates]
+    cost = 1 - means[1] / means[0]
+    # Machines are shared: without its error the difference of two such rates says little.
+    errors = [each.std(ddof=1) / each.mean() / len(each) ** 0.5 if len(each) > 1 else np.inf for each in rates]
+    error = (1 - cost) * np.hypot(*errors)
     first = np.median([figure["first_picture"] for figure in watched])
-    count = watched[0]["viewers"]
     return [
-        Verdict(f"what {count} viewers cost the scan's rate", float(cost), COST, False, "of it"),
+        Verdict(
+            f"what {watched[0]['viewers']} viewers cost the scan's rate, +- {error:.3f}",
+            float(cost),
+            COST,
+            False,
+            "of it",
+        ),
         Verdict("first picture after the first version", float(first), FIRST, False, "s"),
     ]
 

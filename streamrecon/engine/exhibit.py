@@ -38,8 +38,6 @@ class Exhibit:
     """Without binning."""
     sinograms: dict[int, NDArray[np.float32]]
     """(projection, column) by slice."""
-    sagittal: dict[int, NDArray[np.float32]]
-    """(slice, y) by place along x, voxels of the version."""
 
     def slice(self, axis: Axis, index: int | None, most: int) -> Shot:
         """A slice, in full resolution where this version has it.
@@ -59,13 +57,22 @@ class Exhibit:
             If the version is gone, or the disk fails.
         """
         number, full = AXES[axis], self.update.full
-        place = full[number] // 2 if index is None else min(index, full[number] - 1)
-        # What a bin leaves out at the end of the volume is shown by the last one.
-        voxel = min(place // self.update.binning, self.files.shape[number] - 1)
-        found = self.sagittal.get(voxel) if axis == "x" else None
-        pixels = self.files.slice(axis, voxel) if found is None else found
+        place = self._place(axis, index)
         others = tuple(size for i, size in enumerate(full) if i != number)
-        return _shot("slice", binned(pixels, most), others, axis, place)
+        return _shot("slice", binned(self.files.slice(axis, self._voxel(axis, place)), most), others, axis, place)
+
+    def across(self, places: Sequence[int | None], more: Sequence[int | None]) -> None:
+        """Have slices across x together; as `SlabFiles.across`, with places along x as those of `slice`."""
+        wanted, others = ([self._voxel("x", self._place("x", place)) for place in each] for each in (places, more))
+        self.files.across(wanted, others)
+
+    def _place(self, axis: Axis, index: int | None) -> int:
+        full = self.update.full[AXES[axis]]
+        return full // 2 if index is None else min(index, full - 1)
+
+    def _voxel(self, axis: Axis, place: int) -> int:
+        # What a bin leaves out at the end of the volume is shown by the last one.
+        return min(place // self.update.binning, self.files.shape[AXES[axis]] - 1)
 
     def small(self, most: int) -> Shot:
         """The preview."""
@@ -131,7 +138,6 @@ def exhibit_of(job: Job, parts: Sequence[Part], files: SlabFiles, slabs: Sequenc
         newest,
         (rows, info.geometry.columns),
         {place: pixels for aside in asides for place, pixels in aside.sinograms},
-        _joined_slabs([dict(aside.sagittal) for aside in asides]),
     )
 
 
@@ -142,12 +148,6 @@ def change(before: Exhibit | None, now: Exhibit) -> Exhibit:
     deviation = float(now.preview.std())
     difference = float(np.sqrt(np.mean((now.preview - before.preview) ** 2)))
     return replace(now, update=replace(now.update, change=difference / deviation)) if deviation > 0 else now
-
-
-def _joined_slabs(slabs: Sequence[dict[int, NDArray[np.float32]]]) -> dict[int, NDArray[np.float32]]:
-    """Slices that all slabs have a part of: those of a version may have been told of what viewers look at one after another."""
-    places = set.intersection(*map(set, slabs))
-    return {place: np.concatenate([slab[place] for slab in slabs]) for place in places}
 
 
 def _statistics(parts: Sequence[Moments]) -> dict[str, float]:

@@ -301,6 +301,8 @@ class Gallery(threading.Thread):
     def _shots_of(self, exhibit: Exhibit, want: Want) -> list[tuple[Picture, NDArray[np.float32]]]:
         if self._shots_are_of is not exhibit:
             self._shots_are_of, self._shots = exhibit, {}
+        across = [plane.index for plane in want.planes if plane.axis == "x"]
+        exhibit.across(across, self.attended.sagittal[::-1])
         shots: list[Shot | None] = [self._slice(exhibit, each.axis, each.index, want.most) for each in want.planes]
         if want.preview:
             shots.append(exhibit.small(want.preview))

@@ -87,7 +87,7 @@ class Finished:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Aside:
-    """What goes with a slab of a version, for viewers; empty where nobody is to see it."""
+    """What goes with a slab of a version, for viewers and its picture; empty where nobody is to see it."""
 
     preview: Bins | None = None
     """Of its slices."""
@@ -98,7 +98,7 @@ class Aside:
     sinograms: tuple[tuple[int, NDArray[np.float32]], ...] = ()
     """Slice and line integrals (projection, column), of those that viewers look at."""
     sagittal: tuple[tuple[int, NDArray[np.float32]], ...] = ()
-    """Place along x, voxels of the version, and what the slab has of that slice (slice, y)."""
+    """What the slab has of slices across x, voxels of the version: where the first of a band is, and (slice, y, x)."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -241,7 +241,8 @@ def slab_name(rank: int) -> str:
 
 def slab_files(folder: Path, parts: Sequence[Part]) -> SlabFiles:
     """The slabs of a version in its folder."""
-    return SlabFiles([(folder / slab_name(part.rank), part.offset, part.slices) for part in parts])
+    files = [(folder / slab_name(part.rank), part.offset, part.slices) for part in parts]
+    return SlabFiles(files, [part.aside.sagittal for part in parts])
 
 
 def version_folder(out: Path, version: int) -> Path:

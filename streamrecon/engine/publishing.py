@@ -106,14 +106,14 @@ class Publishing:
 
     def _aside(self, job: Job) -> Aside:
         """What viewers see besides the slices."""
-        if not self._viewers:
-            return job.aside
         began, volume, binning = time.perf_counter(), job.update.volume, job.update.binning
+        sagittal = tuple((first, volume[:, :, first:end].copy()) for first, end in job.sagittal)
+        if not self._viewers:
+            return replace(job.aside, sagittal=sagittal)
         heights = [_slices(self._slabs[rank], binning) for rank in self.members]
         width = math.ceil(max(sum(heights), *volume.shape[1:]) / PREVIEW)
         first = sum(heights[: self.members.index(self._number)])
         preview, moments = bins_of(volume, first, width)
-        sagittal = tuple((x, volume[:, :, x].copy()) for x in job.sagittal)
         self._counters.add("preview", time.perf_counter() - began)
         return replace(job.aside, preview=preview, moments=moments, sagittal=sagittal)
 

@@ -43,6 +43,7 @@ from streamrecon.engine.output import Provenance
 from streamrecon.engine.plan import Plan
 from streamrecon.engine.previous import Previous, detector_of
 from streamrecon.engine.slab import Slab
+from streamrecon.engine.slab_files import bands_about
 from streamrecon.engine.status import Counters
 from streamrecon.engine.story import Story
 from streamrecon.engine.study import Study
@@ -62,9 +63,6 @@ PROJECTION = 512
 
 SWEPT = 360
 """Projections that candidate centers are shown with, at most."""
-
-SAGITTAL = 128 << 20
-"""Bytes of slices across x that go with a version, of all slabs."""
 
 WAIT = 0.05
 """Seconds to wait for an order when there is nothing else to do."""
@@ -395,15 +393,14 @@ class Rank:
         sinograms = tuple((each, self._fields.sinogram(records, each - first)) for each in slices)
         return Aside(projection=(newest.index, projection), sinograms=sinograms)
 
-    def _sagittal(self, width: int, binning: int) -> tuple[int, ...]:
-        """Where viewers look at slices across x, voxels of a version that is so wide; no more than there is room for."""
+    def _sagittal(self, width: int, binning: int) -> tuple[Range, ...]:
+        """Slices across x of a version that is so wide, which its picture and those who look at it need."""
+        middle, side = width // 2, self._slab.side
         if not self._viewers:
-            return ()
-        side = self._slab.side
+            return ((middle, middle + 1),)
         voxels = (side // 2 if x is None else x for x in reversed(self._attended.sagittal))
-        places = dict.fromkeys(min(x // binning, width - 1) for x in voxels)
-        most = max(1, SAGITTAL // (4 * (self._whole[1] - self._whole[0]) * side))
-        return tuple(places)[:most]
+        places = middle, *(min(x // binning, width - 1) for x in voxels)
+        return bands_about(places, (max(1, (self._whole[1] - self._whole[0]) // binning), width, width))
 
     def _content(self, records: Sequence[Record], binning: int, last: bool) -> tuple[int, ...]:
         """What tells whether the slabs of a version belong together."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,13 +16,42 @@ from streamrecon.wire.messages import Axis, Range
 PIECE = 16 << 20
 """Bytes of a file that are in memory at once, for a slice of which some is taken of each."""
 
-BAND, BAND_BYTES = 16, 32 << 20
-"""Slices across x that are cut together, as whoever scrolls wants the next ones soon; and what they take at most."""
+BAND, BANDS_BYTES = 16, 128 << 20
+"""Slices across x that are had together, as whoever scrolls wants the next ones soon; and what all of a version take at most."""
 
 SMALL = 32 << 20
 """Bytes of a volume that is read once, and kept for all slices: a y slice of a preview is many short reads."""
 
 AXES: dict[Axis, int] = {"z": 0, "y": 1, "x": 2}
+
+Band = tuple[int, NDArray[np.float32]]
+"""Some neighbouring slices across x: where the first one is, and (slice, y, x)."""
+
+
+def bands_about(places: Sequence[int], shape: tuple[int, int, int]) -> tuple[Range, ...]:
+    """Slices across x that are had together: those that are looked at, each with some on both sides of it.
+
+    Parameters
+    ----------
+    places
+        Along x; where not all have room, the first ones.
+    shape
+        (slice, y, x) of the volume.
+
+    Returns
+    -------
+    bands
+        First and one past the last of each, in order, apart.
+    """
+    count, height, width = shape
+    room = max(2, BANDS_BYTES // (4 * count * height))
+    places = tuple(dict.fromkeys(places))[:room]
+    wide = min(BAND, width, room // max(1, len(places)))
+    bands: list[Range] = []
+    for begin in sorted(min(max(0, place - wide // 2), width - wide) for place in places):
+        first = bands.pop()[0] if bands and begin <= bands[-1][1] else begin
+        bands.append((first, begin + wide))
+    return tuple(bands)
 
 
 class SlabFiles:
@@ -33,15 +63,19 @@ class SlabFiles:
     ----------
     files
         Path of each slab, where its pixels begin in bytes, and its shape (slice, y, x); in the order of their rows.
+    bands
+        What is known of each slab without reading it; empty: nothing.
     """
 
-    def __init__(self, files: Sequence[tuple[Path, int, tuple[int, int, int]]]) -> None:
+    def __init__(
+        self, files: Sequence[tuple[Path, int, tuple[int, int, int]]], bands: Sequence[Sequence[Band]] = ()
+    ) -> None:
         self._files = list(files)
         first = self._files[0][2]
         self.shape = sum(shape[0] for _, _, shape in self._files), first[1], first[2]
         """(slice, y, x)."""
-        self._band: tuple[int, NDArray[np.float32]] | None = None
-        """The slices across x that were cut last (x, slice, y), and where the first one is."""
+        self._bands = bands
+        """Of each slab, or of all as if they were one."""
         self._volume: NDArray[np.float32] | None = None
         """All of a small one, once a slice was asked for."""
 
@@ -54,28 +88,61 @@ class SlabFiles:
             If the version is gone, or the disk fails.
         """
         count, height, width = self.shape
+        known = self._known(index) if axis == "x" else None
+        if known is not None:
+            return known
         if 4 * count * height * width <= SMALL:
             if self._volume is None:
                 self._volume = self.rows((0, count), (0, height))
-            return self._volume.take(index, AXES[axis])
+            return self._volume[(slice(None),) * AXES[axis] + (index,)]
         if axis == "z":
             image: NDArray[np.float32] = self.rows((index, index + 1), (0, height))[0]
             return image
         if axis == "y":
             return self.rows((0, count), (index, index + 1))[:, 0]
-        begin, band = self._band or (0, np.empty((0, count, height), np.float32))
-        if not begin <= index < begin + len(band):
-            wide = min(BAND, max(1, BAND_BYTES // (4 * count * height)), width)
-            begin = min(max(0, index - wide // 2), width - wide)
-            band = np.empty((wide, count, height), np.float32)
-            step = max(1, PIECE // (4 * height * width))
-            for first in range(0, count, step):
-                end = min(first + step, count)
-                some = self.rows((first, end), (0, height))[:, :, begin : begin + wide]
-                band[:, first:end] = some.transpose(2, 0, 1)
-            self._band = begin, band
-        found: NDArray[np.float32] = band[index - begin]
+        (bands,) = self._read_across((index,))
+        (found,) = (pixels[:, :, index - first] for first, pixels in bands)
         return found
+
+    def across(self, places: Sequence[int], more: Sequence[int] = ()) -> None:
+        """Have slices across x soon: those that are not known are read together, and with them those beside them.
+
+        Parameters
+        ----------
+        places
+            Along x.
+        more
+            Others that may be asked for next.
+
+        Raises
+        ------
+        OSError
+            If the version is gone, or the disk fails.
+        """
+        if math.prod(self.shape) * 4 > SMALL and any(self._known(place) is None for place in places):
+            self._read_across((*places, *more))
+
+    def _known(self, place: int) -> NDArray[np.float32] | None:
+        """A slice across x that need not be read."""
+        found = [
+            pixels[:, :, place - first]
+            for bands in self._bands
+            for first, pixels in bands
+            if first <= place < first + pixels.shape[2]
+        ]
+        return np.concatenate(found) if found and sum(map(len, found)) == self.shape[0] else None
+
+    def _read_across(self, places: Sequence[int]) -> list[list[Band]]:
+        count, height, width = self.shape
+        ranges = bands_about(places, self.shape)
+        bands = [(first, np.empty((count, height, end - first), np.float32)) for first, end in ranges]
+        step = max(1, PIECE // (4 * height * width))
+        for begin in range(0, count, step):
+            some = self.rows((begin, min(begin + step, count)), (0, height))
+            for first, pixels in bands:
+                pixels[begin : begin + step] = some[:, :, first : first + pixels.shape[2]]
+        self._bands = read = [bands]
+        return read
 
     def rows(self, slices: Range, rows: Range) -> NDArray[np.float32]:
         """Some rows of some slices, (slice, y, x); no more than them is read.

@@ -14,6 +14,7 @@ from streamrecon.engine.orders import LAST, Aside, Part
 from streamrecon.engine.output import Output, Provenance
 from streamrecon.errors import OutputError
 from streamrecon.scan import VolumeUpdate
+from streamrecon.wire.messages import Range
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -33,8 +34,8 @@ class Job:
     """Of a slice without binning, pixels."""
     aside: Aside
     """What the compute thread has for viewers."""
-    sagittal: tuple[int, ...] = ()
-    """Places along x, voxels of the version, of the slices to put there, too."""
+    sagittal: tuple[Range, ...] = ()
+    """Slices across x to put there, too, voxels of the version."""
 
 
 class Writer(threading.Thread):

@@ -97,7 +97,6 @@ class Shown:
             "projection": None,
             "projection_shape": (4, 6),
             "sinograms": {},
-            "sagittal": {},
             **more,
         }
         return Exhibit(update, SlabFiles(files), preview, **known)

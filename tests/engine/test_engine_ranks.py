@@ -18,14 +18,14 @@ from numpy.typing import NDArray
 
 from streamrecon import failpoints
 from streamrecon.config import SendConfig
-from streamrecon.engine import Engine
+from streamrecon.engine import Engine, slab_files
 from streamrecon.engine.journal_beginning import look
 from streamrecon.engine.journal_entries import HEAD, MARK
 from streamrecon.engine.slab_files import SlabFiles
 from streamrecon.errors import DiskFullError, JournalError, PlanError, RankError, ScanAbortedError
 from streamrecon.scan import Frame, Gap
 from streamrecon.transport import send_scan, subscribe
-from streamrecon.wire.messages import Axis
+from streamrecon.wire.messages import Range
 
 pytestmark = pytest.mark.slow
 
@@ -217,13 +217,14 @@ def test_slices_across_x_come_with_the_version(
     settings = config(
         emit={"every": 5, "publish": f"ipc://{tmp_path / 'publish'}", "preview": 2}, engine={"disk_bytes": disk}
     )
-    cut, read_, seen = SlabFiles.slice, [], []
+    monkeypatch.setattr(slab_files, "SMALL", 0)
+    rows, read_, seen = SlabFiles.rows, [], []
 
-    def slice_(files: SlabFiles, axis: Axis, index: int) -> NDArray[np.float32]:
-        read_.append((axis, files))
-        return cut(files, axis, index)
+    def rows_(files: SlabFiles, slices: Range, rows_: Range) -> NDArray[np.float32]:
+        read_.append((files, slices, rows_))
+        return rows(files, slices, rows_)
 
-    monkeypatch.setattr(SlabFiles, "slice", slice_)
+    monkeypatch.setattr(SlabFiles, "rows", rows_)
 
     def watch(engine: Engine) -> None:
         assert engine.publish_endpoint is not None
@@ -234,8 +235,8 @@ def test_slices_across_x_come_with_the_version(
         binning = slices.update.binning
         np.testing.assert_array_equal(slices.sagittal[7 // binning], slices.axial[:, 30 // binning])
     assert [slices.update.binning > 1 for slices in seen[-2:]] == [previews, False]
-    last = [files for axis, files in read_ if axis == "z"][-1]
-    assert ("x", last) not in read_
+    last = read_[-1][0]
+    assert not any(files is last and slices[1] - slices[0] > 1 and rows_ == (0, 48) for files, slices, rows_ in read_)
 
 
 def test_one_slow_rank_paces_the_scan(scan: Scan, tmp_path: Path) -> None:
