@@ -250,24 +250,27 @@ class LiveSource:
 
     def _next(self, wanted: Wanted) -> tuple[Want, set[Key]]:
         """What to ask for now, and what of it is not to be asked for again until there is another version."""
-        newest, places = self._update, wanted.places
+        newest, places, rows = self._update, wanted.places, wanted.sinograms[:SINOGRAMS]
         if newest is not None:
             places = tuple((axis, i) for axis, i in places if i < newest.full["zyx".index(axis)])
         others: list[Key] = [("preview", 0)] if wanted.preview else []
         others += [("projection", 0)] if wanted.projection else []
-        others += [("sinogram", row) for row in wanted.sinograms[:SINOGRAMS]]
+        others += [("sinogram", row) for row in rows]
         lacking = {key for key in (*places, *others) if key not in self._tried and not self._has(key, wanted)}
         # What is lacking is had from what is there already; while there is nothing yet, all is, as soon as there is something.
         soon = newest is None or self._anew or bool(lacking)
         asking = lacking if newest is not None and not self._anew and lacking else {*places, *others}
         planes = [place for place in places if place in asking][:PLANES]
+        also = [place for place in places if place not in planes][:PLANES]
         want = Want(
             uid="" if soon or newest is None else newest.uid,
             after=0 if soon or newest is None else newest.version,
-            planes=tuple(Plane(axis=axis, index=index) for axis, index in planes),
+            planes=_planes(planes),
             preview=wanted.preview if ("preview", 0) in asking else 0,
             projection=("projection", 0) in asking,
-            sinograms=tuple(row for row in wanted.sinograms[:SINOGRAMS] if ("sinogram", row) in asking),
+            sinograms=tuple(row for row in rows if ("sinogram", row) in asking),
+            also=_planes(also),
+            also_sinograms=tuple(row for row in rows if ("sinogram", row) not in asking),
         )
         return want, {*planes, *(lacking & set(others))} if newest is not None and lacking else set()
 
@@ -337,6 +340,10 @@ def _key(picture: Picture) -> Key:
     if picture.kind == "slice" and picture.axis:
         return picture.axis, picture.index
     return picture.kind, picture.index if picture.kind == "sinogram" else 0
+
+
+def _planes(places: Collection[Place]) -> tuple[Plane, ...]:
+    return tuple(Plane(axis=axis, index=index) for axis, index in places)
 
 
 def _best_preview(side: int, most: int) -> int:

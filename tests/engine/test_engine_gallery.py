@@ -424,6 +424,21 @@ def test_the_sinograms_that_are_looked_at(shown: Shown) -> None:
         until(lambda: heard[3:] == [(6, 7, 8, 9)])
 
 
+def test_what_is_looked_at_besides_comes_with_the_version_and_is_not_sent(shown: Shown) -> None:
+    attended: list[Any] = []
+    shown.gallery.attend = attended.append
+    also = Plane(axis="x", index=3), Plane(axis="y", index=1)
+    with Subscription(shown.endpoint) as viewer:
+        viewer.ask(Want(after=0, planes=(Plane(axis="x", index=2),), also=also, sinograms=(1,), also_sinograms=(2,)))
+        until(lambda: len(attended) == 1)
+        assert set(attended[0].sagittal) == {2, 3}
+        assert attended[0].sinograms == (1, 2)
+        shown.show(1)
+        answer = viewer.receive(5)
+        assert answer is not None
+        assert [(picture.axis, picture.index) for picture, _ in answer[1]] == [("x", 2)]
+
+
 def test_slices_across_x_that_are_looked_at_come_with_the_version(shown: Shown) -> None:
     attended: list[tuple[int | None, ...]] = []
     shown.gallery.attend = lambda all_: attended.append(all_.sagittal)

@@ -74,7 +74,20 @@ def test_other_places_of_a_version_that_is_there(engine: FakeEngine, source: Liv
     source.want("a", [("z", 3), *ALL[1:]])
     until(lambda: has(source, 1, ("z", 3)))
     assert engine.asked[0].planes == (Plane(axis="z", index=3),), "only what it did not have"
+    assert engine.asked[0].also == tuple(Plane(axis=axis, index=index) for axis, index in ALL[1:]), (
+        "and what it looks at"
+    )
     assert source.slice(("z", 10)) is None, "nobody wants it any more"
+
+
+def test_the_sinogram_is_looked_at_while_another_slice_is_asked_for(engine: FakeEngine, source: LiveSource) -> None:
+    source.want("a", ALL, beside=True)
+    engine.step()
+    until(lambda: has(source, 1, *ALL) and source.other("sinogram", 10) is not None)
+    engine.asked.clear()
+    source.want("a", [*ALL, ("y", 3)], beside=True)
+    until(lambda: has(source, 1, ("y", 3)))
+    assert (engine.asked[0].sinograms, engine.asked[0].also_sinograms) == ((), (10,))
 
 
 def test_who_comes_back_to_a_slice_of_the_same_version_sees_it(engine: FakeEngine, source: LiveSource) -> None:
