@@ -1,10 +1,9 @@
 """`python -m bench.viewers`: what viewers cost a scan, and how soon they see it.
 
-One scan by turns without and with viewers: pages' sessions at one page server, each looking at slices of its own and scrolling
-along one axis, so often that it is sent `--rate` updates a second, be they of a new version or of another slice. Server and
-sessions are a process beside the engine's, on the same cores; the reference of each run is the scan without them. With
-`--apart` they take only what the engine leaves of the cores, as if they had machines of their own: what they cost then is what
-the engine does for them.
+While a scan is reconstructed, viewers come and go by turns: pages' sessions at the server of `streamrecon view`, each looking at
+slices of its own and scrolling along one axis, so often that it is sent `--rate` updates a second, be they of a new version or of
+another slice. Server and sessions are processes beside the engine's, on the same cores; the reference is the time between, when
+nobody looks. With `--apart` the sessions take only what all others leave of the cores, as if they had machines of their own.
 """
 
 from __future__ import annotations
@@ -20,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from bench.end_to_end import record
 from bench.machine import machine
 from bench.measure import Verdict
 from streamrecon.config import Config, EmitConfig, EngineConfig, ReconConfig, SimulatedConfig
+from streamrecon.engine import Engine
 from streamrecon.run import run_scan
 from streamrecon.transport import private_ipc
 
@@ -37,13 +38,64 @@ COST, FIRST = 0.05, 1.0
 """Limits: share of the scan's rate, and seconds from a version to its picture."""
 
 
+@dataclass
+class Window:
+    """Some seconds of a scan."""
+
+    watched: bool
+    seconds: float
+    frames: int
+    cpu_seconds: float
+    """Of the engine."""
+
+
+class Turns:
+    """Lets viewers come and go while a scan is in work.
+
+    Parameters
+    ----------
+    crowd
+        That is told.
+    seconds
+        Of a turn.
+    expected
+        Projections of the scan.
+    """
+
+    def __init__(self, crowd: subprocess.Popen[str], seconds: float, expected: int) -> None:
+        self.windows: list[Window] = []
+        """Without the first one, in which the engine allocates its memory."""
+        self._crowd, self._seconds, self._expected = crowd, seconds, expected
+        self._watched, self._warm = True, False
+        self._before: tuple[float, int, float] | None = None
+
+    def watch(self, engine: Engine) -> None:
+        """Called by `run_scan`."""
+        frames = engine.status().in_volume
+        if not frames or frames == self._expected:
+            return
+        now = time.monotonic(), frames, sum(psutil.Process().cpu_times()[:2])
+        if self._before is None:
+            self._before = now
+        elif now[0] - self._before[0] >= self._seconds:
+            seconds, frames, cpu = (after - before for before, after in zip(self._before, now, strict=True))
+            if self._warm:
+                self.windows.append(Window(self._watched, seconds, int(frames), cpu))
+            self._warm = True
+            self._watched, self._before = not self._watched, now
+            assert self._crowd.stdin is not None
+            self._crowd.stdin.write("on\n" if self._watched else "off\n")
+            self._crowd.stdin.flush()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--side", type=int, default=512, help="rows and columns; default: %(default)s")
-    parser.add_argument("--projections", type=int, default=400)
+    parser.add_argument("--projections", type=int, default=1600)
     parser.add_argument("--viewers", type=int, default=20)
     parser.add_argument("--rate", type=float, default=5.0, help="updates per second that each asks for, versions, too")
-    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--rounds", type=int, default=3, help="scans")
+    parser.add_argument("--turn", type=float, default=4.0, help="seconds with viewers, and without")
     parser.add_argument("--full", action="store_true", help="versions without binning, kept where temporary files are")
     parser.add_argument(
         "--apart", action="store_true", help="viewers take only the processor time that nobody else wants"
@@ -58,7 +110,7 @@ def main() -> None:
         asyncio.run(crowd(options.crowd, options.viewers, options.side, options.rate))
         return
     if options.quick:
-        options.side, options.projections, options.rounds = 128, 200, 1
+        options.side, options.projections, options.rounds, options.turn = 128, 3000, 1, 1.0
     simulated = SimulatedConfig(
         rows=options.side, columns=options.side, projections=options.projections, flats=4, darks=4
     )
@@ -66,12 +118,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         scan = Path(folder) / "scan.h5"
         record(simulated, scan)
-        for round_ in range(options.rounds + 1):
-            for viewers in (0, options.viewers):
-                figure = measure(scan, Path(folder) / "out", options, viewers)
-                if round_:
-                    figures.append(figure)
-                    print(line(figure), flush=True)
+        for _ in range(options.rounds):
+            figures.append(measure(scan, Path(folder) / "out", options))
+            print(line(figures[-1]), flush=True)
     verdicts = judge(figures)
     for verdict in verdicts:
         print(verdict.line())
@@ -80,8 +129,8 @@ def main() -> None:
         options.json.write_text(json.dumps(report, indent=1))
 
 
-def measure(scan: Path, out: Path, options: argparse.Namespace, viewers: int) -> dict[str, Any]:
-    """One scan, watched by so many."""
+def measure(scan: Path, out: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """One scan."""
     endpoint, side = private_ipc(), options.side
     volume = side**3 * 4
     config = Config(
@@ -99,32 +148,23 @@ def measure(scan: Path, out: Path, options: argparse.Namespace, viewers: int) ->
         if entry["event"] == "version":
             versions.append(time.time())
 
-    me = psutil.Process()
-    with contextlib.ExitStack() as stack:
-        page = crowd = None
-        if viewers:
-            page, url = stack.enter_context(serving(endpoint))
-            crowd = stack.enter_context(crowding(url, options))
-        spent = sum(me.cpu_times()[:2])
-        page_spent = 0.0 if page is None else sum(psutil.Process(page.pid).cpu_times()[:2])
-        result = run_scan(scan, out, config, listener=listener, overwrite=True)
-        figure: dict[str, Any] = {
-            "viewers": viewers,
-            "frames_per_second": result.status.frames / result.seconds,
-            "versions_per_second": len(versions) / result.seconds,
-            "cpu_seconds": sum(me.cpu_times()[:2]) - spent,
-        }
-        if page is not None and crowd is not None:
-            page_cpu = sum(psutil.Process(page.pid).cpu_times()[:2])
-            seen = json.loads(crowd.communicate("stop\n", timeout=60)[0])
-            figure |= {
-                "updates_per_second": seen["updates"] / result.seconds / viewers,
-                "first_picture": seen["first"] - versions[0],
-                "megabytes_per_second": seen["nbytes"] / result.seconds / 1e6,
-                "page_cpu_seconds": page_cpu - page_spent,
-                "viewers_cpu_seconds": seen["cpu"],
-            }
-    return figure
+    with serving(endpoint) as (page, url), crowding(url, options) as crowd:
+        turns = Turns(crowd, options.turn, options.projections)
+        spent = sum(psutil.Process(page.pid).cpu_times()[:2])
+        result = run_scan(scan, out, config, listener=listener, watch=turns.watch, overwrite=True)
+        spent = sum(psutil.Process(page.pid).cpu_times()[:2]) - spent
+        seen = json.loads(crowd.communicate("stop\n", timeout=60)[0])
+    watched = options.turn + sum(window.seconds for window in turns.windows if window.watched)
+    return {
+        "viewers": options.viewers,
+        "windows": [asdict(window) for window in turns.windows],
+        "versions_per_second": len(versions) / result.seconds,
+        "updates_per_second": seen["updates"] / watched / options.viewers,
+        "first_picture": seen["first"] - versions[0],
+        "megabytes_per_second": seen["nbytes"] / watched / 1e6,
+        "page_cores": spent / watched,
+        "viewers_cores": seen["cpu"] / watched,
+    }
 
 
 @contextlib.contextmanager
@@ -189,50 +229,54 @@ async def crowd(url: str, viewers: int, side: int, rate: float) -> None:
                     places[axis][1] = (places[axis][1] + 1) % side
                     await socket.send(json.dumps({**want, "serial": serial}))
 
-    tasks = [asyncio.create_task(look(number)) for number in range(viewers)]
-    await asyncio.sleep(0.5)
-    print("there", flush=True)
-    await asyncio.to_thread(sys.stdin.readline)
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+    async def come() -> list[asyncio.Task[None]]:
+        tasks = [asyncio.create_task(look(number)) for number in range(viewers)]
+        await asyncio.sleep(0.2)
+        return tasks
+
+    async def go(tasks: list[asyncio.Task[None]]) -> None:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    tasks = await come()
     cpu = sum(psutil.Process().cpu_times()[:2])
+    print("there", flush=True)
+    while (word := (await asyncio.to_thread(sys.stdin.readline)).strip()) in ("on", "off"):
+        await go(tasks)
+        tasks = await come() if word == "on" else []
+    await go(tasks)
+    cpu = sum(psutil.Process().cpu_times()[:2]) - cpu
     print(json.dumps({"updates": updates, "nbytes": nbytes, "first": first, "cpu": cpu}))
+
+
+def rates(figure: dict[str, Any], watched: bool) -> list[float]:
+    """Frames per second of each window."""
+    return [window["frames"] / window["seconds"] for window in figure["windows"] if window["watched"] is watched]
 
 
 def line(figure: dict[str, Any]) -> str:
     """For people."""
-    text = (
-        f"{figure['viewers']:3d} viewers: {figure['frames_per_second']:7.1f} frames/s, "
-        f"{figure['versions_per_second']:.1f} versions/s, engine {figure['cpu_seconds']:.1f} s of processor"
+    alone, watched = (np.mean(rates(figure, some)) for some in (False, True))
+    return (
+        f"{alone:5.1f} frames/s alone, {watched:5.1f} with {figure['viewers']} viewers; "
+        f"{figure['versions_per_second']:.1f} versions/s; each viewer is sent {figure['updates_per_second']:.1f}/s, "
+        f"{figure['megabytes_per_second']:.0f} MB/s in all, the first picture after {figure['first_picture']:.2f} s; "
+        f"the page takes {figure['page_cores']:.2f} cores, the viewers {figure['viewers_cores']:.2f}"
     )
-    if figure["viewers"]:
-        text += (
-            f", each sees {figure['updates_per_second']:.1f}/s ({figure['megabytes_per_second']:.0f} MB/s in all), "
-            f"the first picture after {figure['first_picture']:.2f} s; "
-            f"page {figure['page_cpu_seconds']:.1f}, viewers {figure['viewers_cpu_seconds']:.1f} s of processor"
-        )
-    return text
 
 
 def judge(figures: list[dict[str, Any]]) -> list[Verdict]:
     """Against the limits."""
-    alone, watched = ([figure for figure in figures if bool(figure["viewers"]) is some] for some in (False, True))
-    rates = [np.array([figure["frames_per_second"] for figure in each]) for each in (alone, watched)]
-    means = [each.mean() for each in rates]
-    cost = 1 - means[1] / means[0]
-    # Machines are shared: without its error the difference of two such rates says little.
-    errors = [each.std(ddof=1) / each.mean() / len(each) ** 0.5 if len(each) > 1 else np.inf for each in rates]
+    alone, watched = (np.concatenate([rates(figure, some) for figure in figures]) for some in (False, True))
+    cost = 1 - watched.mean() / alone.mean()
+    # Without its error the difference of two such rates says little.
+    errors = [each.std(ddof=1) / each.mean() / len(each) ** 0.5 for each in (alone, watched)]
     error = (1 - cost) * np.hypot(*errors)
-    first = np.median([figure["first_picture"] for figure in watched])
+    first = np.median([figure["first_picture"] for figure in figures])
+    count = figures[0]["viewers"]
     return [
-        Verdict(
-            f"what {watched[0]['viewers']} viewers cost the scan's rate, +- {error:.3f}",
-            float(cost),
-            COST,
-            False,
-            "of it",
-        ),
+        Verdict(f"what {count} viewers cost the scan's rate (+- {error:.3f})", float(cost), COST, False, "of it"),
         Verdict("first picture after the first version", float(first), FIRST, False, "s"),
     ]
 

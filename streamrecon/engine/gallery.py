@@ -220,8 +220,10 @@ class Gallery(threading.Thread):
         """Where not all that is looked at has room, it is what was asked for last."""
         wants = self._audience.looking
         sinograms = dict.fromkeys(row for want in wants for row in (want.sinograms + want.also_sinograms)[:SINOGRAMS])
-        planes = [plane for want in wants for plane in (*want.also[:PLANES], *want.planes)]
-        sagittal = dict.fromkeys(plane.index for plane in planes if plane.axis == "x")
+        across = [[plane.index for plane in want.planes if plane.axis == "x"] for want in wants]
+        sagittal = dict.fromkeys(
+            x for want, some in zip(wants, across, strict=True) for x in (*want.also_sagittal, *some)
+        )
         attended = Attend(tuple(sinograms)[-SINOGRAMS:], tuple(sagittal)[-PLANES:])
         before, self.attended = self.attended, attended
         other = set(attended.sinograms) != set(before.sinograms) or set(attended.sagittal) != set(before.sagittal)

@@ -51,7 +51,7 @@ class Limits:
 
 
 class Encodings:
-    """One encoding of each picture, version and binning for all sessions; any thread, one encodes at a time.
+    """One encoding of each picture, version and binning for all sessions; any thread, none of which waits for another's.
 
     Parameters
     ----------
@@ -71,15 +71,17 @@ class Encodings:
         picture = shown.picture
         key = shown.uid, shown.version, picture, _factors(picture.shape, size, picture.kind)
         with self._lock:
-            found = self._kept.get(key)
-            if found is None:
-                found = self._kept[key] = encode(shown, size)
-                self.made += 1
-                self._bytes += len(found)
-                while self._bytes > self._most and len(self._kept) > 1:
-                    self._bytes -= len(self._kept.popitem(last=False)[1])
-            self._kept.move_to_end(key)
-            return found
+            if key in self._kept:
+                self._kept.move_to_end(key)
+                return self._kept[key]
+        made = encode(shown, size)
+        with self._lock:
+            self.made += 1
+            self._bytes += len(made) - len(self._kept.get(key, b""))
+            self._kept[key] = made
+            while self._bytes > self._most and len(self._kept) > 1:
+                self._bytes -= len(self._kept.popitem(last=False)[1])
+        return made
 
     def clear(self) -> None:
         """Forget all: another source may have other pictures under the same names."""

@@ -10,9 +10,9 @@ import dataclasses
 import math
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, get_args, get_origin
 
 import msgpack
 
@@ -26,6 +26,16 @@ PARTS_LIMIT = 3
 
 Buffer = bytes | bytearray | memoryview
 
+Read: typing.TypeAlias = Callable[[Any], Any]
+"""Checks a value of a header, and gives it as the message has it."""
+
+
+class _UnfitError(Exception):
+    """A value is none of its field."""
+
+    def __init__(self, value: Any, hint: Any) -> None:
+        self.value, self.hint = value, hint
+
 
 def encode(message: Message) -> list[bytes]:
     """The first two parts of a message; a payload is the caller's third.
@@ -35,12 +45,12 @@ def encode(message: Message) -> list[bytes]:
     MessageError
         If a field cannot be written, or the header would be larger than the message allows.
     """
-    fields = dataclasses.asdict(message)
+    fields = _plain(message)
     for name, value in fields.items():
         if isinstance(value, str) and len(value.encode("utf-8", "replace")) > TEXT_LIMIT:
             raise MessageError(f"{message.name()}.{name} has more than {TEXT_LIMIT} bytes: {value[:80]!r}...")
     try:
-        header = msgpack.packb(fields)
+        header = msgpack.packb(fields, default=_plain)
     except (TypeError, ValueError, OverflowError) as error:
         raise MessageError(f"{message.name()} cannot be written as msgpack: {error}") from error
     _check_header(message, len(header))
@@ -99,53 +109,100 @@ def clip(text: str, limit: int = TEXT_LIMIT) -> str:
     return text.encode("utf-8", "backslashreplace")[:limit].decode("utf-8", "ignore")
 
 
+def _plain(message: Any) -> dict[str, Any]:
+    if not isinstance(message, Message):
+        raise TypeError(f"a {type(message).__name__} is no field of a message")
+    return {name: getattr(message, name) for name in _readers(typing.cast("Any", type(message)))}
+
+
 @cache
-def _fields(cls: typing.Any) -> dict[str, Any]:
+def _readers(cls: typing.Any) -> dict[str, Read]:
+    """Of each field of a message, made once: a header is read for each frame."""
     hints = typing.get_type_hints(cls)
-    return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
+    return {field.name: _reader(hints[field.name]) for field in dataclasses.fields(cls)}
 
 
 def _build(cls: type[Message], header: Any) -> Message:
-    fields = _fields(typing.cast("Any", cls))
-    if not isinstance(header, dict) or set(header) != set(fields):
+    readers = _readers(typing.cast("Any", cls))
+    if not isinstance(header, dict) or header.keys() != readers.keys():
         got = ", ".join(map(str, header)) if isinstance(header, dict) else type(header).__name__
-        raise MessageError(f"the header of {cls.name()} has {got[:200]}; expected the fields {', '.join(fields)}")
-    return cls(**{name: _value(f"{cls.name()}.{name}", header[name], hint) for name, hint in fields.items()})
+        raise MessageError(f"the header of {cls.name()} has {got[:200]}; expected the fields {', '.join(readers)}")
+    fields = {}
+    for name, read in readers.items():
+        try:
+            fields[name] = read(header[name])
+        except _UnfitError as error:
+            value = error.value
+            plain = isinstance(value, str | int | float) or value is None
+            # Containers are not printed: a peer may have nested them deeper than Python recurses.
+            shown = repr(value)[:80] if plain else f"a {type(value).__name__}"
+            raise MessageError(f"{cls.name()}.{name} is {shown}; expected {_describe(error.hint)}") from None
+    return cls(**fields)
 
 
-def _value(where: str, value: Any, hint: Any) -> Any:
+def _reader(hint: Any) -> Read:
     origin, arguments = get_origin(hint), get_args(hint)
     if origin in (typing.Union, types.UnionType):
-        if type(value) is int and {int, str} <= set(arguments):
-            return value  # metadata, where a number may be negative
-        if type(value) in arguments:
-            return _value(where, value, type(value))
-        if float in arguments and type(value) is int:
-            return _value(where, value, float)
-    elif origin is Literal:
-        if value in arguments:
-            return value
-    elif origin is tuple and isinstance(value, tuple):
-        if arguments[-1] is Ellipsis:
-            return tuple(_value(where, item, arguments[0]) for item in value)
-        if len(value) == len(arguments):
-            return tuple(_value(where, item, kind) for item, kind in zip(value, arguments, strict=True))
-    elif origin is dict and isinstance(value, dict):
-        return {_value(where, k, arguments[0]): _value(where, v, arguments[1]) for k, v in value.items()}
-    elif dataclasses.is_dataclass(hint):
-        return _build(typing.cast("type[Message]", hint), value)
-    elif hint is float and type(value) in (int, float):
-        if math.isfinite(value):
-            return float(value)
-    elif hint is int and type(value) is int:
-        if 0 <= value < 1 << 64:
-            return value
-    elif hint in (str, bool, type(None)) and type(value) is hint:
-        return value
-    plain = isinstance(value, str | int | float) or value is None
-    # Containers are not printed: a peer may have nested them deeper than Python recurses.
-    shown = repr(value)[:80] if plain else f"a {type(value).__name__}"
-    raise MessageError(f"{where} is {shown}; expected {_describe(hint)}")
+        return _union(hint, {kind: _reader(kind) for kind in arguments})
+    if origin is tuple:
+        return _tuple(hint, arguments)
+    if origin is dict:
+        return _dict(hint, *map(_reader, arguments))
+    if dataclasses.is_dataclass(hint):
+        return lambda value: _build(typing.cast("type[Message]", hint), value)
+    fits: dict[Any, Callable[[Any], bool]] = {
+        float: lambda value: type(value) in (int, float) and math.isfinite(value),
+        int: lambda value: type(value) is int and 0 <= value < 1 << 64,
+    }
+    return _simple(hint, fits.get(hint, lambda value: value in arguments if arguments else type(value) is hint))
+
+
+def _simple(hint: Any, fits: Callable[[Any], bool]) -> Read:
+    def read(value: Any) -> Any:
+        if not fits(value):
+            raise _UnfitError(value, hint)
+        return float(value) if hint is float else value
+
+    return read
+
+
+def _union(hint: Any, readers: dict[Any, Read]) -> Read:
+    any_int = {int, str} <= readers.keys()  # metadata, where a number may be negative
+
+    def read(value: Any) -> Any:
+        kind = type(value)
+        if kind is int and (any_int or int not in readers):
+            if any_int:
+                return value
+            kind = float
+        if kind not in readers:
+            raise _UnfitError(value, hint)
+        return readers[kind](value)
+
+    return read
+
+
+def _tuple(hint: Any, arguments: tuple[Any, ...]) -> Read:
+    readers = [_reader(each) for each in arguments if each is not Ellipsis]
+    any_number = arguments[-1] is Ellipsis
+
+    def read(value: Any) -> Any:
+        if not isinstance(value, tuple) or not (any_number or len(value) == len(readers)):
+            raise _UnfitError(value, hint)
+        if any_number:
+            return tuple(map(readers[0], value))
+        return tuple(read(item) for read, item in zip(readers, value, strict=True))
+
+    return read
+
+
+def _dict(hint: Any, key: Read, value: Read) -> Read:
+    def read(given: Any) -> Any:
+        if not isinstance(given, dict):
+            raise _UnfitError(given, hint)
+        return {key(k): value(v) for k, v in given.items()}
+
+    return read
 
 
 def _describe(hint: Any) -> str:

@@ -376,11 +376,11 @@ class Want(Message):
     """Whether to send the newest projection, as line integrals."""
     sinograms: tuple[int, ...] = ()
     """Slices whose sinograms are to be sent with the next versions; at most `SINOGRAMS`."""
-    also: tuple[Plane, ...] = ()
-    """Slices that are looked at besides and not to be sent now; those at right angles to x are cut from the next versions
-    before they are written."""
+    also_sagittal: tuple[int | None, ...] = ()
+    """Slices at right angles to x that are looked at besides and not to be sent now: they come with the next versions, whose
+    files would be read from end to end for each; null is the middle."""
     also_sinograms: tuple[int, ...] = ()
-    """Slices whose sinograms are looked at besides and not to be sent now: the next versions have them."""
+    """Slices whose sinograms are looked at besides and not to be sent now: they come with the next versions."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

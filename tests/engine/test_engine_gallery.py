@@ -427,11 +427,18 @@ def test_the_sinograms_that_are_looked_at(shown: Shown) -> None:
 def test_what_is_looked_at_besides_comes_with_the_version_and_is_not_sent(shown: Shown) -> None:
     attended: list[Any] = []
     shown.gallery.attend = attended.append
-    also = Plane(axis="x", index=3), Plane(axis="y", index=1)
     with Subscription(shown.endpoint) as viewer:
-        viewer.ask(Want(after=0, planes=(Plane(axis="x", index=2),), also=also, sinograms=(1,), also_sinograms=(2,)))
+        viewer.ask(
+            Want(
+                after=0,
+                planes=(Plane(axis="x", index=2),),
+                also_sagittal=(3, None),
+                sinograms=(1,),
+                also_sinograms=(2,),
+            )
+        )
         until(lambda: len(attended) == 1)
-        assert set(attended[0].sagittal) == {2, 3}
+        assert attended[0].sagittal == (3, None, 2)
         assert attended[0].sinograms == (1, 2)
         shown.show(1)
         answer = viewer.receive(5)
