@@ -3,7 +3,8 @@
 While a scan is reconstructed, viewers come and go by turns: pages' sessions at the server of `streamrecon view`, each looking at
 slices of its own and scrolling along one axis, so often that it is sent `--rate` updates a second, be they of a new version or of
 another slice. Server and sessions are processes beside the engine's, on the same cores; the reference is the time between, when
-nobody looks. With `--apart` the sessions take only what all others leave of the cores, as if they had machines of their own.
+nobody looks. With `--apart` the engine has one half of the cores and all others the other one, as if the page were served by
+another machine: then it is what the engine itself does for viewers.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -98,17 +99,19 @@ def main() -> None:
     parser.add_argument("--turn", type=float, default=4.0, help="seconds with viewers, and without")
     parser.add_argument("--full", action="store_true", help="versions without binning, kept where temporary files are")
     parser.add_argument(
-        "--apart", action="store_true", help="viewers take only the processor time that nobody else wants"
+        "--apart", action="store_true", help="half of the cores are the engine's, half the page's and its viewers'"
     )
     parser.add_argument("--quick", action="store_true", help="a small scan, one round")
     parser.add_argument("--json", type=Path, help="write the figures there")
     parser.add_argument("--crowd", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    cores = sorted(os.sched_getaffinity(0))
+    others = cores[len(cores) // 2 :] if options.apart else cores
     if options.crowd:
-        if options.apart:
-            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
         asyncio.run(crowd(options.crowd, options.viewers, options.side, options.rate))
         return
+    if options.apart:
+        os.sched_setaffinity(0, cores[: len(cores) // 2])
     if options.quick:
         options.side, options.projections, options.rounds, options.turn = 128, 3000, 1, 1.0
     simulated = SimulatedConfig(
@@ -119,7 +122,7 @@ def main() -> None:
         scan = Path(folder) / "scan.h5"
         record(simulated, scan)
         for _ in range(options.rounds):
-            figures.append(measure(scan, Path(folder) / "out", options))
+            figures.append(measure(scan, Path(folder) / "out", options, others))
             print(line(figures[-1]), flush=True)
     verdicts = judge(figures)
     for verdict in verdicts:
@@ -129,8 +132,8 @@ def main() -> None:
         options.json.write_text(json.dumps(report, indent=1))
 
 
-def measure(scan: Path, out: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """One scan."""
+def measure(scan: Path, out: Path, options: argparse.Namespace, others: Sequence[int]) -> dict[str, Any]:
+    """One scan; the page and its viewers on these cores."""
     endpoint, side = private_ipc(), options.side
     volume = side**3 * 4
     config = Config(
@@ -149,6 +152,9 @@ def measure(scan: Path, out: Path, options: argparse.Namespace) -> dict[str, Any
             versions.append(time.time())
 
     with serving(endpoint) as (page, url), crowding(url, options) as crowd:
+        for process in page, crowd:
+            for thread in psutil.Process(process.pid).threads():
+                os.sched_setaffinity(thread.id, others)
         turns = Turns(crowd, options.turn, options.projections)
         spent = sum(psutil.Process(page.pid).cpu_times()[:2])
         result = run_scan(scan, out, config, listener=listener, watch=turns.watch, overwrite=True)
@@ -183,7 +189,7 @@ def serving(endpoint: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
 def crowding(url: str, options: argparse.Namespace) -> Iterator[subprocess.Popen[str]]:
     """Viewers of a page, once they are there."""
     command = [sys.executable, "-m", "bench.viewers", "--crowd", url, "--viewers", str(options.viewers)]
-    command += ["--side", str(options.side), "--rate", str(options.rate), *(["--apart"] if options.apart else [])]
+    command += ["--side", str(options.side), "--rate", str(options.rate)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as crowd:
         assert crowd.stdout is not None
         crowd.stdout.readline()
