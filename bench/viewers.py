@@ -69,6 +69,13 @@ class Turns:
         self._crowd, self._seconds, self._expected = crowd, seconds, expected
         self._watched, self._warm = True, False
         self._before: tuple[float, int, float] | None = None
+        self._came = time.monotonic()
+        self.watched_seconds = 0.0
+        """In all."""
+
+    def close(self) -> None:
+        """The turn is over."""
+        self.watched_seconds += (time.monotonic() - self._came) * self._watched
 
     def watch(self, engine: Engine) -> None:
         """Called by `run_scan`."""
@@ -83,7 +90,8 @@ class Turns:
             if self._warm:
                 self.windows.append(Window(self._watched, seconds, int(frames), cpu))
             self._warm = True
-            self._watched, self._before = not self._watched, now
+            self.close()
+            self._watched, self._before, self._came = not self._watched, now, now[0]
             assert self._crowd.stdin is not None
             self._crowd.stdin.write("on\n" if self._watched else "off\n")
             self._crowd.stdin.flush()
@@ -158,9 +166,10 @@ def measure(scan: Path, out: Path, options: argparse.Namespace, others: Sequence
         turns = Turns(crowd, options.turn, options.projections)
         spent = sum(psutil.Process(page.pid).cpu_times()[:2])
         result = run_scan(scan, out, config, listener=listener, watch=turns.watch, overwrite=True)
+        turns.close()
         spent = sum(psutil.Process(page.pid).cpu_times()[:2]) - spent
         seen = json.loads(crowd.communicate("stop\n", timeout=60)[0])
-    watched = options.turn + sum(window.seconds for window in turns.windows if window.watched)
+    watched = turns.watched_seconds
     return {
         "viewers": options.viewers,
         "windows": [asdict(window) for window in turns.windows],

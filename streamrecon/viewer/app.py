@@ -34,7 +34,7 @@ HELLO_WITHIN = 5.0
 AT_ONCE = 1 << 16
 """Pixels that are encoded in less time than another thread takes to begin."""
 LOOKS = 0.25
-"""Seconds after which a session looks by itself whether there is something to say."""
+"""Seconds after which all sessions look whether there is something to say."""
 STRANGERS = 128
 """Connections at a time that have not said who they are."""
 MALFORMED, NO_TOKEN, TOO_MANY = 4400, 4401, 4429
@@ -79,11 +79,12 @@ class Desk:
         """The source has something new; any thread."""
         if self._loop is not None:
             with contextlib.suppress(RuntimeError):  # it is closed already
-                self._loop.call_soon_threadsafe(self._wake_all)
+                self._loop.call_soon_threadsafe(self._wake_waiting)
 
     def attach(self) -> None:
         """Called in the loop, before all else."""
         self._loop = asyncio.get_running_loop()
+        self._look()
 
     def show(self, source: Source) -> None:
         """From now on another source."""
@@ -107,7 +108,12 @@ class Desk:
             )
         return await loop.run_in_executor(self._encoder, self.encodings.get, picture.shown, picture.size)
 
-    def _wake_all(self) -> None:
+    def _look(self) -> None:
+        for wake in self.sessions.values():
+            wake()
+        asyncio.get_running_loop().call_later(LOOKS, self._look)
+
+    def _wake_waiting(self) -> None:
         for session, wake in self.sessions.items():
             if session.waits:
                 wake()
@@ -256,9 +262,7 @@ async def _tell(desk: Desk, socket: WebSocket, session: Session, news: asyncio.E
                 await _sending(socket.send_bytes(await desk.message(each)))
             else:
                 await _sending(socket.send_text(json.dumps(each, allow_nan=False)))
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(LOOKS):  # Python 3.11's wait_for may take a cancellation for the event
-                await news.wait()
+        await news.wait()
 
 
 async def _sending(sent: Awaitable[None]) -> None:

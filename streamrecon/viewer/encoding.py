@@ -22,7 +22,7 @@ NOTHING = 65535
 """Pixel without a value."""
 LEVELS = 65534
 """Steps from `lo` to `hi`."""
-LOOKED_AT = 1 << 13
+LOOKED_AT = 1 << 12
 """Pixels, about, by which it is told what most values are."""
 PIECE = 1 << 16
 """Pixels that are turned into steps together, so that they stay in a core's cache."""
