@@ -61,12 +61,14 @@ class Turns:
         Of a turn.
     expected
         Projections of the scan.
+    versions
+        Those that there are: the first turn begins with the first one.
     """
 
-    def __init__(self, crowd: subprocess.Popen[str], seconds: float, expected: int) -> None:
+    def __init__(self, crowd: subprocess.Popen[str], seconds: float, expected: int, versions: Sequence[float]) -> None:
         self.windows: list[Window] = []
         """Without the first one, in which the engine allocates its memory."""
-        self._crowd, self._seconds, self._expected = crowd, seconds, expected
+        self._crowd, self._seconds, self._expected, self._versions = crowd, seconds, expected, versions
         self._watched, self._warm = True, False
         self._before: tuple[float, int, float] | None = None
         self._came = time.monotonic()
@@ -80,7 +82,7 @@ class Turns:
     def watch(self, engine: Engine) -> None:
         """Called by `run_scan`."""
         frames = engine.status().in_volume
-        if not frames or frames == self._expected:
+        if not self._versions or frames == self._expected:
             return
         now = time.monotonic(), frames, sum(psutil.Process().cpu_times()[:2])
         if self._before is None:
@@ -163,7 +165,7 @@ def measure(scan: Path, out: Path, options: argparse.Namespace, others: Sequence
         for process in page, crowd:
             for thread in psutil.Process(process.pid).threads():
                 os.sched_setaffinity(thread.id, others)
-        turns = Turns(crowd, options.turn, options.projections)
+        turns = Turns(crowd, options.turn, options.projections, versions)
         spent = sum(psutil.Process(page.pid).cpu_times()[:2])
         result = run_scan(scan, out, config, listener=listener, watch=turns.watch, overwrite=True)
         turns.close()

@@ -107,7 +107,7 @@ class Publishing:
     def _aside(self, job: Job) -> Aside:
         """What viewers see besides the slices."""
         began, volume, binning = time.perf_counter(), job.update.volume, job.update.binning
-        sagittal = tuple((first, volume[:, :, first:end].copy()) for first, end in job.sagittal)
+        sagittal = tuple((first, volume[:, :, first:end].copy()) for first, end in job.sagittal())
         if not self._viewers:
             return replace(job.aside, sagittal=sagittal)
         heights = [_slices(self._slabs[rank], binning) for rank in self.members]

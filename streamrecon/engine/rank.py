@@ -7,6 +7,7 @@ import math
 import queue
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -378,7 +379,10 @@ class Rank:
         while not (last or self._writer.idle):
             self._between()
             self._writer.wait_idle(0.02)
-        content, sagittal = self._content(records, binning, last), self._sagittal(update.volume.shape[2], binning)
+        content, sagittal = (
+            self._content(records, binning, last),
+            partial(self._sagittal, update.volume.shape[2], binning),
+        )
         self._writer.put(Job(cut, update, provenance, content, arrivals, slab.side, aside, sagittal))
 
     def _aside(self, records: Sequence[Record]) -> Aside:
@@ -394,7 +398,7 @@ class Rank:
         return Aside(projection=(newest.index, projection), sinograms=sinograms)
 
     def _sagittal(self, width: int, binning: int) -> tuple[Range, ...]:
-        """Slices across x of a version that is so wide, which its picture and those who look at it need."""
+        """Slices across x of a version that is so wide, which its picture and those who look at it now need; any thread."""
         middle, side = width // 2, self._slab.side
         if not self._viewers:
             return ((middle, middle + 1),)

@@ -34,8 +34,8 @@ class Job:
     """Of a slice without binning, pixels."""
     aside: Aside
     """What the compute thread has for viewers."""
-    sagittal: tuple[Range, ...] = ()
-    """Slices across x to put there, too, voxels of the version."""
+    sagittal: Callable[[], tuple[Range, ...]] = tuple
+    """Slices across x to put there, too, voxels of the version: asked as late as can be, as viewers scroll."""
 
 
 class Writer(threading.Thread):
