@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 from streamrecon.engine.bins import binned, joined
 from streamrecon.engine.orders import Part
+from streamrecon.engine.planes import Place
+from streamrecon.engine.planes import joined as joined_planes
 from streamrecon.engine.slab_files import AXES, SlabFiles
 from streamrecon.engine.status import angles_of
 from streamrecon.engine.writer import Job
@@ -38,9 +40,11 @@ class Exhibit:
     """Without binning."""
     sinograms: dict[int, NDArray[np.float32]]
     """(projection, column) by slice."""
+    planes: dict[Place, NDArray[np.float32]]
+    """Slices in full resolution, where the version is binned."""
 
     def slice(self, axis: Axis, index: int | None, most: int) -> Shot:
-        """A slice, in full resolution where this version has it.
+        """A slice, in full resolution where this version has it: one that was looked at before, or all of one without bins.
 
         Parameters
         ----------
@@ -59,12 +63,16 @@ class Exhibit:
         number, full = AXES[axis], self.update.full
         place = self._place(axis, index)
         others = tuple(size for i, size in enumerate(full) if i != number)
-        return _shot("slice", binned(self.files.slice(axis, self._voxel(axis, place)), most), others, axis, place)
+        found = self.planes.get((axis, place))
+        pixels = self.files.slice(axis, self._voxel(axis, place)) if found is None else found
+        return _shot("slice", binned(pixels, most), others, axis, place)
 
     def across(self, places: Sequence[int | None], more: Sequence[int | None]) -> None:
         """Have slices across x together; as `SlabFiles.across`, with places along x as those of `slice`."""
-        wanted, others = ([self._voxel("x", self._place("x", place)) for place in each] for each in (places, more))
-        self.files.across(wanted, others)
+        known = {index for axis, index in self.planes if axis == "x"}
+        wanted, others = ([self._place("x", place) for place in each] for each in (places, more))
+        wanted = [place for place in wanted if place not in known]
+        self.files.across(*([self._voxel("x", place) for place in each] for each in (wanted, others)))
 
     def _place(self, axis: Axis, index: int | None) -> int:
         full = self.update.full[AXES[axis]]
@@ -138,6 +146,7 @@ def exhibit_of(job: Job, parts: Sequence[Part], files: SlabFiles, slabs: Sequenc
         newest,
         (rows, info.geometry.columns),
         {place: pixels for aside in asides for place, pixels in aside.sinograms},
+        joined_planes([aside.planes for aside in asides]),
     )
 
 

@@ -57,7 +57,7 @@ ROUND, REQUESTS = 0.02, 16
 REST, BYTES_PER_SECOND = 0.02, 400e6
 """How long a viewer that was answered is not answered again: so many seconds at least, and longer for large answers."""
 
-LINGER, RECENT = 1.0, 5.0
+LINGER, RECENT = 2.0, 5.0
 """Seconds, at most, for which an engine that ends waits for those to take its last version that have asked so lately."""
 
 FRESH = 0.2
@@ -220,13 +220,11 @@ class Gallery(threading.Thread):
         """Where not all that is looked at has room, it is what was asked for last."""
         wants = self._audience.looking
         sinograms = dict.fromkeys(row for want in wants for row in (want.sinograms + want.also_sinograms)[:SINOGRAMS])
-        across = [[plane.index for plane in want.planes if plane.axis == "x"] for want in wants]
-        sagittal = dict.fromkeys(
-            x for want, some in zip(wants, across, strict=True) for x in (*want.also_sagittal, *some)
-        )
-        attended = Attend(tuple(sinograms)[-SINOGRAMS:], tuple(sagittal)[-PLANES:])
+        looked_at = [plane for want in wants for plane in (*want.also[:PLANES], *want.planes)]
+        planes = dict.fromkeys((plane.axis, plane.index) for plane in looked_at)
+        attended = Attend(tuple(sinograms)[-SINOGRAMS:], tuple(planes)[-PLANES:])
         before, self.attended = self.attended, attended
-        other = set(attended.sinograms) != set(before.sinograms) or set(attended.sagittal) != set(before.sagittal)
+        other = set(attended.sinograms) != set(before.sinograms) or set(attended.planes) != set(before.planes)
         if other and self.attend is not None:
             self.attend(attended)
 

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from streamrecon.config import FilterName
 from streamrecon.engine.bins import Bins
+from streamrecon.engine.planes import Plane
 from streamrecon.recon.center import CenterEstimate
 from streamrecon.recon.means import Moments
-from streamrecon.wire.messages import Range
+from streamrecon.wire.messages import Axis, Range
 
 Tag = tuple[int, ...]
 """By what line integrals were made: whether the scan has ended, epoch and last GAP of the sender, flats, darks. What has a larger
@@ -97,6 +98,8 @@ class Aside:
     """Index of the newest projection in it, and its line integrals (row, column)."""
     sinograms: tuple[tuple[int, NDArray[np.float32]], ...] = ()
     """Slice and line integrals (projection, column), of those that viewers look at."""
+    planes: tuple[Plane, ...] = ()
+    """Its part of slices in full resolution, where the version is binned."""
     sagittal: tuple[tuple[int, NDArray[np.float32]], ...] = ()
     """What the slab has of slices across x, voxels of the version: where the first of a band is, and (slice, y, x)."""
 
@@ -193,13 +196,17 @@ class Whole:
 
 @dataclass(frozen=True, slots=True)
 class Attend:
-    """What viewers look at and is not read from a version's files: it goes with each version."""
+    """What viewers look at: what of it is not read from a version's files goes with each version."""
 
     sinograms: tuple[int, ...] = ()
     """Slices whose sinograms they see."""
-    sagittal: tuple[int | None, ...] = ()
-    """Where along x they see slices at right angles to it, the latest last, voxels without binning; None is the middle.
-    Of such a slice a file has one pixel in each row, and would be read from its first byte to its last."""
+    planes: tuple[tuple[Axis, int | None], ...] = ()
+    """Slices, the latest last: the axis at right angles to each, and where on it, voxels without binning; None is the middle."""
+
+    @property
+    def sagittal(self) -> tuple[int | None, ...]:
+        """Where along x. Of such a slice a file has one pixel in each row, and would be read from its first byte to its last."""
+        return tuple(index for axis, index in self.planes if axis == "x")
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,6 +42,7 @@ from streamrecon.engine.orders import (
 )
 from streamrecon.engine.output import Provenance
 from streamrecon.engine.plan import Plan
+from streamrecon.engine.planes import Plane, chosen
 from streamrecon.engine.previous import Previous, detector_of
 from streamrecon.engine.slab import Slab
 from streamrecon.engine.slab_files import bands_about
@@ -55,7 +56,7 @@ from streamrecon.recon.offset import TURN
 from streamrecon.recon.sweep import sweep_centers
 from streamrecon.scan import FrameKind, VolumeUpdate
 from streamrecon.wire.digest import Digest
-from streamrecon.wire.messages import Range
+from streamrecon.wire.messages import Axis, Range
 from streamrecon.wire.outputs import Ended
 from streamrecon.wire.ranges import Ranges
 
@@ -374,7 +375,7 @@ class Rank:
         indices = np.array([r.index for r in records], np.int64)
         provenance = Provenance(self._info, self._rows, self._parameters(gain), indices, self._missing())
         arrivals = [r.arrived for r in self._journal.projections[self._shown : slab.cursor]]
-        aside = self._aside(records)
+        aside = self._aside(records, gain, binning)
         self._shown = max(self._shown, slab.cursor)
         while not (last or self._writer.idle):
             self._between()
@@ -385,7 +386,7 @@ class Rank:
         )
         self._writer.put(Job(cut, update, provenance, content, arrivals, slab.side, aside, sagittal))
 
-    def _aside(self, records: Sequence[Record]) -> Aside:
+    def _aside(self, records: Sequence[Record], gain: float, binning: int) -> Aside:
         """What viewers see besides the slices, where there may be some: the newest projection, and the sinograms they look at."""
         if not self._viewers:
             return Aside()
@@ -395,7 +396,14 @@ class Rank:
         projection, _ = bins_of(self._fields.line_integrals([newest])[0], first, width)
         slices = [each for each in self._attended.sinograms if first <= each < first + self._rows[1] - self._rows[0]]
         sinograms = tuple((each, self._fields.sinogram(records, each - first)) for each in slices)
-        return Aside(projection=(newest.index, projection), sinograms=sinograms)
+        planes: tuple[Plane, ...] = ()
+        if binning > 1:
+            side = self._slab.side
+            full = self._whole[1] - self._whole[0], side, side
+            middle: dict[Axis, int] = {"z": full[0] // 2, "y": side // 2, "x": side // 2}
+            attended = [(axis, middle[axis] if i is None else i) for axis, i in reversed(self._attended.planes)]
+            planes = self._slab.planes(chosen(attended, full), gain, first)
+        return Aside(projection=(newest.index, projection), sinograms=sinograms, planes=planes)
 
     def _sagittal(self, width: int, binning: int) -> tuple[Range, ...]:
         """Slices across x of a version that is so wide, which its picture and those who look at it now need; any thread."""

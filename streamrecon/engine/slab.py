@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -15,6 +15,7 @@ from streamrecon.engine.fields import Fields, positions
 from streamrecon.engine.journal import Record
 from streamrecon.engine.orders import Align, Change
 from streamrecon.engine.plan import Plan, fit
+from streamrecon.engine.planes import Place, Plane, cut
 from streamrecon.engine.status import Counters
 from streamrecon.engine.story import Story
 from streamrecon.recon.accumulate import Accumulator, Shape, bin_slices
@@ -343,6 +344,12 @@ class Slab:
                 self._accumulator.snapshot_block(block, volume[place], gain, binning)
             self._between()
         return bin_slices(volume, binning // shape.row_binning(binning))
+
+    def planes(self, places: Collection[Place], gain: float, first: int) -> tuple[Plane, ...]:
+        """Its part of single slices in full resolution; `first` is the slice of the volume that it begins with."""
+        assert self._accumulator is not None
+        with self._counters.stage("snapshot"):
+            return tuple(cut(self._accumulator, places, gain, first))
 
 
 def _theta(records: Sequence[Record]) -> NDArray[np.float64]:

@@ -261,15 +261,15 @@ class LiveSource:
         soon = newest is None or self._anew or bool(lacking)
         asking = lacking if newest is not None and not self._anew and lacking else {*places, *others}
         planes = [place for place in places if place in asking][:PLANES]
-        also = [index for axis, index in places if axis == "x" and (axis, index) not in planes]
+        also = [place for place in places if place not in planes][:PLANES]
         want = Want(
             uid="" if soon or newest is None else newest.uid,
             after=0 if soon or newest is None else newest.version,
-            planes=tuple(Plane(axis=axis, index=index) for axis, index in planes),
+            planes=_planes(planes),
             preview=wanted.preview if ("preview", 0) in asking else 0,
             projection=("projection", 0) in asking,
             sinograms=tuple(row for row in rows if ("sinogram", row) in asking),
-            also_sagittal=tuple(also[:PLANES]),
+            also=_planes(also),
             also_sinograms=tuple(row for row in rows if ("sinogram", row) not in asking),
         )
         return want, {*planes, *(lacking & set(others))} if newest is not None and lacking else set()
@@ -340,6 +340,10 @@ def _key(picture: Picture) -> Key:
     if picture.kind == "slice" and picture.axis:
         return picture.axis, picture.index
     return picture.kind, picture.index if picture.kind == "sinogram" else 0
+
+
+def _planes(places: Collection[Place]) -> tuple[Plane, ...]:
+    return tuple(Plane(axis=axis, index=index) for axis, index in places)
 
 
 def _best_preview(side: int, most: int) -> int:

@@ -367,7 +367,8 @@ class Want(Message):
     after: int
     """0 for any: also what is there already, with other slices."""
     planes: tuple[Plane, ...] = (Plane(axis="z"), Plane(axis="y"), Plane(axis="x"))
-    """Slices to be sent, in full resolution where the volume has it; at most `PLANES`."""
+    """Slices to be sent, at most `PLANES`, in full resolution; of a binned version those that were not looked at before it are as
+    it has them, and in the Fourier method all but those at right angles to z."""
     most: int = 0
     """Pixels of the longest side of a picture, at most; 0 for any."""
     preview: int = 0
@@ -376,9 +377,8 @@ class Want(Message):
     """Whether to send the newest projection, as line integrals."""
     sinograms: tuple[int, ...] = ()
     """Slices whose sinograms are to be sent with the next versions; at most `SINOGRAMS`."""
-    also_sagittal: tuple[int | None, ...] = ()
-    """Slices at right angles to x that are looked at besides and not to be sent now: they come with the next versions, whose
-    files would be read from end to end for each; null is the middle."""
+    also: tuple[Plane, ...] = ()
+    """Slices that are looked at besides and not to be sent now: the next versions have them as they have `planes`."""
     also_sinograms: tuple[int, ...] = ()
     """Slices whose sinograms are looked at besides and not to be sent now: they come with the next versions."""
 

@@ -97,6 +97,7 @@ class Shown:
             "projection": None,
             "projection_shape": (4, 6),
             "sinograms": {},
+            "planes": {},
             **more,
         }
         return Exhibit(update, SlabFiles(files), preview, **known)
@@ -432,13 +433,13 @@ def test_what_is_looked_at_besides_comes_with_the_version_and_is_not_sent(shown:
             Want(
                 after=0,
                 planes=(Plane(axis="x", index=2),),
-                also_sagittal=(3, None),
+                also=(Plane(axis="x", index=3), Plane(axis="y")),
                 sinograms=(1,),
                 also_sinograms=(2,),
             )
         )
         until(lambda: len(attended) == 1)
-        assert attended[0].sagittal == (3, None, 2)
+        assert attended[0].planes == (("x", 3), ("y", None), ("x", 2))
         assert attended[0].sinograms == (1, 2)
         shown.show(1)
         answer = viewer.receive(5)

@@ -207,15 +207,17 @@ def test_viewers_see_slices_of_all_slabs(scan: Scan, tmp_path: Path) -> None:
     np.testing.assert_array_equal(last.sagittal, volume[:, :, 24])
 
 
-@pytest.mark.parametrize("previews", [False, True])
+@pytest.mark.parametrize(("previews", "method"), [(False, "fourier"), (True, "direct"), (True, "fourier")])
 def test_slices_across_x_come_with_the_version(
-    scan: Scan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, previews: bool
+    scan: Scan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, previews: bool, method: str
 ) -> None:
-    """And are those of its files, which would be read from end to end for each."""
+    """And are those of its files, which would be read from end to end for each; of previews some are in full resolution."""
     volume, frames = 14 * 48 * 48 * 4, 70 * 14 * 48 * 2
     disk = 3 * (frames + 3 * volume) if previews else None
     settings = config(
-        emit={"every": 5, "publish": f"ipc://{tmp_path / 'publish'}", "preview": 2}, engine={"disk_bytes": disk}
+        recon={"method": method},
+        emit={"every": 5, "publish": f"ipc://{tmp_path / 'publish'}", "preview": 2},
+        engine={"disk_bytes": disk},
     )
     monkeypatch.setattr(slab_files, "SMALL", 0)
     rows, read_, seen = SlabFiles.rows, [], []
@@ -232,8 +234,11 @@ def test_slices_across_x_come_with_the_version(
 
     stream_ranks(scan, settings, tmp_path / "out", 3, frames=slowly(scan), watch=watch)
     for slices in seen:
-        binning = slices.update.binning
-        np.testing.assert_array_equal(slices.sagittal[7 // binning], slices.axial[:, 30 // binning])
+        across, along = (48 // image.shape[1] for image in (slices.sagittal, slices.axial))
+        if across == along:
+            np.testing.assert_array_equal(slices.sagittal[7 // across], slices.axial[:, 30 // along])
+    assert 48 // seen[-2].axial.shape[1] == 1
+    assert (48 // seen[-2].sagittal.shape[1] > 1) is (previews and method == "fourier")
     assert [slices.update.binning > 1 for slices in seen[-2:]] == [previews, False]
     last = read_[-1][0]
     assert not any(files is last and slices[1] - slices[0] > 1 and rows_ == (0, 48) for files, slices, rows_ in read_)

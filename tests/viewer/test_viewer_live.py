@@ -74,7 +74,9 @@ def test_other_places_of_a_version_that_is_there(engine: FakeEngine, source: Liv
     source.want("a", [("z", 3), *ALL[1:]])
     until(lambda: has(source, 1, ("z", 3)))
     assert engine.asked[0].planes == (Plane(axis="z", index=3),), "only what it did not have"
-    assert engine.asked[0].also_sagittal == (30,), "and what it looks at"
+    assert engine.asked[0].also == tuple(Plane(axis=axis, index=index) for axis, index in ALL[1:]), (
+        "and what it looks at"
+    )
     assert source.slice(("z", 10)) is None, "nobody wants it any more"
 
 

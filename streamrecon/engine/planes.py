@@ -1,0 +1,85 @@
+"""Single slices of the volume in full resolution, where a version is binned: what viewers look at."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Collection, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamrecon.recon.accumulate import Accumulator
+from streamrecon.recon.direct import DirectAccumulator
+from streamrecon.wire.messages import Axis
+
+BYTES, AT_LEAST = 16 << 20, 3
+"""Of all slices of a version, and how many there may be in any case: for a slice of each direction."""
+
+Place = tuple[Axis, int]
+"""The axis at right angles to a slice, and where on it, voxels of the full volume."""
+
+Plane = tuple[Axis, int, NDArray[np.float32]]
+"""A slab's part of a slice."""
+
+
+def chosen(places: Sequence[Place], full: tuple[int, int, int]) -> list[Place]:
+    """Those that have room; the first ones, each once.
+
+    Parameters
+    ----------
+    places
+        That are looked at. Those beyond the volume show its last slice.
+    full
+        (slice, y, x) of the volume without binning.
+    """
+    inside = [(axis, min(index, full["zyx".index(axis)] - 1)) for axis, index in places]
+    return list(dict.fromkeys(inside))[: max(AT_LEAST, BYTES // (4 * full[2] * max(full[0], full[1])))]
+
+
+def cut(accumulator: Accumulator, places: Collection[Place], gain: float, first: int) -> list[Plane]:
+    """A slab's part of slices; of the accumulator's method those that take little time beside a snapshot.
+
+    Parameters
+    ----------
+    accumulator
+        Of the slab.
+    places
+        Voxels of the full volume.
+    gain
+        As of the version.
+    first
+        Slice of the volume that the slab begins with.
+
+    Returns
+    -------
+    planes
+        (y, x) of the slab's slices; (slice, x) and (slice, y), its rows of them.
+    """
+    shape, planes = accumulator.shape, list[Plane]()
+    rows = sorted(index - first for axis, index in places if axis == "z" and 0 <= index - first < shape.rows)
+    for block, group in itertools.groupby(rows, lambda row: row // shape.block_rows):
+        place = shape.block(block)
+        slices = np.empty((place.stop - place.start, shape.side, shape.side), np.float32)
+        accumulator.snapshot_block(block, slices, gain)
+        planes += [("z", row + first, slices[row - place.start].copy()) for row in group]
+    for axis, index in places:
+        # In the Fourier method a slice across the rows takes as long as all slices.
+        if axis != "z" and isinstance(accumulator, DirectAccumulator):
+            pixels = np.empty((shape.rows, shape.side), np.float32)
+            for block in range(shape.blocks):
+                accumulator.cut_block(block, axis, index, pixels[shape.block(block)], gain)
+            planes.append((axis, index, pixels))
+    return planes
+
+
+def joined(slabs: Sequence[Sequence[Plane]]) -> dict[Place, NDArray[np.float32]]:
+    """Whole slices from the parts of all slabs, in the order of their rows; what a slab did not have is left out."""
+    parts: dict[Place, list[NDArray[np.float32]]] = {}
+    for planes in slabs:
+        for axis, index, pixels in planes:
+            parts.setdefault((axis, index), []).append(pixels)
+    return {
+        place: pixels[0] if len(pixels) == 1 else np.concatenate(pixels)
+        for place, pixels in parts.items()
+        if place[0] == "z" or len(pixels) == len(slabs)
+    }
