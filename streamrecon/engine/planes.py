@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +11,7 @@ from streamrecon.recon.accumulate import Accumulator
 from streamrecon.recon.direct import DirectAccumulator
 from streamrecon.wire.messages import Axis
 
-BYTES, AT_LEAST = 16 << 20, 3
+BYTES, AT_LEAST = 8 << 20, 3
 """Of all slices of a version, and how many there may be in any case: for a slice of each direction."""
 
 Place = tuple[Axis, int]
@@ -36,8 +35,11 @@ def chosen(places: Sequence[Place], full: tuple[int, int, int]) -> list[Place]:
     return list(dict.fromkeys(inside))[: max(AT_LEAST, BYTES // (4 * full[2] * max(full[0], full[1])))]
 
 
-def cut(accumulator: Accumulator, places: Collection[Place], gain: float, first: int) -> list[Plane]:
-    """A slab's part of slices; of the accumulator's method those that take little time beside a snapshot.
+def cut(accumulator: Accumulator, places: Sequence[Place], gain: float, first: int) -> list[Plane]:
+    """A slab's part of slices, of those that take little time beside a snapshot.
+
+    Of the direct method these are all. In the Fourier method slices at right angles to y or x take as long as all slices, and
+    those at right angles to z as long as their block of rows: only the block of the first one is had.
 
     Parameters
     ----------
@@ -56,19 +58,26 @@ def cut(accumulator: Accumulator, places: Collection[Place], gain: float, first:
         (y, x) of the slab's slices; (slice, x) and (slice, y), its rows of them.
     """
     shape, planes = accumulator.shape, list[Plane]()
-    rows = sorted(index - first for axis, index in places if axis == "z" and 0 <= index - first < shape.rows)
-    for block, group in itertools.groupby(rows, lambda row: row // shape.block_rows):
+    rows = [index - first for axis, index in places if axis == "z" and 0 <= index - first < shape.rows]
+    if isinstance(accumulator, DirectAccumulator):
+        for row in rows:
+            pixels = np.empty((shape.side, shape.side), np.float32)
+            accumulator.cut_block(row // shape.block_rows, "z", row % shape.block_rows, pixels, gain)
+            planes.append(("z", row + first, pixels))
+        for axis, index in places:
+            if axis != "z":
+                pixels = np.empty((shape.rows, shape.side), np.float32)
+                for block in range(shape.blocks):
+                    accumulator.cut_block(block, axis, index, pixels[shape.block(block)], gain)
+                planes.append((axis, index, pixels))
+    elif rows:
+        block = rows[0] // shape.block_rows
         place = shape.block(block)
         slices = np.empty((place.stop - place.start, shape.side, shape.side), np.float32)
         accumulator.snapshot_block(block, slices, gain)
-        planes += [("z", row + first, slices[row - place.start].copy()) for row in group]
-    for axis, index in places:
-        # In the Fourier method a slice across the rows takes as long as all slices.
-        if axis != "z" and isinstance(accumulator, DirectAccumulator):
-            pixels = np.empty((shape.rows, shape.side), np.float32)
-            for block in range(shape.blocks):
-                accumulator.cut_block(block, axis, index, pixels[shape.block(block)], gain)
-            planes.append((axis, index, pixels))
+        planes += [
+            ("z", row + first, slices[row - place.start].copy()) for row in rows if row // shape.block_rows == block
+        ]
     return planes
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -345,7 +345,7 @@ class Slab:
             self._between()
         return bin_slices(volume, binning // shape.row_binning(binning))
 
-    def planes(self, places: Collection[Place], gain: float, first: int) -> tuple[Plane, ...]:
+    def planes(self, places: Sequence[Place], gain: float, first: int) -> tuple[Plane, ...]:
         """Its part of single slices in full resolution; `first` is the slice of the volume that it begins with."""
         assert self._accumulator is not None
         with self._counters.stage("snapshot"):

@@ -161,29 +161,33 @@ class DirectAccumulator:
 
     @alone
     def cut_block(
-        self, index: int, axis: Literal["y", "x"], place: int, out: NDArray[np.float32], gain: float = 1.0
+        self, index: int, axis: Literal["z", "y", "x"], place: int, out: NDArray[np.float32], gain: float = 1.0
     ) -> None:
-        """Write one block's rows of a slice at right angles to y or x, times `gain`: of the state that is a copy.
+        """Write what one block has of a slice, times `gain`: of the state that is a copy.
 
         Parameters
         ----------
         index
             Of the block.
         axis, place
-            Pixels.
+            At right angles to it, and where: row of the block, or pixel.
         out
-            (row of the block, x or y).
+            (y, x), or (row of the block, x or y).
         gain
             As of `snapshot_block`, whose values it has.
         """
         shape, volume = self.shape, self._volume[index]
-        values = (volume[place] if axis == "y" else volume[:, place])[:, : len(out)]
         # In single precision, as `take_slices` does it.
-        across, middle = np.arange(shape.side, dtype=np.float32), np.float32(shape.side - 1) / 2
-        inside = (across - middle) ** 2 + (np.float32(place) - middle) ** 2 <= np.float32(min(shape.radius, 1e9)) ** 2
+        squares = (np.arange(shape.side, dtype=np.float32) - np.float32(shape.side - 1) / 2) ** 2
+        circle = np.float32(min(shape.radius, 1e9)) ** 2
+        if axis == "z":
+            values, inside = volume[:, :, place], squares[:, None] + squares <= circle
+        else:
+            values = (volume[place] if axis == "y" else volume[:, place])[:, : len(out)].T
+            inside = squares + squares[place] <= circle
         factor = self._device.put(np.where(inside, np.float32(gain * shape.scale), np.float32(0)))
         target = self._device.target(out)
-        target[...] = (values * factor[:, None]).T
+        target[...] = values * factor
         self._device.fetch(target, out)
 
     @alone
