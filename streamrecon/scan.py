@@ -108,9 +108,20 @@ class ScanInfo:
         return told if announced is None and isinstance(told, int) and told > 0 else announced
 
     @property
+    def label(self) -> str:
+        """What people call it."""
+        return scan_label(str(self.metadata.get("title") or self.uid), str(self.metadata.get("sample", "")))
+
+    @property
     def frame_shape(self) -> tuple[int, int]:
         """(row, column) of one frame."""
         return self.geometry.rows, self.geometry.columns
+
+
+def scan_label(title: str, sample: str) -> str:
+    """Title and sample of a scan in a line, where the title does not name the sample."""
+    known = sample.casefold() not in ("", "unknown") and sample.casefold() not in title.casefold()
+    return f"{title}, {sample}" if known else title
 
 
 @dataclass(frozen=True, slots=True, eq=False)

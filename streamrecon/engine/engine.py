@@ -390,7 +390,7 @@ class Engine:
         assert made.plan
         assert made.output
         assert made.journal
-        self._counters.title = str(info.metadata.get("title") or info.uid)
+        self._counters.title = info.label
         gallery = self._series.gallery
         publishing = self._publishing = Publishing(
             made.output, self._number, made.slabs(info), self._ingest, self.request_version, self._counters, self._story,

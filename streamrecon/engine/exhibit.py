@@ -128,7 +128,7 @@ def exhibit_of(job: Job, parts: Sequence[Part], files: SlabFiles, slabs: Sequenc
         Update(
             version=update.version,
             uid=info.uid,
-            title=str(info.metadata.get("title") or info.uid)[:200],
+            title=info.label[:200],
             projections=len(update.theta),
             coverage=update.coverage,
             final=update.final,

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from streamrecon.errors import SourceError, SourceFileError
 from streamrecon.recon.means import Moments, bin_means, moments_of
+from streamrecon.scan import scan_label
 from streamrecon.viewer.source import Place
 from streamrecon.wire.codec import clip
 from streamrecon.wire.messages import Axis, Update
@@ -175,7 +176,7 @@ class VolumeFile:
         binning = max(1, round(step / pixel)) if ours and pixel and step else 1
         theta = np.asarray(facts["theta"][()], np.float64) if "theta" in facts else np.empty(0)
         angles, _ = np.histogram(theta % (2 * np.pi), PARTS, (0.0, 2 * np.pi))
-        title = _text(self._file, "entry/title") or self.path.name
+        title = scan_label(_text(self._file, "entry/title") or self.path.name, _text(self._file, "entry/sample/name"))
         shape, coverage = self._data.shape, _number(facts, "coverage")
         return Update(
             version=int(_number(facts, "volume_version") or 1),

@@ -1,7 +1,7 @@
-"""The screenshots of docs/viewing.md: a stone grows, in a page of the live viewer.
+"""The screenshots of docs/viewing.md: the scan of a simulated stone, reconstructed by `streamrecon run --view`.
 
 python tests/system/browser_screenshots.py             # into docs/images
-python tests/system/browser_screenshots.py URL FOLDER  # of a page that is there already, such as of `streamrecon run --view`
+python tests/system/browser_screenshots.py URL FOLDER  # of a page that is there already
 
 Look at them before they are committed.
 """
@@ -9,33 +9,32 @@ Look at them before they are committed.
 from __future__ import annotations
 
 import io
-import math
+import re
+import signal
+import subprocess
 import sys
-import time
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
+import h5py
 import numpy as np
-import scipy.fft
 from numpy.typing import NDArray
 from PIL import Image
 from scipy.ndimage import gaussian_filter
+from scipy.sparse import csr_array
 
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "kernels"), str(ROOT / "tests/viewer")]
 
 from browser_page import WEBGL, Visit, browsing, playing  # noqa: E402
-from viewer_live import TOKEN, FakeEngine  # noqa: E402
 
-from streamrecon.viewer import LiveSource, ViewServer  # noqa: E402
-from streamrecon.wire.messages import Picture, Progress, Update  # noqa: E402
-
-SHAPE = 200, 320, 320
-VERSIONS = 24
-CENTER = 159.5
+SHAPE = 160, 288, 288
+PROJECTIONS, PIXEL = 720, 1.62e-6
+COUNTS = 40_000
+"""Photons in a pixel of a flat."""
+FRAMES_PER_SECOND = 16
 MOST_BYTES = 300_000
 
 
@@ -58,64 +57,29 @@ def stone(shape: tuple[int, int, int]) -> NDArray[np.float32]:
     return volume.astype(np.float32)
 
 
-class Stone(FakeEngine):
-    """Angles come one after the other; noise shrinks with their number; a wrong center doubles everything."""
-
-    def __init__(self) -> None:
-        super().__init__(shape=SHAPE, versions=VERSIONS)
-        self.center = CENTER - 3
-        self.every = 50
-        rng = np.random.default_rng(4)
-        noise = rng.standard_normal(SHAPE, dtype=np.float32)
-        ky, kx = self._frequencies()
-        self._spectrum = scipy.fft.fft2(stone(SHAPE), axes=(1, 2))
-        # Backprojected noise has more of the high frequencies.
-        self._noise = scipy.fft.fft2(noise, axes=(1, 2)) * np.sqrt(np.hypot(ky, kx)) * 2
-
-    def _frequencies(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        ky, kx = np.meshgrid(*(np.fft.fftfreq(side).astype(np.float32) for side in SHAPE[1:]), indexing="ij")
-        return ky, kx
-
-    def _seen(self, spectrum: Any, noise: Any) -> NDArray[np.float32]:
-        ky, kx = self._frequencies()
-        covered = (np.arctan2(ky, kx) % math.pi) <= math.pi * self.version / self.versions
-        shift = np.cos(2 * math.pi * np.hypot(kx, ky) * (self.center - CENTER))
-        both = (spectrum * shift + noise * (60 / math.sqrt(max(1, self.version)))) * covered
-        return np.asarray(scipy.fft.ifft2(both, axes=(-2, -1)).real, np.float32)
-
-    def _make(self) -> None:
-        self._before = self._volume
-        self._volume = self._seen(self._spectrum, self._noise)
-
-    def _projections(self) -> int:
-        return 50 * self.version
-
-    def _angles(self) -> tuple[int, ...]:
-        theta = np.arange(self._projections()) * math.pi / (50 * self.versions)
-        return tuple(int(count) for count in np.histogram(theta, 72, (0, 2 * math.pi))[0])
-
-    def _update(self, pictures: tuple[Picture, ...]) -> Update:
-        return replace(super()._update(pictures), title="sandstone plug 7, wet", pixel_size=1.62e-6)
-
-    def _progress(self) -> Progress:
-        got = min(50 * self.versions, self._projections() + 12)
-        return replace(
-            super()._progress(), title="sandstone plug 7, wet", projections=got, in_volume=got - 2, expected=50 * self.versions,
-            phase="accumulating", rate=41.7, nbytes=got * 320 * 200 * 2, latency=0.42, credit_frames=214, ring_frames=256,
-            ranks=4, viewers=3,
-        )  # fmt: skip
-
-    def _control(self, control: Any) -> tuple[bool, str, list[tuple[Picture, NDArray[np.float32]]]]:
-        if control.action != "centers":
-            return super()._control(control)
-        index, first, last, count = control.numbers
-        before, strip = self.center, []
-        for self.center in np.linspace(first, last, int(count)):
-            strip.append(self._seen(self._spectrum[int(index)], self._noise[int(index)]))
-        self.center = before
-        stack = np.stack(strip)
-        picture = Picture(kind="centers", index=int(index), shape=stack.shape, full=stack.shape)
-        return True, f"{int(count)} centers from {first:.2f} to {last:.2f}", [(picture, stack)]
+def scan(path: Path) -> None:
+    """The stone in parallel light, with the noise of photons."""
+    rng = np.random.default_rng(4)
+    rows, side, _ = SHAPE
+    volume = stone(SHAPE).reshape(rows, -1).T * np.float32(PIXEL)
+    y, x = np.meshgrid(*(np.arange(side) - (side - 1) / 2 for _ in range(2)), indexing="ij")
+    inside = np.flatnonzero(volume.any(axis=1))
+    theta = np.linspace(0, np.pi, PROJECTIONS, endpoint=False)
+    data = np.empty((PROJECTIONS, rows, side), np.uint16)
+    for number, angle in enumerate(theta):
+        place = (x * np.cos(angle) + y * np.sin(angle) + (side - 1) / 2).reshape(-1)[inside]
+        left = np.floor(place).astype(int)
+        share = (place - left).astype(np.float32)
+        columns, pixels = np.concatenate([left, left + 1]), np.tile(inside, 2)
+        kept = (columns >= 0) & (columns < side)
+        weights = np.concatenate([1 - share, share])[kept]
+        project = csr_array((weights, (columns[kept], pixels[kept])), shape=(side, side * side))
+        data[number] = rng.poisson(COUNTS * np.exp(-(project @ volume).T))
+    with h5py.File(path, "w") as file:
+        file["exchange/data"], file["exchange/theta"] = data, np.degrees(theta)
+        file["exchange/data_white"] = rng.poisson(COUNTS, (100, rows, side)).astype(np.uint16)
+        file["exchange/data_dark"] = np.zeros((5, rows, side), np.uint16)
+        file["measurement/sample/name"] = "sandstone plug 7, wet"
 
 
 def save(visit: Visit, path: Path, width: int | None = None) -> None:
@@ -141,42 +105,43 @@ def _palette(image: Image.Image, colors: int) -> Image.Image:
 
 
 @contextmanager
-def page(arguments: list[str]) -> Iterator[tuple[Stone | None, str, str, Path]]:
-    """The engine, the addresses for looking and for changing, and where the pictures go."""
+def page(arguments: list[str]) -> Iterator[tuple[str, str, Path]]:
+    """The addresses for looking and for changing, and where the pictures go."""
     if arguments:
-        yield None, arguments[0], arguments[0], Path(arguments[1])
+        yield arguments[0], arguments[0], Path(arguments[1])
         return
-    engine = Stone()
-    with engine, ViewServer(LiveSource(engine.endpoint, TOKEN), control_token="c", view_token="v") as server:
-        assert server.control_url is not None
-        yield engine, server.view_url, server.control_url, ROOT / "docs/images"
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "plug7.h5"
+        scan(path)
+        command = [sys.executable, "-u", "-m", "streamrecon", "run", str(path), "--view", "--out", f"{folder}/out"]
+        command += ["--fps", str(FRAMES_PER_SECOND), "--interval", "1", "--pixel-size", str(PIXEL), "--quiet"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT) as run:
+            assert run.stdout is not None
+            try:
+                change, look = (re.search(r"http\S+", run.stdout.readline()) for _ in range(2))
+                assert change is not None
+                assert look is not None
+                yield look[0], change[0], ROOT / "docs/images"
+            finally:
+                run.send_signal(signal.SIGINT)
+                run.communicate()
 
 
 def main() -> None:
     """Take them."""
-    with (
-        page(sys.argv[1:]) as (engine, look, change, folder),
-        playing() as playwright,
-        browsing(playwright, *WEBGL) as browser,
-    ):
+    with page(sys.argv[1:]) as (look, change, folder), playing() as playwright, browsing(playwright, *WEBGL) as browser:
         folder.mkdir(parents=True, exist_ok=True)
 
-        def grow(visit: Visit, until: int) -> None:
-            while engine is not None and engine.version < until:
-                after = engine.version + 1
-                engine.step()
-                visit.until_shown("z", version=after, kind="slice")
-                time.sleep(0.5)
+        def received(visit: Visit, share: float) -> None:
+            visit.until("Number(document.getElementById('bar').ariaValueNow) >= it", 100 * share, seconds=120)
 
         with Visit(browser, change, color_scheme="dark") as visit:
-            grow(visit, 20)
+            received(visit, 0.5)
             visit.page.click("#center-compare")
-            visit.page.wait_for_timeout(5000)
+            visit.page.wait_for_timeout(6000)
             save(visit, folder / "viewing-dark.png")
             visit.page.click("#candidates-close")
-            if engine is not None:
-                engine.center = CENTER
-            grow(visit, VERSIONS - 2)
+            received(visit, 0.8)
             visit.page.emulate_media(color_scheme="light")
             visit.page.evaluate("document.getElementById('section-hands').open = false")
             visit.page.wait_for_timeout(1500)
@@ -190,8 +155,8 @@ def main() -> None:
             visit.page.wait_for_timeout(1000)
             save(visit, folder / "viewing-small.png")
         with Visit(browser, look, color_scheme="dark", viewport={"width": 3840, "height": 2160}) as visit:
-            grow(visit, VERSIONS)
             visit.page.evaluate("document.getElementById('section-volume').open = true")
+            visit.until("document.getElementById('line').textContent.startsWith('Finished')", seconds=120)
             visit.until("document.getElementById('volume-text').textContent.startsWith('preview')", seconds=60)
             visit.page.wait_for_timeout(8000)
             save(visit, folder / "viewing-wall.png", width=1280)

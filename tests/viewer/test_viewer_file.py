@@ -52,6 +52,7 @@ def ours(path: Path, version: int = 1, volume: Any = VOLUME, binning: int = 1, u
         entry = file.create_group("entry")
         entry.attrs["default"] = "data"
         entry["title"] = "a tooth"
+        entry["sample/name"] = "of a shark"
         process = {"final": False, "coverage": 0.5, "volume_version": version, "theta": [0.1, 0.2, 3.2]} | more
         for name, value in process.items():
             entry[f"reconstruction/{name}"] = value
@@ -109,7 +110,7 @@ def test_what_a_partial_volume_says(tmp_path: Path, opened: Any) -> None:
     """Binned by 4: indices are voxels of the full volume."""
     source = opened(ours(tmp_path / "volume.h5", 3, binning=4))
     update = source.update
-    assert (update.version, update.uid, update.title) == (3, "s", "a tooth")
+    assert (update.version, update.uid, update.title) == (3, "s", "a tooth, of a shark")
     assert (update.projections, update.coverage, update.final) == (3, 0.5, False)
     assert (update.center, update.filter, update.pixel_size) == (5.5, "hann", 2e-6)
     assert (update.binning, update.shape, update.full) == (4, SHAPE, (24, 40, 48))
