@@ -9,6 +9,7 @@ Look at them before they are committed.
 from __future__ import annotations
 
 import io
+import os
 import re
 import signal
 import subprocess
@@ -113,9 +114,16 @@ def page(arguments: list[str]) -> Iterator[tuple[str, str, Path]]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "plug7.h5"
         scan(path)
-        command = [sys.executable, "-u", "-m", "streamrecon", "run", str(path), "--view", "--out", f"{folder}/out"]
+        command = [sys.executable, "-u", "-m", "streamrecon", "run", path.name, "--view", "--out", "out"]
         command += ["--fps", str(FRAMES_PER_SECOND), "--interval", "1", "--pixel-size", str(PIXEL), "--quiet"]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT) as run:
+        where = {"cwd": folder, "env": os.environ | {"PYTHONPATH": os.pathsep.join(sys.path[:2])}}
+        with subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            **where,  # type: ignore[call-overload]
+        ) as run:
             assert run.stdout is not None
             try:
                 change, look = (re.search(r"http\S+", run.stdout.readline()) for _ in range(2))

@@ -320,5 +320,5 @@ def test_facts_that_are_not_what_they_should_be(tmp_path: Path, opened: Any) -> 
         parameters["center"], parameters["filter"], parameters["pixel_size"] = "middle", 3, [1.0, 2.0]
         del file["entry/title"]
     update = opened(path).update
-    assert (update.center, update.filter, update.coverage, update.title) == (None, "", 1.0, "volume.h5")
+    assert (update.center, update.filter, update.coverage, update.title) == (None, "", 1.0, "volume.h5, of a shark")
     assert (update.binning, update.angles, update.pixel_size) == (1, (), pytest.approx(2e-6))
