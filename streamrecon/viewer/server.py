@@ -122,13 +122,15 @@ class ViewServer:
         import uvicorn
 
         from streamrecon.viewer.app import STRANGERS, make_app
+        from streamrecon.viewer.connections import Connection
 
         listener = self._bind()
         self.port = int(listener.getsockname()[1])
         hosts, origins = self._names()
         app = make_app(self._desk, self._files, hosts, origins)
         config = uvicorn.Config(
-            app, log_level="critical", log_config=None, access_log=False, lifespan="off", server_header=False, date_header=False,
+            app, http=Connection, log_level="critical", log_config=None, access_log=False, lifespan="off", server_header=False,
+            date_header=False,
             proxy_headers=False, ws_max_size=LIMIT, ws_max_queue=8, ws_per_message_deflate=False, ws_ping_interval=20.0,
             ws_ping_timeout=60.0, limit_concurrency=self._sessions + STRANGERS + IDLE_CONNECTIONS,
             timeout_keep_alive=5, timeout_graceful_shutdown=1,

@@ -17,9 +17,11 @@ import pytest
 from viewer_client import Page, opened, token_of, until
 from viewer_live import TOKEN, FakeEngine
 from websockets.exceptions import InvalidStatus
+from websockets.sync.client import connect
+from websockets.typing import Origin
 
 from streamrecon.errors import ConfigError, EndpointError
-from streamrecon.viewer import FileSource, LiveSource, ViewServer, app, files
+from streamrecon.viewer import FileSource, LiveSource, ViewServer, app, connections, files
 
 ALL: list[list[Any]] = [["z", 10], ["y", 20], ["x", 30]]
 SHAPE = 16, 24, 32
@@ -305,6 +307,40 @@ def test_who_says_nothing_takes_no_page_its_place(engine: FakeEngine, monkeypatc
             with opened(server), opened(server) as fifth:
                 assert fifth.closed() == app.TOO_MANY
             assert get(server, "/nothing")[0] == 404
+
+
+def test_halves_of_requests_take_no_page_its_place(engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are not waited for; pages and their files are."""
+    monkeypatch.setattr(connections, "WITHIN", 0.3)
+    with ViewServer(LiveSource(engine.endpoint), view_token="v") as server, contextlib.ExitStack() as open_:
+        page = open_.enter_context(opened(server, "v"))
+        halves = [open_.enter_context(socket.create_connection(("127.0.0.1", server.port))) for _ in range(300)]
+        for half in halves:
+            half.sendall(b"GET / HTTP/1.1\r\nHost: ")
+        for half in halves:
+            half.settimeout(5)
+            with contextlib.suppress(ConnectionResetError):
+                assert half.recv(1) == b""
+        assert get(server, "/")[0] == 200
+        engine.step()
+        assert page.batch(ALL)[0]["version"] == 1
+
+
+def test_no_more_connections_than_there_is_room_for(engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app, "STRANGERS", 2)
+    monkeypatch.setattr("streamrecon.viewer.server.IDLE_CONNECTIONS", 3)
+    with ViewServer(LiveSource(engine.endpoint), sessions=1) as server, contextlib.ExitStack() as open_:
+        for _ in range(6):
+            open_.enter_context(socket.create_connection(("127.0.0.1", server.port))).sendall(b"GET")
+        until(lambda: get(server, "/")[0] == 503)
+
+
+def test_pictures_are_not_compressed(shared: ViewServer) -> None:
+    """It would take longer than the network."""
+    address = f"127.0.0.1:{shared.port}"
+    with connect(f"ws://{address}/ws", origin=Origin(f"http://{address}"), compression="deflate") as page:
+        assert page.response is not None
+        assert "Sec-WebSocket-Extensions" not in page.response.headers
 
 
 def test_who_left_is_forgotten(engine: FakeEngine, server: ViewServer) -> None:
