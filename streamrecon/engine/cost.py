@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from streamrecon_kernels import all_compiled
 
 from streamrecon.config import ReconConfig
+from streamrecon.engine.planes import BYTES as PLANES_BYTES
+from streamrecon.engine.slab_files import BANDS_BYTES
 from streamrecon.recon.accumulate import Shape
 from streamrecon.recon.bands import band_lengths
 from streamrecon.recon.device import CPU
@@ -135,7 +137,14 @@ def _snapshot(method: str, work: Work, rates: Rates, cores: int, binning: int) -
 
 
 def memory(
-    method: str, work: Work, batch: int, itemsize: int, ring: int, rings: bool, combined: int = 0
+    method: str,
+    work: Work,
+    batch: int,
+    itemsize: int,
+    ring: int,
+    rings: bool,
+    combined: int = 0,
+    viewers: bool = False,
 ) -> tuple[dict[str, int], dict[str, int]]:
     """Bytes for each purpose, of the machine and of the GPU.
 
@@ -155,6 +164,8 @@ def memory(
         Whether ring correction is on.
     combined
         Bytes that combining flats takes.
+    viewers
+        Whether there may be any.
     """
     shape, options = work.shape, work.options
     accumulator = DirectAccumulator if method == "direct" else FourierAccumulator
@@ -164,6 +175,9 @@ def memory(
     fields = 8 + (8 if rings else 0)
     # One version is made while the one before is being written.
     versions = volume + min(work.versions, 1) * volume // work.binning**3
+    # Slices of the version that is shown and of the next one; of one block, where those in full resolution are made with it.
+    block = volume // shape.blocks if method == "fourier" and work.binning > 1 else 0
+    seen = 2 * (min(volume, BANDS_BYTES) + min(volume, PLANES_BYTES)) + block
     # A processor works by parts that fit its cache, a GPU on all of a block.
     rows, angles = (None, None) if work.gpu else (CPU.rows_at_once, CPU.angles_at_once)
     there = {
@@ -179,7 +193,7 @@ def memory(
         "versions": versions,
         # One slice of it at a time, a byte a pixel.
         "picture": shape.side * max(shape.side, shape.rows),
-    }
+    } | ({"viewers": seen} if viewers else {})
     if not work.gpu:
         return here | there, {}
     # What is uploaded, twice, and the slices of one block before they are brought here.

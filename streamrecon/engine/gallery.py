@@ -224,7 +224,7 @@ class Gallery(threading.Thread):
         planes = dict.fromkeys((plane.axis, plane.index) for plane in looked_at)
         attended = Attend(tuple(sinograms)[-SINOGRAMS:], tuple(planes)[-PLANES:])
         before, self.attended = self.attended, attended
-        other = set(attended.sinograms) != set(before.sinograms) or set(attended.planes) != set(before.planes)
+        other = set(attended.sinograms) != set(before.sinograms) or attended.planes != before.planes
         if other and self.attend is not None:
             self.attend(attended)
 

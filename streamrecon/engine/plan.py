@@ -259,12 +259,13 @@ def fit(
     flats = max((n or 0 for kind, n in info.counts.items() if kind is not FrameKind.PROJECTION), default=0)
     # A median of flats takes a copy to sort and its result in double precision.
     combined = 3 * min(COMBINED_BYTES, flats * frame)
+    rings, viewers = config.normalize.rings is not None, config.emit.publish is not None
     choices = []
     for binning in (1, smaller):
         some = replace(work, binning=binning)
         estimates = {
             method: Estimate(
-                *memory(method, some, batch, info.dtype.itemsize, ring, config.normalize.rings is not None, combined),
+                *memory(method, some, batch, info.dtype.itemsize, ring, rings, combined, viewers),
                 seconds(method, some),
             )
             for method in METHODS

@@ -11,8 +11,8 @@ from streamrecon.recon.accumulate import Accumulator
 from streamrecon.recon.direct import DirectAccumulator
 from streamrecon.wire.messages import Axis
 
-BYTES, AT_LEAST = 8 << 20, 3
-"""Of all slices of a version, and how many there may be in any case: for a slice of each direction."""
+MOST, BYTES, AT_LEAST = 9, 128 << 20, 3
+"""Slices of a version, what they take at most, and how many there may be in any case: of each direction one."""
 
 Place = tuple[Axis, int]
 """The axis at right angles to a slice, and where on it, voxels of the full volume."""
@@ -32,7 +32,12 @@ def chosen(places: Sequence[Place], full: tuple[int, int, int]) -> list[Place]:
         (slice, y, x) of the volume without binning.
     """
     inside = [(axis, min(index, full["zyx".index(axis)] - 1)) for axis, index in places]
-    return list(dict.fromkeys(inside))[: max(AT_LEAST, BYTES // (4 * full[2] * max(full[0], full[1])))]
+    return list(dict.fromkeys(inside))[: room(full)]
+
+
+def room(full: tuple[int, int, int]) -> int:
+    """How many slices a version may have in full resolution; of a volume of (slice, y, x)."""
+    return min(MOST, max(AT_LEAST, BYTES // max(1, 4 * full[2] * max(full[0], full[1]))))
 
 
 def cut(accumulator: Accumulator, places: Sequence[Place], gain: float, first: int) -> list[Plane]:

@@ -380,11 +380,9 @@ class Rank:
         while not (last or self._writer.idle):
             self._between()
             self._writer.wait_idle(0.02)
-        content, sagittal = (
-            self._content(records, binning, last),
-            partial(self._sagittal, update.volume.shape[2], binning),
-        )
-        self._writer.put(Job(cut, update, provenance, content, arrivals, slab.side, aside, sagittal))
+        content, side = self._content(records, binning, last), slab.side
+        sagittal = partial(self._sagittal, update.volume.shape[2], side, binning)
+        self._writer.put(Job(cut, update, provenance, content, arrivals, side, aside, sagittal))
 
     def _aside(self, records: Sequence[Record], gain: float, binning: int) -> Aside:
         """What viewers see besides the slices, where there may be some: the newest projection, and the sinograms they look at."""
@@ -405,9 +403,17 @@ class Rank:
             planes = self._slab.planes(chosen(attended, full), gain, first)
         return Aside(projection=(newest.index, projection), sinograms=sinograms, planes=planes)
 
-    def _sagittal(self, width: int, binning: int) -> tuple[Range, ...]:
-        """Slices across x of a version that is so wide, which its picture and those who look at it now need; any thread."""
-        middle, side = width // 2, self._slab.side
+    def _sagittal(self, width: int, side: int, binning: int) -> tuple[Range, ...]:
+        """Slices across x that the picture of a version and those who look at it now need; any thread.
+
+        Parameters
+        ----------
+        width, side
+            Of the version and without binning, voxels; the slab may be another one by then.
+        binning
+            Of the version.
+        """
+        middle = width // 2
         if not self._viewers:
             return ((middle, middle + 1),)
         voxels = (side // 2 if x is None else x for x in reversed(self._attended.sagittal))

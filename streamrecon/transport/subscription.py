@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import operator
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -12,10 +13,10 @@ import numpy as np
 import zmq
 from numpy.typing import NDArray
 
-from streamrecon.errors import MessageError, PeerLostError, RemoteProtocolError
+from streamrecon.errors import ConfigError, MessageError, PeerLostError, RemoteProtocolError
 from streamrecon.transport.endpoint import connect, open_socket
 from streamrecon.wire.codec import decode, encode
-from streamrecon.wire.messages import Control, Look, Picture, Plane, Progress, Result, Update, Want
+from streamrecon.wire.messages import Axis, Control, Look, Picture, Plane, Progress, Result, Update, Want
 
 LOOKS = 1.0
 """Seconds between two questions whether the engine is still there."""
@@ -156,6 +157,8 @@ def subscribe(
 
     Raises
     ------
+    ConfigError
+        If a number is none that can be asked for.
     EndpointError
         If the endpoint is malformed.
     PeerLostError
@@ -168,9 +171,15 @@ def subscribe(
     >>> for slices in subscribe("tcp://127.0.0.1:5601"):  # doctest: +SKIP
     ...     print(slices.update.version, slices.axial.mean())
     """
-    planes = Plane(axis="z", index=z), Plane(axis="y", index=y), Plane(axis="x", index=x)
-    rows = () if sinogram is None else (sinogram,)
-    want = Want(after=0, planes=planes, most=most, preview=preview, projection=projection, sinograms=rows)
+    axes: tuple[tuple[Axis, int | None], ...] = ("z", z), ("y", y), ("x", x)
+    want = Want(
+        after=0,
+        planes=tuple(Plane(axis=axis, index=None if i is None else _number(axis, i)) for axis, i in axes),
+        most=_number("most", most),
+        preview=_number("preview", preview),
+        projection=bool(projection),
+        sinograms=() if sinogram is None else (_number("sinogram", sinogram),),
+    )
     # What is happening is heard beside the pictures: they may take long to come.
     with Subscription(endpoint) as subscription, Subscription(endpoint) as looks:
         over = False
@@ -180,6 +189,13 @@ def subscribe(
             want = replace(want, uid=update.uid, after=update.version)
             # The last version of a scan stays to be seen while the next one has none yet.
             over = update.final and current in ("", update.uid)
+
+
+def _number(name: str, value: int) -> int:
+    with contextlib.suppress(TypeError):
+        if (number := operator.index(value)) >= 0:
+            return number
+    raise ConfigError(f"subscribe was given {name} = {value!r}; expected a whole number from 0")
 
 
 def _next(subscription: Subscription, looks: Subscription, want: Want, timeout: float) -> tuple[Update, Pictures, str]:

@@ -8,7 +8,7 @@ import math
 import queue
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -342,8 +342,9 @@ def _key(picture: Picture) -> Key:
     return picture.kind, picture.index if picture.kind == "sinogram" else 0
 
 
-def _planes(places: Collection[Place]) -> tuple[Plane, ...]:
-    return tuple(Plane(axis=axis, index=index) for axis, index in places)
+def _planes(places: Sequence[Place]) -> tuple[Plane, ...]:
+    # The latest last: where the engine has not room for all, it takes those.
+    return tuple(Plane(axis=axis, index=index) for axis, index in reversed(places))
 
 
 def _best_preview(side: int, most: int) -> int:

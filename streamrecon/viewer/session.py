@@ -223,7 +223,7 @@ class Session:
             shown = self._source.slice(place)
             if shown is not None:
                 found.append(Encoded(shown, floats=True, serial=serial))
-            elif now > until:
+            elif now > until or self._is_beyond(place):
                 found.append({"type": "error", "serial": serial, "text": f"there is no slice {place[0]} = {place[1]}"})
             else:
                 continue
@@ -231,6 +231,10 @@ class Session:
         if found:
             self._tell_source()
         return found
+
+    def _is_beyond(self, place: Place) -> bool:
+        update = self._source.update
+        return update is not None and place[1] >= update.full["zyx".index(place[0])]
 
     def _batch(self, now: float) -> list[Outgoing]:
         """The answer to what is wanted, if there is anything new: each picture, and the update."""

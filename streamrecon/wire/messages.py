@@ -367,8 +367,8 @@ class Want(Message):
     after: int
     """0 for any: also what is there already, with other slices."""
     planes: tuple[Plane, ...] = (Plane(axis="z"), Plane(axis="y"), Plane(axis="x"))
-    """Slices to be sent, at most `PLANES`, in full resolution; of a binned version those that were not looked at before it are as
-    it has them, and in the Fourier method all but those at right angles to z."""
+    """Slices to be sent, at most `PLANES`, the latest last, in full resolution. Of a binned version those that were not looked at
+    before it, or have no room, are as it has them; in the Fourier method also all that are not at right angles to z."""
     most: int = 0
     """Pixels of the longest side of a picture, at most; 0 for any."""
     preview: int = 0

@@ -21,7 +21,7 @@ from streamrecon.engine.series import Series
 from streamrecon.engine.slab_files import SlabFiles
 from streamrecon.engine.status import Counters
 from streamrecon.engine.world import Alone
-from streamrecon.errors import EndpointError, PeerLostError
+from streamrecon.errors import ConfigError, EndpointError, PeerLostError
 from streamrecon.transport import Slices, Subscription, private_ipc, subscribe, subscription
 from streamrecon.wire.audience import LIMIT
 from streamrecon.wire.codec import MAGIC, encode
@@ -445,6 +445,30 @@ def test_what_is_looked_at_besides_comes_with_the_version_and_is_not_sent(shown:
         answer = viewer.receive(5)
         assert answer is not None
         assert [(picture.axis, picture.index) for picture, _ in answer[1]] == [("x", 2)]
+
+
+def test_who_asks_again_is_the_last_to_have_asked(shown: Shown) -> None:
+    attended: list[Any] = []
+    shown.gallery.attend = attended.append
+    with Subscription(shown.endpoint) as one, Subscription(shown.endpoint) as other:
+        for viewer, z in (one, 1), (other, 2), (one, 1):
+            count = len(attended)
+            viewer.ask(Want(after=0, planes=(Plane(axis="z", index=z),)))
+            until(lambda: len(attended) > count)  # noqa: B023
+    assert [each.planes for each in attended] == [(("z", 1),), (("z", 1), ("z", 2)), (("z", 2), ("z", 1))]
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"z": -1}, {"y": 5.0}, {"x": "middle"}, {"most": -1}, {"preview": None}, {"sinogram": -2}]
+)
+def test_numbers_that_cannot_be_asked_for(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=f"{next(iter(wrong))} = .*whole number from 0"):
+        next(subscribe(private_ipc(), **wrong))
+
+
+def test_numbers_of_numpy_can_be_asked_for(shown: Shown) -> None:
+    shown.show(1)
+    np.testing.assert_array_equal(next(subscribe(shown.endpoint, z=np.int64(2))).axial, values(1)[2])  # type: ignore[arg-type]
 
 
 def test_slices_across_x_that_are_looked_at_come_with_the_version(shown: Shown) -> None:

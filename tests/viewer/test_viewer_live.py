@@ -74,7 +74,7 @@ def test_other_places_of_a_version_that_is_there(engine: FakeEngine, source: Liv
     source.want("a", [("z", 3), *ALL[1:]])
     until(lambda: has(source, 1, ("z", 3)))
     assert engine.asked[0].planes == (Plane(axis="z", index=3),), "only what it did not have"
-    assert engine.asked[0].also == tuple(Plane(axis=axis, index=index) for axis, index in ALL[1:]), (
+    assert set(engine.asked[0].also) == {Plane(axis=axis, index=index) for axis, index in ALL[1:]}, (
         "and what it looks at"
     )
     assert source.slice(("z", 10)) is None, "nobody wants it any more"
@@ -88,6 +88,20 @@ def test_the_sinogram_is_looked_at_while_another_slice_is_asked_for(engine: Fake
     source.want("a", [*ALL, ("y", 3)], beside=True)
     until(lambda: has(source, 1, ("y", 3)))
     assert (engine.asked[0].sinograms, engine.asked[0].also_sinograms) == ((), (10,))
+
+
+def test_what_was_asked_for_last_comes_last(engine: FakeEngine, source: LiveSource) -> None:
+    """Of that the engine takes the last ones, where it has not room for all."""
+    for viewer, z in ("a", 1), ("b", 2), ("c", 3), ("a", 4):
+        source.want(viewer, [("z", z)])
+    engine.step()
+    until(lambda: has(source, 1, ("z", 2), ("z", 3), ("z", 4)))
+    until(lambda: engine.asked[-1].after == 1)
+    assert [plane.index for plane in engine.asked[-1].planes] == [2, 3, 4]
+    source.want("b", [("z", 5)])
+    until(lambda: has(source, 1, ("z", 5)))
+    until(lambda: engine.asked[-1].after == 1 and len(engine.asked[-1].planes) == 3)
+    assert [plane.index for plane in engine.asked[-1].planes] == [3, 4, 5]
 
 
 def test_who_comes_back_to_a_slice_of_the_same_version_sees_it(engine: FakeEngine, source: LiveSource) -> None:

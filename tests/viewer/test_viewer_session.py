@@ -87,6 +87,12 @@ def session(source: Fake) -> Session:
     return made
 
 
+def test_values_of_a_slice_beyond_the_volume_are_refused_at_once(session: Session, source: Fake) -> None:
+    source.make(1)
+    session.hear(Values(serial=4, place=("z", SIDE)), 0.0)
+    assert [each["serial"] for each in session.take(0.0) if isinstance(each, dict) and each["type"] == "error"] == [4]
+
+
 def kinds(outgoing: list[Outgoing]) -> list[Any]:
     """In short: of a picture, axis (or kind), index and version; of a text, its type and serial."""
     short: list[Any] = []
