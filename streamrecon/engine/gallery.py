@@ -60,6 +60,9 @@ REST, BYTES_PER_SECOND = 0.02, 400e6
 LINGER, RECENT = 2.0, 5.0
 """Seconds, at most, for which an engine that ends waits for those to take its last version that have asked so lately."""
 
+ATTEND = 0.1
+"""Seconds between two words to the ranks of what is looked at: who scrolls looks at many slices a second."""
+
 FRESH = 0.2
 """Seconds for which the same word of progress serves all viewers."""
 
@@ -97,6 +100,8 @@ class Gallery(threading.Thread):
         """Told what is looked at; set by each engine while a scan is in work."""
         self.attended = Attend()
         """What is looked at."""
+        self._other_looks, self._attended_at = False, -math.inf
+        """Whether viewers have asked since then, monotonic."""
         self._audience, self._wakeup = Audience(), Wakeup()
         self._calls: deque[Callable[[], None]] = deque()
         self._exhibit: Exhibit | None = None
@@ -153,6 +158,7 @@ class Gallery(threading.Thread):
                     self._calls.popleft()()
                 for viewer, request in self._publisher.requests(REQUESTS):
                     self._serve(viewer, request)
+                self._attend(time.monotonic())
                 self._send_results()
                 self._answer_all()
                 if self._publisher.socket.poll(0):
@@ -206,7 +212,7 @@ class Gallery(threading.Thread):
             self._asked[viewer] = time.monotonic()
             if len(self._asked) > LIMIT:
                 del self._asked[next(iter(self._asked))]
-            self._attend()
+            self._other_looks = True
         else:
             self._take(viewer, request)
 
@@ -216,8 +222,11 @@ class Gallery(threading.Thread):
             self._word = now, self.look(self._audience.present(now))
         return self._word[1]
 
-    def _attend(self) -> None:
-        """Where not all that is looked at has room, it is what was asked for last."""
+    def _attend(self, now: float) -> None:
+        """Say what is looked at. Where not all of it has room, it is what was asked for last."""
+        if not self._other_looks or now - self._attended_at < ATTEND:
+            return
+        self._other_looks, self._attended_at = False, now
         wants = self._audience.looking
         sinograms = dict.fromkeys(row for want in wants for row in (want.sinograms + want.also_sinograms)[:SINOGRAMS])
         looked_at = [plane for want in wants for plane in (*want.also[:PLANES], *want.planes)]
