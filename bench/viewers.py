@@ -274,7 +274,7 @@ def rates(figure: dict[str, Any], watched: bool) -> list[float]:
 
 def line(figure: dict[str, Any]) -> str:
     """For people."""
-    alone, watched = (np.mean(rates(figure, some)) for some in (False, True))
+    alone, watched = (sum(each) / max(1, len(each)) for each in (rates(figure, some) for some in (False, True)))
     return (
         f"{alone:5.1f} frames/s alone, {watched:5.1f} with {figure['viewers']} viewers; "
         f"{figure['versions_per_second']:.1f} versions/s; each viewer is sent {figure['updates_per_second']:.1f}/s, "
@@ -286,6 +286,10 @@ def line(figure: dict[str, Any]) -> str:
 def judge(figures: list[dict[str, Any]]) -> list[Verdict]:
     """Against the limits."""
     alone, watched = (np.concatenate([rates(figure, some) for figure in figures]) for some in (False, True))
+    if min(len(alone), len(watched)) < 2:
+        raise SystemExit(
+            "the scans end before viewers have come and gone twice: more --projections, or a shorter --turn"
+        )
     cost = 1 - watched.mean() / alone.mean()
     # Without its error the difference of two such rates says little.
     errors = [each.std(ddof=1) / each.mean() / len(each) ** 0.5 for each in (alone, watched)]
