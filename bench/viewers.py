@@ -123,7 +123,7 @@ def main() -> None:
     if options.apart:
         os.sched_setaffinity(0, cores[: len(cores) // 2])
     if options.quick:
-        options.side, options.projections, options.rounds, options.turn = 128, 3000, 1, 1.0
+        options.side, options.projections, options.rounds, options.turn = 128, 6000, 1, 0.6
     simulated = SimulatedConfig(
         rows=options.side, columns=options.side, projections=options.projections, flats=4, darks=4
     )
