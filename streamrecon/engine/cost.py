@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from streamrecon_kernels import all_compiled
 
 from streamrecon.config import ReconConfig
-from streamrecon.engine.planes import BYTES as PLANES_BYTES
+from streamrecon.engine.planes import room
 from streamrecon.engine.slab_files import BANDS_BYTES
 from streamrecon.recon.accumulate import Shape
 from streamrecon.recon.bands import band_lengths
@@ -176,8 +176,10 @@ def memory(
     # One version is made while the one before is being written.
     versions = volume + min(work.versions, 1) * volume // work.binning**3
     # Slices of the version that is shown and of the next one; of one block, where those in full resolution are made with it.
-    block = volume // shape.blocks if method == "fourier" and work.binning > 1 else 0
-    seen = 2 * (min(volume, BANDS_BYTES) + min(volume, PLANES_BYTES)) + block
+    seen = 2 * min(volume, BANDS_BYTES)
+    if work.binning > 1:
+        slices = room((shape.rows, shape.side, shape.side)) * 4 * shape.side * max(shape.rows, shape.side)
+        seen += 2 * slices + (volume // shape.blocks if method == "fourier" else 0)
     # A processor works by parts that fit its cache, a GPU on all of a block.
     rows, angles = (None, None) if work.gpu else (CPU.rows_at_once, CPU.angles_at_once)
     there = {

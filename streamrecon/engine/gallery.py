@@ -153,7 +153,8 @@ class Gallery(threading.Thread):
         try:
             poller = Poller(self._wakeup, self._publisher)
             while self._stopped is None or self._is_waited_for(time.monotonic() - self._stopped):
-                poller.wait(RETRY if self._stopped is None and not self._resting else REST)
+                soon = self._stopped is not None or self._resting or self._other_looks
+                poller.wait(REST if soon else RETRY)
                 while self._calls:
                     self._calls.popleft()()
                 for viewer, request in self._publisher.requests(REQUESTS):
@@ -207,7 +208,7 @@ class Gallery(threading.Thread):
             if word is not None:
                 self._send(viewer, word)
         elif isinstance(request, Want):
-            self._audience.ask(viewer, replace(request, planes=request.planes[:PLANES]))
+            self._audience.ask(viewer, replace(request, planes=request.planes[-PLANES:]))
             self._asked.pop(viewer, None)
             self._asked[viewer] = time.monotonic()
             if len(self._asked) > LIMIT:
@@ -229,9 +230,9 @@ class Gallery(threading.Thread):
         self._other_looks, self._attended_at = False, now
         wants = self._audience.looking
         sinograms = dict.fromkeys(row for want in wants for row in (want.sinograms + want.also_sinograms)[:SINOGRAMS])
-        looked_at = [plane for want in wants for plane in (*want.also[:PLANES], *want.planes)]
-        planes = dict.fromkeys((plane.axis, plane.index) for plane in looked_at)
-        attended = Attend(tuple(sinograms)[-SINOGRAMS:], tuple(planes)[-PLANES:])
+        looked_at = [plane for want in wants for plane in (*want.also[-PLANES:], *want.planes)]
+        latest = dict.fromkeys((plane.axis, plane.index) for plane in reversed(looked_at))
+        attended = Attend(tuple(sinograms)[-SINOGRAMS:], tuple(latest)[:PLANES][::-1])
         before, self.attended = self.attended, attended
         other = set(attended.sinograms) != set(before.sinograms) or attended.planes != before.planes
         if other and self.attend is not None:

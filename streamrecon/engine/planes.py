@@ -12,7 +12,7 @@ from streamrecon.recon.direct import DirectAccumulator
 from streamrecon.wire.messages import Axis
 
 MOST, BYTES, AT_LEAST = 9, 128 << 20, 3
-"""Slices of a version, what they take at most, and how many there may be in any case: of each direction one."""
+"""Slices of a version, bytes for which there may be fewer, and how many there may be in any case: of each direction one."""
 
 Place = tuple[Axis, int]
 """The axis at right angles to a slice, and where on it, voxels of the full volume."""

@@ -193,7 +193,7 @@ def subscribe(
 
 def _number(name: str, value: int) -> int:
     with contextlib.suppress(TypeError):
-        if (number := operator.index(value)) >= 0:
+        if 0 <= (number := operator.index(value)) < 1 << 64:
             return number
     raise ConfigError(f"subscribe was given {name} = {value!r}; expected a whole number from 0")
 

@@ -1,4 +1,4 @@
-"""HTTP connections of the page's server: who does not end a request is not waited for. Needs the extra `view`."""
+"""HTTP connections of the page's server: who ends no request, or reads no answer, is not waited for. Needs the extra `view`."""
 
 from __future__ import annotations
 
@@ -12,19 +12,26 @@ WITHIN = 10.0
 
 
 class Connection(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
-    """Closed where it is neither answered nor a page's socket after `WITHIN`."""
+    """Closed where nothing of it goes on for `WITHIN`: no request was ended, and nothing was read of an answer."""
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
-        self._look_later(transport)
+        self._lost = False
+        self._look_later(transport, (None, 0))
 
-    def _look_later(self, transport: Any) -> None:
-        asyncio.get_running_loop().call_later(WITHIN, self._look, transport)
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._lost = True
+        super().connection_lost(exc)
 
-    def _look(self, transport: Any) -> None:
-        if transport.is_closing() or transport.get_protocol() is not self:
+    def _look_later(self, transport: Any, before: tuple[Any, int]) -> None:
+        asyncio.get_running_loop().call_later(WITHIN, self._look, transport, before)
+
+    def _look(self, transport: Any, before: tuple[Any, int]) -> None:
+        if self._lost or transport.get_protocol() is not self:  # a page's socket has another one
             return
-        if self.cycle is None or self.cycle.response_complete:
+        # Of the last request, and what is still to be read of its answer.
+        now = self.cycle, transport.get_write_buffer_size()
+        if now == before:
             transport.abort()
         else:
-            self._look_later(transport)
+            self._look_later(transport, now)

@@ -32,10 +32,13 @@ class Wants:
     def put(self, viewer: object, places: Collection[Place], preview: int = 0, beside: bool = False) -> None:
         """What a viewer looks at from now on; with nothing, it is forgotten."""
         rows = tuple(dict.fromkeys(index for axis, index in places if axis == "z"))[:1] if beside else ()
+        wanted = Wanted(tuple(places), preview, beside, rows)
         with self._lock:
+            if self._of.get(viewer) == wanted:
+                return  # it looks at the same as before, and not later than who has looked elsewhere since
             self._of.pop(viewer, None)
             if places or preview or beside:
-                self._of[viewer] = Wanted(tuple(places), preview, beside, rows)
+                self._of[viewer] = wanted
 
     def together(self) -> Wanted:
         """What all look at."""

@@ -38,7 +38,8 @@ class Audience:
         if len(self._waiting) >= LIMIT:
             del self._waiting[next(iter(self._waiting))]  # who has waited longest is most likely gone
         self._waiting[viewer] = want
-        self._looking.pop(viewer, None)
+        if not _alike(self._looking.get(viewer), want):
+            self._looking.pop(viewer, None)
         self._looking[viewer] = want
         if len(self._looking) > LIMIT:
             del self._looking[next(iter(self._looking))]
@@ -73,9 +74,17 @@ class Audience:
 
     @property
     def looking(self) -> list[Want]:
-        """What those asked for last who wait, or have been answered since the newest version; the latest at the end."""
+        """What those look at who wait, or have been answered since the newest version; who looked elsewhere last is at the end."""
         return list(self._looking.values())
 
     def present(self, now: float) -> int:
         """How many there are."""
         return sum(now - at < PRESENT for at in self._heard.values())
+
+
+def _alike(one: Want | None, other: Want) -> bool:
+    """Whether they look at the same."""
+    if one is None:
+        return False
+    looks = [({*want.planes, *want.also}, {*want.sinograms, *want.also_sinograms}) for want in (one, other)]
+    return looks[0] == looks[1]

@@ -7,6 +7,7 @@ import http.client
 import importlib.util
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -324,6 +325,58 @@ def test_halves_of_requests_take_no_page_its_place(engine: FakeEngine, monkeypat
         assert get(server, "/")[0] == 200
         engine.step()
         assert page.batch(ALL)[0]["version"] == 1
+
+
+def slow(server: ViewServer, request: str) -> socket.socket:
+    """A connection over which little is on its way."""
+    made = socket.socket()
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    made.connect(("127.0.0.1", server.port))
+    time.sleep(0.25)
+    made.sendall(f"GET {request} HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\nConnection: close\r\n\r\n".encode())
+    return made
+
+
+def test_who_reads_slowly_is_waited_for_and_who_does_not_read_is_not(
+    engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "WITHIN", 0.4)
+    bind = ViewServer._bind
+
+    def narrow(self: ViewServer) -> socket.socket:
+        listener = bind(self)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 15)
+        return listener
+
+    monkeypatch.setattr(ViewServer, "_bind", narrow)
+    with ViewServer(LiveSource(engine.endpoint)) as server, contextlib.ExitStack() as open_:
+        file = max(server._files, key=lambda name: server._files[name].stat().st_size)
+        size = server._files[file].stat().st_size
+        reads, silent = (open_.enter_context(slow(server, file)) for _ in range(2))
+        got = b""
+        while some := reads.recv(1 << 14):
+            got += some
+            time.sleep(0.01)
+        assert len(got) > size, "with its head"
+        until(lambda: len(server._server.server_state.connections) == 0)
+        silent.settimeout(5)
+        kept = 0
+        with contextlib.suppress(ConnectionResetError):
+            while some := silent.recv(1 << 20):
+                kept += len(some)
+        assert kept < size
+
+
+def test_a_connection_in_use_is_kept(engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "WITHIN", 0.3)
+    with ViewServer(LiveSource(engine.endpoint)) as server:
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
+        connection.connect()
+        for _ in range(8):
+            connection.request("GET", "/")
+            assert len(connection.getresponse().read()) > 1000
+            time.sleep(0.15)
+        connection.close()
 
 
 def test_no_more_connections_than_there_is_room_for(engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
