@@ -74,7 +74,7 @@ class Audience:
 
     @property
     def looking(self) -> list[Want]:
-        """What those look at who wait, or have been answered since the newest version; who looked elsewhere last is at the end."""
+        """What those look at who wait, or have been answered since the newest version; who moved last is at the end."""
         return list(self._looking.values())
 
     def present(self, now: float) -> int:

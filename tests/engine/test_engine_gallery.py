@@ -301,10 +301,10 @@ def test_garbage_is_ignored(shown: Shown) -> None:
 def test_an_engine_that_is_busy_between_two_versions_is_not_lost(shown: Shown) -> None:
     shown.gallery.look = Counters().progress
     shown.show(1)
-    viewer = subscribe(shown.endpoint, timeout=0.4)
+    viewer = subscribe(shown.endpoint, timeout=1.2)
     assert next(viewer).update.version == 1
     call = Call(next, viewer)
-    time.sleep(1.0)
+    time.sleep(2.5)
     shown.show(2)
     assert call.result().update.version == 2
     shown.gallery.look = None
