@@ -88,9 +88,8 @@ class SlabFiles:
             If the version is gone, or the disk fails.
         """
         count, height, width = self.shape
-        known = self._known(index) if axis == "x" else None
-        if known is not None:
-            return known
+        if axis == "x" and (known := self._known(index)):
+            return np.concatenate(known)
         if 4 * count * height * width <= SMALL:
             if self._volume is None:
                 self._volume = self.rows((0, count), (0, height))
@@ -119,18 +118,18 @@ class SlabFiles:
         OSError
             If the version is gone, or the disk fails.
         """
-        if math.prod(self.shape) * 4 > SMALL and any(self._known(place) is None for place in places):
+        if math.prod(self.shape) * 4 > SMALL and not all(map(self._known, places)):
             self._read_across((*places, *more))
 
-    def _known(self, place: int) -> NDArray[np.float32] | None:
-        """A slice across x that need not be read."""
+    def _known(self, place: int) -> list[NDArray[np.float32]]:
+        """The parts of a slice across x that need not be read; none where one is lacking."""
         found = [
             pixels[:, :, place - first]
             for bands in self._bands
             for first, pixels in bands
             if first <= place < first + pixels.shape[2]
         ]
-        return np.concatenate(found) if found and sum(map(len, found)) == self.shape[0] else None
+        return found if sum(map(len, found)) == self.shape[0] else []
 
     def _read_across(self, places: Sequence[int]) -> list[list[Band]]:
         count, height, width = self.shape
