@@ -340,3 +340,13 @@ def test_what_all_want() -> None:
     wants.put("b", ())
     wants.put("a", ())
     assert wants.together() == Wanted()
+
+
+def test_who_looks_at_the_same_as_before_is_not_the_latest() -> None:
+    """A page asks anew with every version: two that do not move would take each other's room by turns."""
+    wants = Wants()
+    for viewer, z in ("a", 1), ("b", 2), ("a", 1):
+        wants.put(viewer, [("z", z)])
+    assert wants.together().places == (("z", 2), ("z", 1))
+    wants.put("a", [("z", 3)])
+    assert wants.together().places == (("z", 3), ("z", 2))
