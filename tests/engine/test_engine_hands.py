@@ -39,6 +39,8 @@ class Watched:
         self.options: Config = config(emit=emit, **options)
         self.endpoint = str(self.options.emit.publish)
         self._go = threading.Event()
+        self._end = threading.Event()
+        self._end.set()
         self.halfway = threading.Event()
         self.advice: list[str] = []
         self.engine: Engine | None = None
@@ -49,6 +51,8 @@ class Watched:
             if frame.kind is FrameKind.PROJECTION and frame.index == 30:
                 self.halfway.set()
                 assert self._go.wait(30)
+            if frame.kind is FrameKind.PROJECTION and frame.index == 45:
+                assert self._end.wait(30)
             yield frame
 
     def run(self, script: Callable[[], None]) -> Streamed:
@@ -64,6 +68,7 @@ class Watched:
                 errors.append(error)
             finally:
                 self._go.set()
+                self._end.set()
 
         thread = threading.Thread(target=at_half, daemon=True)
 
@@ -224,6 +229,7 @@ def test_a_full_version_where_others_are_binned(scan: Scan, tmp_path: Path, rank
     def script() -> None:
         assert each.see(lambda slices: True).update.binning == 2
         each.done("snapshot")
+        each._end.clear()  # as versions that are asked for late are the last one
         each._go.set()
         seen = each.see(lambda slices: slices.update.binning == 1)
         assert seen.update.shape == (8, 48, 48)
