@@ -7,7 +7,6 @@ import dataclasses
 import json
 import secrets
 import shutil
-import threading
 import time
 from collections.abc import Callable
 from contextlib import closing, suppress
@@ -16,10 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from streamrecon.config import Config
-from streamrecon.errors import ConfigError, EndpointError
+from streamrecon.errors import ConfigError, StreamreconError
 
 if TYPE_CHECKING:
-    from streamrecon.viewer import ViewServer
+    from streamrecon.viewer.page_process import PageProcess
 
 VIEW = "look at a running reconstruction, or at a volume, in a browser"
 OPENED_WITHIN = 30.0
@@ -59,6 +58,7 @@ def add_page_option(group: argparse._ArgumentGroup) -> None:
 def view(options: argparse.Namespace) -> int:
     """Carry `view` out, until Ctrl-C; the exit code."""
     from streamrecon.viewer import FileSource, LiveSource, ViewServer
+    from streamrecon.viewer.page_process import yield_to_others
 
     if (options.file is None) == (options.subscribe is None):
         raise ConfigError("expected either a FILE or --subscribe ENDPOINT")
@@ -69,6 +69,7 @@ def view(options: argparse.Namespace) -> int:
         # Read again for each change: an engine that is started again has another one.
         token, page_token = partial(_read_token, Path(options.control_token_file)), secrets.token_urlsafe()
         token()
+    yield_to_others()
     with (
         closing(LiveSource(options.subscribe, token) if options.subscribe else FileSource(options.file)) as source,
         ViewServer(
@@ -108,8 +109,10 @@ class Page:
         """With an endpoint for the page, if the options had none."""
         self._token: str | None = None
         """Of the engine, once there is one."""
-        self._server: ViewServer | None = None
+        self._process: PageProcess | None = None
         self._event: Callable[[dict[str, Any]], None] | None = None
+        self._trouble: str | None = None
+        """What was said of it last."""
 
     def __enter__(self) -> Page:
         endpoint = self.config.emit.publish
@@ -124,14 +127,14 @@ class Page:
     def tell(self, event: Callable[[dict[str, Any]], None]) -> None:
         """Say where the page is, now or when there is one."""
         self._event = event
-        if self._server is not None:
-            facts = {"url": self._server.control_url, "view_url": self._server.view_url}
-            event({"event": "view", "seconds": 0.0, "text": f"look at {self._server.control_url}", **facts})
-            event({"event": "view_only", "seconds": 0.0, "text": f"for looking only: {self._server.view_url}"})
+        if self._process is not None:
+            control, view = self._process.control_url, self._process.view_url
+            event({"event": "view", "seconds": 0.0, "text": f"look at {control}", "url": control, "view_url": view})
+            event({"event": "view_only", "seconds": 0.0, "text": f"for looking only: {view}"})
 
     def wait_for_somebody(self, event: Callable[[dict[str, Any]], None]) -> None:
         """Until the page is open, so that a short scan is not over by then; or for `OPENED_WITHIN`."""
-        if self._server is None:
+        if self._process is None:
             return
         event(
             {
@@ -141,57 +144,59 @@ class Page:
             }
         )
         deadline = time.monotonic() + OPENED_WITHIN
-        while not self._server.watched and time.monotonic() < deadline:
+        while not self._process.opened and time.monotonic() < deadline:
             time.sleep(0.05)
 
     def watch(self, engine: Any) -> None:
         """Learn of an engine what the page needs; call often."""
         if self._port is None:
             return
-        if self._server is None and engine.publish_endpoint is not None:
+        if self._process is None and engine.publish_endpoint is not None:
             self._open(engine.publish_endpoint)
             if self._event is not None:
                 self.tell(self._event)
-        self._token = engine.control_token
+        if self._process is not None:
+            self._revive(self._process)
+            if engine.control_token not in (None, self._token):
+                self._token = engine.control_token
+                self._process.use_token(self._token)
 
     def stay(self, volume: Path | None, json_lines: bool) -> None:
         """Show a finished volume, where there is one, until Ctrl-C."""
-        if self._server is None or volume is None:
+        if self._process is None or volume is None:
             return
-        from streamrecon.viewer import FileSource
-
-        self._server.show(FileSource(volume))
+        self._process.show(volume)
         print(json.dumps({"event": "stay", "text": STAYS}) if json_lines else STAYS, flush=True)
-        _wait()
+        _wait(partial(self._revive, self._process))
 
     def __exit__(self, *_: object) -> None:
-        if self._server is not None:
-            self._server.stop()
+        if self._process is not None:
+            self._process.stop()
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
 
-    def _engine_token(self) -> str:
-        if self._token is None:
-            raise EndpointError("the engine is not ready yet: ask again in a moment")
-        return self._token
-
     def _open(self, endpoint: str) -> None:
-        from streamrecon.viewer import LiveSource, ViewServer
+        from streamrecon.viewer.page_process import PageProcess
 
-        source = LiveSource(endpoint, self._engine_token)
+        control, view = _tokens(self._kept)
+        self._process = PageProcess(endpoint, self._port or 0, control, view)
+
+    def _revive(self, process: PageProcess) -> None:
+        """Whatever becomes of the page, the reconstruction goes on."""
         try:
-            control, view = _tokens(self._kept)
-            server = ViewServer(source, self._port or 0, control_token=control, view_token=view)
-            server.start()
-        except BaseException:
-            source.close()
-            raise
-        self._server = server
+            text = process.revive()
+        except StreamreconError as error:
+            text = f"the page's process has died, and cannot be started again yet: {error}"
+        if text not in (None, self._trouble) and self._event is not None:
+            self._event({"event": "page", "seconds": 0.0, "text": text})
+        self._trouble = text or self._trouble
 
 
-def _wait() -> None:
+def _wait(meanwhile: Callable[[], None] = lambda: None) -> None:
     with suppress(KeyboardInterrupt):
-        threading.Event().wait()
+        while True:
+            time.sleep(1.0)
+            meanwhile()
 
 
 def _tokens(folder: Path | None) -> tuple[str, str]:

@@ -62,9 +62,14 @@ class Desk:
         Sessions at a time.
     volume
         Whether the library of the volume view is there.
+    opened
+        Called whenever a page was let in.
     """
 
-    def __init__(self, source: Source, tokens: Tokens, most: int, volume: bool) -> None:
+    def __init__(
+        self, source: Source, tokens: Tokens, most: int, volume: bool, opened: Callable[[], None] = lambda: None
+    ) -> None:
+        self.opened = opened
         self.source, self.tokens, self.most, self.volume = source, tokens, most, volume
         self.encodings = Encodings()
         self.sessions: dict[Session, Callable[[], None]] = {}
@@ -231,6 +236,7 @@ async def _let_in(desk: Desk, socket: WebSocket, role: Role) -> None:
 
     session = Session(desk.source, role, desk.volume, wake)
     desk.sessions[session] = news.set
+    desk.opened()
     tasks = asyncio.create_task(_listen(socket, session)), asyncio.create_task(_tell(desk, socket, session, news))
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)

@@ -10,6 +10,7 @@ import re
 import secrets
 import socket
 import threading
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -49,6 +50,8 @@ class ViewServer:
         Allow an address that other machines can reach.
     sessions
         Pages at a time.
+    opened
+        Called whenever one was let in.
 
     Raises
     ------
@@ -69,6 +72,7 @@ class ViewServer:
         *,
         insecure: bool = False,
         sessions: int = SESSIONS,
+        opened: Callable[[], None] = lambda: None,
     ) -> None:
         missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
         if missing:
@@ -88,7 +92,7 @@ class ViewServer:
         self._tokens = Tokens(view_token or secrets.token_urlsafe(), control_token)
         files = served()
         self._files = files
-        self._desk = Desk(source, self._tokens, sessions, "/k3d/standalone.js" in files)
+        self._desk = Desk(source, self._tokens, sessions, "/k3d/standalone.js" in files, opened)
         self._sessions = sessions
         self._server: Any = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -105,11 +109,6 @@ class ViewServer:
     def control_url(self) -> str | None:
         """For looking and changing; None where nobody can change anything."""
         return None if self._tokens.control is None else f"{self._address()}/#token={self._tokens.control}"
-
-    @property
-    def watched(self) -> bool:
-        """Whether somebody has the page open."""
-        return bool(self._desk.sessions)
 
     def start(self) -> str:
         """Listen; the URL for who started it: that for changing, where there is one.

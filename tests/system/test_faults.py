@@ -517,7 +517,9 @@ class Memory:
 
     def look(self) -> int:
         """Take one measurement; the frames in the journal."""
-        frames = sum(path.stat().st_size for path in self._journal.glob("*/*.frames")) // (MANY_FRAME + 64)
+        frames = 0
+        with contextlib.suppress(FileNotFoundError):  # it is deleted when the scan is complete
+            frames = sum(path.stat().st_size for path in self._journal.glob("*/*.frames")) // (MANY_FRAME + 64)
         with contextlib.suppress(psutil.NoSuchProcess, FileNotFoundError):
             self.engine = next((child for child in self._job.children() if "recon" in child.cmdline()), None)
             if self.engine is not None:

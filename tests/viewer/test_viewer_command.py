@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import socket
 import subprocess
@@ -14,7 +15,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from viewer_client import opened, until
+from viewer_client import Page, opened, until
 from viewer_live import TOKEN, FakeEngine
 
 from streamrecon import cli_view
@@ -39,8 +40,9 @@ def volume(tmp_path: Path) -> Path:
     return path
 
 
-def look(url: str) -> dict[str, Any]:
-    """Role, and the first update."""
+@contextlib.contextmanager
+def connected(url: str) -> Iterator[Page]:
+    """A page that was let in."""
     address, token = url.split("/#token=")
 
     class Somewhere:
@@ -48,7 +50,21 @@ def look(url: str) -> dict[str, Any]:
 
     server: Any = Somewhere
     with opened(server, token) as page:
+        yield page
+
+
+def look(url: str) -> dict[str, Any]:
+    """Role, and the first update."""
+    with connected(url) as page:
         return {**page.texts[0], **page.batch([["z", 1]])[0]}
+
+
+def asked_to_pause(url: str) -> tuple[bool, str]:
+    """What a page that asks for it is answered."""
+    with connected(url) as page:
+        page.say("control", serial=1, action="pause")
+        result = page.until("result")
+        return result["done"], result["text"]
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: Any) -> str:
@@ -139,19 +155,24 @@ def test_a_page_beside_a_scan(volume: Path, monkeypatch: pytest.MonkeyPatch) -> 
             engine.step()
             assert look(view)["role"] == "view"
             assert look(control)["role"] == "control"
-            assert page._server is not None
-            source = page._server._source
-            early = source.control("pause").result(10)[0]
-            assert (early.done, early.text) == (False, "the engine is not ready yet: ask again in a moment")
+            assert asked_to_pause(control) == (False, "the engine is not ready yet: ask again in a moment")
             page.watch(Engine(endpoint, TOKEN))
-            assert source.control("pause").result(10)[0].done
+            assert asked_to_pause(control)[0]
         shown: list[Any] = []
-        monkeypatch.setattr(cli_view, "_wait", lambda: shown.append(look(view)["title"]))
+        monkeypatch.setattr(cli_view, "_wait", lambda _: shown.append(until_it_shows(view, "a.h5")))
         page.stay(None, False)
         assert shown == []
         page.stay(volume, False)
         assert shown == ["a.h5"]
     assert not folder.exists()
+
+
+def until_it_shows(url: str, title: str) -> str:
+    """Wait until the page shows that."""
+    with connected(url) as page:
+        while (seen := page.batch([["z", 1]])[0]["title"]) != title:
+            pass
+        return str(seen)
 
 
 def test_a_page_of_an_endpoint_that_only_the_engine_knows() -> None:
@@ -193,8 +214,8 @@ def test_links_of_a_service_stay_when_it_is_started_again(tmp_path: Path) -> Non
     urls, folder = [], tmp_path / "out"
     for _ in range(2):
         with cli_view.Page(free_port(), Config(), folder) as page:
-            assert page._server is not None
-            urls.append((page._server.control_url, page._server.view_url))
+            assert page._process is not None
+            urls.append((page._process.control_url, page._process.view_url))
     tokens = [[str(url).partition("#")[2] for url in each] for each in urls]
     assert tokens[0] == tokens[1]
     assert len(set(tokens[0])) == 2
@@ -213,8 +234,8 @@ def test_links_of_a_service_stay_when_it_is_started_again(tmp_path: Path) -> Non
     with pytest.raises(ConfigError, match="are the same"), cli_view.Page(free_port(), Config(), folder):
         pass
     with cli_view.Page(free_port(), Config()) as page:
-        assert page._server is not None
-        assert str(page._server.control_url).partition("#")[2] not in tokens[0]
+        assert page._process is not None
+        assert page._process.control_url.partition("#")[2] not in tokens[0]
 
 
 def free_port() -> int:

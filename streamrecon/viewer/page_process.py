@@ -1,0 +1,196 @@
+"""The page of `--view` in a process of its own: an engine beside it gives it only the time that it leaves."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import subprocess
+import sys
+import threading
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from streamrecon import errors
+from streamrecon.errors import EndpointError, StreamreconError
+
+log = logging.getLogger("streamrecon.viewer.page_process")
+
+NICENESS = 10
+"""Of a page's process: reconstruction comes first where both want the same core."""
+START_WITHIN, STOP_WITHIN = 30.0, 5.0
+"""Seconds."""
+RESTART_EVERY = 5.0
+"""Seconds from one start to the next, at least, of a process that dies."""
+
+
+class PageProcess:
+    """Serves the page of an engine, and later of its volume; used by one thread.
+
+    Parameters
+    ----------
+    endpoint
+        Where the engine publishes.
+    port
+        Of the page; 0 chooses a free one.
+    control_token, view_token
+        Of the page.
+
+    Raises
+    ------
+    ConfigError, EndpointError
+        As `ViewServer` and its `start` say; if the process does not begin.
+    """
+
+    def __init__(self, endpoint: str, port: int, control_token: str, view_token: str) -> None:
+        self._order = {"endpoint": endpoint, "port": port, "control": control_token, "view": view_token}
+        """With what was said since, for a process that is started again."""
+        self._opened = threading.Event()
+        self.control_url, self.view_url = "", ""
+        self._start()
+
+    @property
+    def opened(self) -> bool:
+        """Whether somebody has opened the page."""
+        return self._opened.is_set()
+
+    def use_token(self, token: str) -> None:
+        """From now on this is the engine's control token."""
+        self._say(token=token)
+
+    def show(self, volume: Path) -> None:
+        """From now on a file, in the same pages."""
+        self._say(show=str(volume))
+
+    def revive(self) -> str | None:
+        """Start the process again where it has died; what has happened, in words. Call often.
+
+        Raises
+        ------
+        ConfigError, EndpointError
+            As at first.
+        """
+        code = self._process.poll()
+        if code is None or time.monotonic() - self._started < RESTART_EVERY:
+            return None
+        self.stop()
+        self._start()
+        how = f"was killed by signal {-code}" if code < 0 else f"ended with {code}"
+        return f"the page's process {how} and was started again; the reconstruction goes on"
+
+    def stop(self) -> None:
+        """End the process."""
+        with contextlib.suppress(OSError):
+            self._stdin.close()
+        try:
+            self._process.wait(STOP_WITHIN)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._reader.join()
+        self._stdout.close()
+
+    def _start(self) -> None:
+        self._started = time.monotonic()
+        self._process = subprocess.Popen(
+            # -P: a file of the working folder must not stand in for a module.
+            [sys.executable, "-P", "-m", __name__],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            process_group=0,  # Ctrl-C is for the engine. Of the same session, or some kernels do not weigh its niceness.
+        )
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._stdin, self._stdout = self._process.stdin, self._process.stdout
+        facts: list[dict[str, Any]] = []
+        begun = threading.Event()
+        self._reader = threading.Thread(
+            target=self._read, args=(facts, begun), name="streamrecon-page-process", daemon=True
+        )
+        self._reader.start()
+        self._say()
+        begun.wait(START_WITHIN)
+        if not facts or "error" in facts[0]:
+            self._process.kill()
+            self.stop()
+            if not facts:
+                raise EndpointError(f"the page's process has not begun within {START_WITHIN:g} s, or has died")
+            raise getattr(errors, facts[0]["kind"], EndpointError)(facts[0]["error"])
+        self.control_url, self.view_url = facts[0]["control_url"], facts[0]["view_url"]
+        self._order["port"] = facts[0]["port"]
+
+    def _read(self, facts: list[dict[str, Any]], begun: threading.Event) -> None:
+        for line in self._stdout:
+            said = json.loads(line)
+            if "opened" in said:
+                self._opened.set()
+            else:
+                facts.append(said)
+                begun.set()
+        begun.set()
+
+    def _say(self, **order: str) -> None:
+        self._order |= order
+        with contextlib.suppress(OSError):  # it has died: the next one is told
+            self._stdin.write(json.dumps(self._order) + "\n")
+            self._stdin.flush()
+
+
+def yield_to_others() -> None:
+    """Let all other processes of this machine go first."""
+    with contextlib.suppress(AttributeError, OSError):  # where there is no such thing
+        os.nice(NICENESS)
+
+
+def _main() -> int:
+    """Serve what the first line orders, until there are no more lines."""
+    from streamrecon.viewer import FileSource, LiveSource, ViewServer
+
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    yield_to_others()
+    order, said = json.loads(sys.stdin.readline()), threading.Lock()
+
+    def say(**facts: Any) -> None:
+        with said, contextlib.suppress(OSError):
+            print(json.dumps(facts), flush=True)
+
+    def engine_token() -> str:
+        if "token" not in order:
+            raise EndpointError("the engine is not ready yet: ask again in a moment")
+        return str(order["token"])
+
+    with ExitStack() as stack:
+        try:
+            shown = order.get("show")
+            source = FileSource(shown) if shown else LiveSource(order["endpoint"], engine_token)
+            stack.callback(source.close)
+            server = stack.enter_context(
+                ViewServer(
+                    source,
+                    order["port"],
+                    control_token=order["control"],
+                    view_token=order["view"],
+                    opened=lambda: say(opened=True),
+                )
+            )
+        except StreamreconError as error:
+            say(error=str(error), kind=type(error).__name__)
+            return 2
+        say(control_url=server.control_url, view_url=server.view_url, port=server.port)
+        for line in sys.stdin:
+            order = json.loads(line)
+            if order.get("show") != shown:
+                shown = order["show"]
+                try:
+                    server.show(FileSource(shown))
+                except StreamreconError as error:
+                    log.warning("the page goes on as it is: %s", error)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(_main())
