@@ -256,6 +256,7 @@ async def crowd(url: str, viewers: int, side: int, rate: float) -> None:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
+    os.nice(19)
     tasks = await come()
     cpu = sum(psutil.Process().cpu_times()[:2])
     print("there", flush=True)

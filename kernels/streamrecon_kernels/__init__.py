@@ -10,7 +10,7 @@ from streamrecon_kernels.memory import aligned_empty, aligned_zeros
 from streamrecon_kernels.normalize import line_integrals
 from streamrecon_kernels.packing import filter_spectra, pack_rows
 from streamrecon_kernels.shrinking import Shrinking, shrink_rows
-from streamrecon_kernels.slices import bin_pixels, fold_grid, lay_columns, take_slices
+from streamrecon_kernels.slices import bin_voxels, fold_grid, lay_columns, take_slices
 from streamrecon_kernels.spoke_cells import Share, Spokes, spoke_factors, spokes
 
 __all__ = [
@@ -24,7 +24,7 @@ __all__ = [
     "aligned_zeros",
     "all_compiled",
     "backproject",
-    "bin_pixels",
+    "bin_voxels",
     "complete",
     "each",
     "filter_spectra",

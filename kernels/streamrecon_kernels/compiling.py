@@ -27,7 +27,7 @@ KERNELS = (
     packing_numba.pack_rows,
     packing_vector.pack_rows,
     shrinking_vector.shrink_rows,
-    slices_numba.bin_pixels,
+    slices_numba.bin_voxels,
     slices_numba.copy_cells,
     slices_numba.lay_columns,
     slices_numba.take_slices,

@@ -137,13 +137,12 @@ def take_slices(
     return np.asarray(np.moveaxis(picked, 2, 0)[:slices])
 
 
-def bin_pixels(
-    volume: NDArray[np.floating], binning: int, cut: int, factor: float, out: NDArray[np.floating]
+def bin_voxels(
+    volume: NDArray[np.floating], binning: int, rows: int, cut: int, factor: float, out: NDArray[np.floating]
 ) -> NDArray[np.float64]:
-    """Return what `streamrecon_kernels.bin_pixels` leaves in `out`, in float64."""
+    """Return what `streamrecon_kernels.bin_voxels` leaves in `out`, in float64."""
     total = out.astype(np.float64)
-    for i in range(out.shape[0]):
-        for j in range(out.shape[1]):
-            y, x = cut + i * binning, cut + j * binning
-            total[i, j] += factor * volume[y : y + binning, x : x + binning].astype(np.float64).sum(axis=(0, 1))
+    for i, j, k in np.ndindex(out.shape):
+        y, x, row = cut + i * binning, cut + j * binning, k * rows
+        total[i, j, k] += factor * volume[y : y + binning, x : x + binning, row : row + rows].astype(np.float64).sum()
     return total

@@ -217,8 +217,13 @@ def take_slices(
         slices_numba.take_slices(*rest, (rows, slices), (0, width))
 
 
-def bin_pixels(volume: NDArray[np.float32], binning: int, cut: int, factor: float, out: NDArray[np.float32]) -> None:
-    """Add sums of b x b pixels: `out[i, j] += factor sum volume[cut + i b : cut + (i + 1) b, cut + j b : cut + (j + 1) b]`.
+def bin_voxels(
+    volume: NDArray[np.float32], binning: int, rows: int, cut: int, factor: float, out: NDArray[np.float32]
+) -> None:
+    """Add sums of b x b pixels of n rows.
+
+    `out[i, j, k] += factor sum volume[cut + i b : cut + (i + 1) b, cut + j b : cut + (j + 1) b, k n : (k + 1) n]`; rows that
+    are left over are left out.
 
     Parameters
     ----------
@@ -226,32 +231,36 @@ def bin_pixels(volume: NDArray[np.float32], binning: int, cut: int, factor: floa
         (y, x, row), C-contiguous.
     binning
         b, pixels.
+    rows
+        n.
     cut
         First pixel along both axes.
     factor
-        Times which each pixel is taken.
+        Times which each voxel is taken.
     out
-        (height, width, row), C-contiguous.
+        (height, width, slice), C-contiguous.
 
     Raises
     ------
     ValueError
         If the shapes do not fit.
     """
-    binning, cut = int(binning), int(cut)
+    binning, rows, cut = int(binning), int(rows), int(cut)
     if on_device(out):
-        height, width, rows = out.shape
-        bins = volume[cut : cut + height * binning, cut : cut + width * binning]
-        out += np.float32(factor) * bins.reshape(height, binning, width, binning, rows).sum(axis=(1, 3))
+        height, width, slices = out.shape
+        bins = volume[cut : cut + height * binning, cut : cut + width * binning, : slices * rows]
+        out += np.float32(factor) * bins.reshape(height, binning, width, binning, slices, rows).sum(axis=(1, 3, 5))
         return
     for name, array in (("volume", volume), ("out", out)):
         if array.ndim != 3 or array.dtype != np.float32 or not array.flags.c_contiguous:
             raise ValueError(f"{name} is {array.dtype} {array.shape}; expected C-contiguous float32 with three axes")
     fits = all(cut >= 0 and cut + binning * out.shape[axis] <= volume.shape[axis] for axis in (0, 1))
-    if binning < 1 or not fits or out.shape[2] != volume.shape[2]:
-        raise ValueError(f"volume {volume.shape}, binning {binning} from {cut}, out {out.shape} do not fit as expected")
+    if binning < 1 or rows < 1 or not fits or out.shape[2] * rows > volume.shape[2]:
+        raise ValueError(
+            f"volume {volume.shape}, binning {binning} from {cut} and {rows} of rows, out {out.shape} do not fit as expected"
+        )
     require_writable("out", out)
-    slices_numba.bin_pixels(volume, binning, cut, np.float32(factor), out)
+    slices_numba.bin_voxels(volume, binning, rows, cut, np.float32(factor), out)
 
 
 def _check_indices(indices: NDArray[np.intp], size: int, shape: tuple[int, ...]) -> None:

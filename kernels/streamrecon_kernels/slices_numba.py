@@ -72,12 +72,26 @@ def take_slices(  # type: ignore[no-untyped-def]
 
 
 @kernel()
-def bin_pixels(volume, binning, cut, factor, out):  # type: ignore[no-untyped-def]
-    """See `streamrecon_kernels.slices.bin_pixels`."""
-    height, width, rows = out.shape
+def bin_voxels(volume, binning, rows, cut, factor, out):  # type: ignore[no-untyped-def]
+    """See `streamrecon_kernels.slices.bin_voxels`."""
+    height, width, slices = out.shape
+    depth = slices * rows
     for i in prange(height):
+        sums = np.empty(depth, np.float32)
         for j in range(width):
+            sums[:] = 0
             for y in range(cut + i * binning, cut + (i + 1) * binning):
                 for x in range(cut + j * binning, cut + (j + 1) * binning):
-                    for r in range(rows):
-                        out[i, j, r] += factor * volume[y, x, r]
+                    for r in range(depth):
+                        sums[r] += volume[y, x, r]
+            target = out[i, j]
+            if rows == 2:
+                # Vectors are made of a number of rows that is known here only.
+                for k in range(slices):
+                    target[k] += factor * (sums[2 * k] + sums[2 * k + 1])
+            else:
+                for k in range(slices):
+                    total = np.float32(0)
+                    for r in range(k * rows, (k + 1) * rows):
+                        total += sums[r]
+                    target[k] += factor * total

@@ -12,15 +12,14 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 from scipy import fft
-from streamrecon_kernels import backproject, bin_pixels, filter_spectra, pack_rows, take_slices, threads
+from streamrecon_kernels import backproject, bin_voxels, filter_spectra, pack_rows, take_slices, threads
 
 from streamrecon.config import ReconConfig
 from streamrecon.errors import GeometryError
 from streamrecon.recon.accumulate import Accumulator, Shape, alone, check_batch, check_binning
 from streamrecon.recon.device import CPU, Array, Device, zeros
 from streamrecon.recon.filters import response
-from streamrecon.recon.means import bin_means
-from streamrecon.recon.workspace import Desks, desks
+from streamrecon.recon.workspace import Desks, Workspace, desks
 
 CONSTANT = 16
 """Angles that a constant row is spread over at once."""
@@ -47,6 +46,8 @@ class DirectAccumulator:
         self._response = response(options.filter, shape.padded, options.cutoff, options.filter_order)
         self._volume = zeros(device, (shape.blocks, shape.side, shape.side, shape.block_rows), np.float32)
         self._spectra, self._upsampled = Desks(device), Desks(device)
+        self._bins = Workspace(device)
+        """Of the block that is binned."""
         self._cores, self._filtering = threads(), list[float]()
 
     @staticmethod
@@ -62,7 +63,7 @@ class DirectAccumulator:
 
     @staticmethod
     def snapshot_bytes(shape: Shape, options: ReconConfig, rows_at_once: int | None) -> int:
-        """Bytes that a snapshot uses besides the volume."""
+        """Bytes that a snapshot without binning uses besides the volume."""
         return 0
 
     @property
@@ -135,29 +136,28 @@ class DirectAccumulator:
     def snapshot_block(self, index: int, out: NDArray[np.float32], gain: float = 1.0, binning: int = 1) -> None:
         check_binning(binning)
         shape = self.shape
-        values = self._volume[index]
         if not len(out):  # the last block may have fewer rows than a bin
             return
-        if binning > 1:
-            rows = len(out) * shape.row_binning(binning)
-            values = self._bin(values, min(binning, shape.side))[..., :rows]
-            values = bin_means(values, [1, 1, shape.row_binning(binning)])
+        values = self._volume[index] if binning == 1 else self._bin(index, binning)
         pixels, ones = np.arange(values.shape[0]), np.ones(values.shape[0], np.float32)
         put, target = self._device.put, self._device.target(out)
         factors = put(ones), put(ones * np.float32(gain * shape.scale))
         take_slices(values, put(pixels), put(pixels), *factors, target, shape.radius / binning)
         self._device.fetch(target, out)
 
-    def _bin(self, volume: Array, binning: int) -> Array:
-        """Means of pixels, (y, x, row)."""
-        side = max(1, self.shape.side // binning)
-        left_over = self.shape.side - side * binning
+    def _bin(self, index: int, binning: int) -> Array:
+        """Means of the voxels of a block, (y, x, slice)."""
+        shape, rows = self.shape, self.shape.row_binning(binning)
+        binning = min(binning, shape.side)
+        side = shape.side // binning
+        left_over = shape.side - side * binning
         # Bins are centered on the axis, as the pixels are: an odd rest is the mean of the two nearest ways to cut.
         cuts = {left_over // 2, (left_over + 1) // 2}
-        out = zeros(self._device, (side, side, volume.shape[2]), np.float32)
+        means = self._bins((side, side, shape.block_rows // rows), np.float32)
+        means.fill(0)
         for cut in cuts:
-            bin_pixels(volume, binning, cut, 1 / (len(cuts) * binning**2), out)
-        return out
+            bin_voxels(self._volume[index], binning, rows, cut, 1 / (len(cuts) * binning**2 * rows), means)
+        return means
 
     @alone
     def cut_block(

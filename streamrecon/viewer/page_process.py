@@ -19,7 +19,7 @@ from streamrecon.errors import EndpointError, StreamreconError
 
 log = logging.getLogger("streamrecon.viewer.page_process")
 
-NICENESS = 10
+NICENESS = 19
 """Of a page's process: reconstruction comes first where both want the same core."""
 START_WITHIN, STOP_WITHIN = 30.0, 5.0
 """Seconds."""

@@ -359,7 +359,7 @@ def test_nothing_is_left_to_be_compiled_once_a_scan_begins(tmp_path: Path) -> No
     assert run(code, seconds=280, **environment).splitlines() == ["False True True", "[]"]
     told = "from streamrecon_kernels import all_compiled; print(all_compiled())"
     assert run(told, **environment).strip() == "True"
-    next(tmp_path.rglob("*.bin_pixels_alone-*.nbi")).unlink()
+    next(tmp_path.rglob("*.bin_voxels_alone-*.nbi")).unlink()
     assert run(told, **environment).strip() == "False", "one variant of one kernel is missing"
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from kernel_arrays import complexes, floats, hold, read_only, rebuilt
 from numpy.typing import NDArray
 from streamrecon_kernels import (
-    bin_pixels,
+    bin_voxels,
     fold_grid,
     folding_vector,
     lay_columns,
@@ -494,7 +494,7 @@ def test_out_that_is_read_only_is_not_written(slices: int) -> None:
 
 
 def test_other_outs_that_are_read_only_are_not_written() -> None:
-    for face, problem in ((fold_grid, folding()), (lay_columns, laying()), (bin_pixels, binning())):
+    for face, problem in ((fold_grid, folding()), (lay_columns, laying()), (bin_voxels, binning())):
         problem["out"] = read_only(problem["out"])
         with pytest.raises(Exception, match=r"."):
             face(**problem)
@@ -575,17 +575,18 @@ def test_no_slices_are_no_error(changed: Problem) -> None:
 @SETTINGS
 @given(
     st.tuples(st.integers(0, 6), st.integers(0, 6), st.integers(0, 40)),
-    st.integers(1, 5), st.integers(0, 3), st.integers(0, 3), st.floats(-3, 3), st.sampled_from(["plain", "unaligned"]),
+    st.integers(1, 5), st.integers(1, 5), st.integers(0, 3), st.integers(0, 3), st.floats(-3, 3),
+    st.sampled_from(["plain", "unaligned"]),
 )  # fmt: skip
-def test_binned_pixels_equal_the_reference(
-    shape: tuple[int, int, int], b: int, cut: int, more: int, factor: float, laid: str
+def test_binned_voxels_equal_the_reference(
+    shape: tuple[int, int, int], b: int, n: int, cut: int, more: int, factor: float, laid: str
 ) -> None:
     rng = np.random.default_rng(b)
-    height, width, rows = shape
-    volume = hold(floats(rng, cut + b * height + more, cut + b * width, rows), laid)
+    height, width, slices = shape
+    volume = hold(floats(rng, cut + b * height + more, cut + b * width, n * slices + more % 2), laid)
     out = hold(floats(rng, *shape), laid)
-    expected = reference.bin_pixels(volume.array, b, cut, factor, out.array)
-    bin_pixels(volume.array, b, cut, factor, out.array)
+    expected = reference.bin_voxels(volume.array, b, n, cut, factor, out.array)
+    bin_voxels(volume.array, b, n, cut, factor, out.array)
     np.testing.assert_allclose(out.array, expected, rtol=1e-5, atol=1e-4)
     out.check()
     volume.check_unchanged()
@@ -595,6 +596,7 @@ def binning(**changed: Any) -> Problem:
     good = {
         "volume": np.ones((9, 11, 4), np.float32),
         "binning": 2,
+        "rows": 1,
         "cut": 1,
         "factor": 1.0,
         "out": np.full((4, 5, 4), 7, np.float32),
@@ -618,6 +620,10 @@ def binning(**changed: Any) -> Problem:
         {"binning": -2},
         {"binning": 3},
         {"binning": 2**62},
+        {"rows": 0},
+        {"rows": -1},
+        {"rows": 2},
+        {"rows": 2**62},
         {"cut": -1},
         {"cut": 2},
         {"cut": 2**62},
@@ -631,10 +637,10 @@ def binning(**changed: Any) -> Problem:
     ],
     ids=lambda changed: next(iter(changed)),
 )
-def test_pixels_that_do_not_fit_are_refused(changed: Problem) -> None:
+def test_voxels_that_do_not_fit_are_refused(changed: Problem) -> None:
     problem = binning(**changed)
     with pytest.raises(ValueError, match="expected"):
-        bin_pixels(**problem)
+        bin_voxels(**problem)
     assert (problem["out"] == 7).all()
 
 
