@@ -175,7 +175,6 @@ def memory(
     fields = 8 + (8 if rings else 0)
     # One version is made while the one before is being written.
     versions = volume + min(work.versions, 1) * volume // work.binning**3
-    versions += 0 if work.binning == 1 else volume // shape.blocks // work.binning**3
     # Slices of the version that is shown and of the next one; of one block, where those in full resolution are made with it.
     seen = 2 * min(volume, BANDS_BYTES)
     if work.binning > 1:
