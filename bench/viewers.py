@@ -34,6 +34,7 @@ from streamrecon.config import Config, EmitConfig, EngineConfig, ReconConfig, Si
 from streamrecon.engine import Engine
 from streamrecon.run import run_scan
 from streamrecon.transport import private_ipc
+from streamrecon.viewer.page_process import yield_to_others
 
 COST, FIRST = 0.05, 1.0
 """Limits: share of the scan's rate, and seconds from a version to its picture."""
@@ -256,7 +257,7 @@ async def crowd(url: str, viewers: int, side: int, rate: float) -> None:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    os.nice(19)
+    yield_to_others()  # as they would be on other machines
     tasks = await come()
     cpu = sum(psutil.Process().cpu_times()[:2])
     print("there", flush=True)

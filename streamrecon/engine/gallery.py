@@ -240,7 +240,7 @@ class Gallery(threading.Thread):
 
     def _take(self, viewer: bytes, request: Control) -> None:
         def answer(result: Result, pixels: Sequence[NDArray[np.float32]] = ()) -> None:
-            payload = b"".join(np.ascontiguousarray(each, "<f4").tobytes() for each in pixels)
+            payload = b"".join(np.ascontiguousarray(each, "<f4").data for each in pixels)
             self._do(lambda: self._results.append((time.monotonic() + RESULTS_WITHIN, viewer, result, payload)))
 
         refusal = None
@@ -301,7 +301,7 @@ class Gallery(threading.Thread):
         try:
             shots = self._shots_of(exhibit, want)
             update = replace(exhibit.update, pictures=tuple(picture for picture, _ in shots))
-            payload = b"".join(np.ascontiguousarray(pixels, "<f4").tobytes() for _, pixels in shots)
+            payload = b"".join(np.ascontiguousarray(pixels, "<f4").data for _, pixels in shots)
         except OSError as error:
             # Such as a version that was deleted.
             log.warning("version %d cannot be shown any more: %s", exhibit.update.version, error)

@@ -65,15 +65,10 @@ def cut(accumulator: Accumulator, places: Sequence[Place], gain: float, first: i
     shape, planes = accumulator.shape, list[Plane]()
     rows = [index - first for axis, index in places if axis == "z" and 0 <= index - first < shape.rows]
     if isinstance(accumulator, DirectAccumulator):
-        for row in rows:
-            pixels = np.empty((shape.side, shape.side), np.float32)
-            accumulator.cut_block(row // shape.block_rows, "z", row % shape.block_rows, pixels, gain)
-            planes.append(("z", row + first, pixels))
         for axis, index in places:
-            if axis != "z":
-                pixels = np.empty((shape.rows, shape.side), np.float32)
-                for block in range(shape.blocks):
-                    accumulator.cut_block(block, axis, index, pixels[shape.block(block)], gain)
+            if axis != "z" or index - first in rows:
+                pixels = np.empty((shape.side if axis == "z" else shape.rows, shape.side), np.float32)
+                accumulator.cut(axis, index - first if axis == "z" else index, pixels, gain)
                 planes.append((axis, index, pixels))
     elif rows:
         block = rows[0] // shape.block_rows

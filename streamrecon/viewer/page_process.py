@@ -19,8 +19,6 @@ from streamrecon.errors import EndpointError, StreamreconError
 
 log = logging.getLogger("streamrecon.viewer.page_process")
 
-NICENESS = 19
-"""Of a page's process: reconstruction comes first where both want the same core."""
 START_WITHIN, STOP_WITHIN = 30.0, 5.0
 """Seconds."""
 RESTART_EVERY = 5.0
@@ -101,7 +99,7 @@ class PageProcess:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            process_group=0,  # Ctrl-C is for the engine. Of the same session, or some kernels do not weigh its niceness.
+            process_group=0,  # Ctrl-C is for the engine. Of the same session, or Linux may weigh it as much as the engine.
         )
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -141,9 +139,12 @@ class PageProcess:
 
 
 def yield_to_others() -> None:
-    """Let all other processes of this machine go first."""
+    """Take only the time in which this machine has a core to spare, and next to nothing where it has none.
+
+    A core that works for such a process counts as free to others that wake up; one of the lowest niceness keeps it.
+    """
     with contextlib.suppress(AttributeError, OSError):  # where there is no such thing
-        os.nice(NICENESS)
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 
 
 def _main() -> int:
