@@ -69,7 +69,6 @@ def view(options: argparse.Namespace) -> int:
         # Read again for each change: an engine that is started again has another one.
         token, page_token = partial(_read_token, Path(options.control_token_file)), secrets.token_urlsafe()
         token()
-    yield_to_others()
     with (
         closing(LiveSource(options.subscribe, token) if options.subscribe else FileSource(options.file)) as source,
         ViewServer(
@@ -79,6 +78,7 @@ def view(options: argparse.Namespace) -> int:
         if server.control_url is not None:
             print(f"look and change  {server.control_url}")
         print(f"look only        {server.view_url}\n{STAYS}", flush=True)
+        yield_to_others()
         _wait()
     return 0
 

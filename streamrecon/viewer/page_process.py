@@ -19,6 +19,8 @@ from streamrecon.errors import EndpointError, StreamreconError
 
 log = logging.getLogger("streamrecon.viewer.page_process")
 
+NICENESS = 19
+"""Of a page's process once it is there: what is received and reconstructed comes first."""
 START_WITHIN, STOP_WITHIN = 30.0, 5.0
 """Seconds."""
 RESTART_EVERY = 5.0
@@ -139,12 +141,12 @@ class PageProcess:
 
 
 def yield_to_others() -> None:
-    """Take only the time in which this machine has a core to spare, and next to nothing where it has none.
-
-    A core that works for such a process counts as free to others that wake up; one of the lowest niceness keeps it.
-    """
-    with contextlib.suppress(AttributeError, OSError):  # where there is no such thing
-        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    """From now on let all others of this machine go first: where it has no core to spare, a page's process has a part in 70."""
+    # By thread; those that are begun later have what the one that begins them has.
+    for thread in threading.enumerate():
+        if thread.native_id is not None:
+            with contextlib.suppress(AttributeError, OSError):  # where there is no such thing
+                os.setpriority(os.PRIO_PROCESS, thread.native_id, NICENESS)
 
 
 def _main() -> int:
@@ -152,7 +154,6 @@ def _main() -> int:
     from streamrecon.viewer import FileSource, LiveSource, ViewServer
 
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    yield_to_others()
     order, said = json.loads(sys.stdin.readline()), threading.Lock()
 
     def say(**facts: Any) -> None:
@@ -181,6 +182,7 @@ def _main() -> int:
         except StreamreconError as error:
             say(error=str(error), kind=type(error).__name__)
             return 2
+        yield_to_others()
         say(control_url=server.control_url, view_url=server.view_url, port=server.port)
         for line in sys.stdin:
             order = json.loads(line)
