@@ -1,10 +1,10 @@
 """`python -m bench.viewers`: what viewers cost a scan, and how soon they see it.
 
-While a scan is reconstructed, viewers come and go by turns: pages' sessions at the server of `streamrecon view`, each looking at
-slices of its own and scrolling along one axis, so often that it is sent `--rate` updates a second, be they of a new version or of
-another slice. Server and sessions are processes beside the engine's, on the same cores, at the lowest priority; the reference is
-the time between, when nobody looks. With `--apart` the engine has one half of the cores and all others the other one, as if the page were served by
-another machine: then it is what the engine itself does for viewers.
+While a scan is reconstructed, viewers come and go by turns: pages' sessions at the server of `streamrecon view`, each looking
+at slices of its own and scrolling along one axis, so often that it is sent `--rate` updates a second, be they of a new version
+or of another slice. Server and sessions are processes beside the engine's, on the same cores, at the lowest priority; the
+reference is the time between, when nobody looks. With `--apart` the engine has one half of the cores and all others the other
+one, as if the page were served by another machine: then it is what the engine itself does for viewers.
 """
 
 from __future__ import annotations
