@@ -152,7 +152,8 @@ class Gallery(threading.Thread):
     def run(self) -> None:
         try:
             poller = Poller(self._wakeup, self._publisher)
-            while self._stopped is None or self._is_waited_for(time.monotonic() - self._stopped):
+            # What was said before it was told to end is still done: it may be the last version.
+            while self._stopped is None or self._calls or self._is_waited_for(time.monotonic() - self._stopped):
                 soon = self._stopped is not None or self._resting or self._other_looks
                 poller.wait(REST if soon else RETRY)
                 while self._calls:

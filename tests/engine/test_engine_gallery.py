@@ -697,6 +697,33 @@ def test_who_looks_gets_the_last_version_of_an_engine_that_ends(tmp_path: Path) 
     assert call.result().update.version == 2
 
 
+def test_a_version_that_comes_just_before_the_end_is_shown(tmp_path: Path) -> None:
+    """While the gallery was busy with something else, and so hears of both at once."""
+    with Shown(tmp_path) as shown:
+        viewer = subscribe(shown.endpoint, timeout=5)
+        shown.show(1)
+        assert next(viewer).update.version == 1
+        call = Call(lambda: next(viewer))
+        time.sleep(0.2)
+        told, go = threading.Event(), threading.Event()
+        send_results = shown.gallery._send_results
+
+        def busy() -> None:
+            told.set()
+            assert go.wait(10)
+            send_results()
+
+        shown.gallery._send_results = busy  # type: ignore[method-assign]
+        assert told.wait(10)
+        shown.gallery._send_results = send_results  # type: ignore[method-assign]
+        shown.show(2, final=True)
+        ending = Call(shown.gallery.stop)
+        time.sleep(0.1)
+        go.set()
+        ending.result()
+    assert call.result().update.version == 2
+
+
 def test_who_does_not_take_it_keeps_no_engine_from_ending(tmp_path: Path) -> None:
     with Shown(tmp_path) as shown, Subscription(shown.endpoint) as gone:
         gone.ask(Want(after=0))
