@@ -1,4 +1,4 @@
-"""The page of `--view` in a process of its own: an engine beside it gives it only the time that it leaves."""
+"""The page of `--view` in a process of its own: it shares no interpreter with the engine, and may die without it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from streamrecon.errors import EndpointError, StreamreconError
 log = logging.getLogger("streamrecon.viewer.page_process")
 
 NICENESS = 19
-"""Of a page's process once it is there: what is received and reconstructed comes first."""
+"""Of a page's process once it is there: until then it would not begin beside busy ones."""
 START_WITHIN, STOP_WITHIN = 30.0, 5.0
 """Seconds."""
 RESTART_EVERY = 5.0
@@ -141,7 +141,7 @@ class PageProcess:
 
 
 def yield_to_others() -> None:
-    """From now on let all others of this machine go first: where it has no core to spare, a page's process has a part in 70."""
+    """From now on have the lowest priority: of a core that another process keeps busy, Linux gives this one a part in 70."""
     # By thread; those that are begun later have what the one that begins them has.
     for thread in threading.enumerate():
         if thread.native_id is not None:
