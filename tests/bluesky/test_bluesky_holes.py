@@ -626,7 +626,7 @@ def test_a_document_with_very_many_rows_that_are_not_there(tmp_path: Path, caplo
     rules = {**STEP, "theta": {"from": "linear", "start": 0.0, "step": 0.1, "units": "deg"}}
     begun = time.monotonic()
     found = items(run, rules, tmp_path, patience=1.0)
-    assert time.monotonic() - begun < 20
+    assert time.monotonic() - begun < 100
     assert sum(isinstance(each, Frame) for each in found) == 4
     assert len(found) < 400
     assert len(caplog.records) < 400

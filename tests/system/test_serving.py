@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import shutil
 import signal
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -74,7 +73,8 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 def _config(folder: Path, number: int) -> Path:
     """Options of a scan, which is the same as the others but for its uid, as there is no noise: it has more flats."""
     path = folder / f"{number}.toml"
-    path.write_text(CONFIG.replace("flats = 4", f"flats = {3 + number}"))
+    if not path.exists():  # a process may be reading it
+        path.write_text(CONFIG.replace("flats = 4", f"flats = {3 + number}"))
     return path
 
 
@@ -140,19 +140,17 @@ def test_one_after_the_other_and_two_at_once(
 ) -> None:
     recon = service.recon(*([MPIEXEC, "-n", ranks] if ranks else []))
     first = service.replay(1)
-    assert first.wait(30) == 0, first.err
-    both = [service.replay(each, "--fps", "60") for each in (2, 3)]
+    assert first.wait(60) == 0, first.err
+    both = [service.replay(each, "--fps", "15") for each in (2, 3)]  # long enough for the other to come
     for replay in both:
-        assert replay.wait(30) == 0, replay.err
+        assert replay.wait(60) == 0, replay.err
     assert sum("busy" in replay.err for replay in both) == 1, "one of them had to wait"
     assert sum(replay.err.count("busy") for replay in both) <= 2, "and says so once or twice, not once a second"
     until(lambda: len(service.served()) == 3, what="all three")
     for each in (1, 2, 3):
         same(service.folder(each), undisturbed)
-    began = time.monotonic()
     lead(recon, ranks).send_signal(number)
-    assert recon.wait(10) == 0, recon.err
-    assert time.monotonic() - began < 5
+    assert recon.wait(60) == 0, recon.err
     assert "3 scans were done" in recon.out
     assert recon.err == ""
 
@@ -169,9 +167,9 @@ def test_an_interrupted_scan_ends_the_service(service: Service) -> None:
     replay = service.replay(1, "--fps", "20")
     until(lambda: told(service.folder(1), "version"), what="a version")
     recon.signal(signal.SIGTERM)
-    assert recon.wait(10) == 1, recon.err
+    assert recon.wait(60) == 1, recon.err
     assert "0 scans were done" in recon.out
-    assert replay.wait(10) == 1
+    assert replay.wait(60) == 1
     assert "interrupted" in replay.err
     assert not volume(service.folder(1))["final"]
 
@@ -182,10 +180,11 @@ def test_killed_in_the_second_scan_and_started_again(
     """It goes on with the second one, serves the third, which has waited, and ends when it is told to."""
     job = service.supervised(where)
     first = service.replay(1, where=where)
-    assert first.wait(30) == 0, first.err
-    second = service.replay(2, "--fps", "30", "--live", where=where)
-    until(lambda: told(service.folder(2), "version"), what="a version")
+    assert first.wait(60) == 0, first.err
+    second = service.replay(2, "--fps", "6", "--live", where=where)
+    until(lambda: told(service.folder(2), "scan"), what="the second scan")
     third = service.replay(3, where=where)
+    until(lambda: told(service.folder(2), "version"), what="a version")
     until(lambda: "busy" in third.err, what="a sender that waits")
     (engine,) = [child for child in job.children() if "recon" in child.cmdline()]
     engine.kill()
@@ -196,7 +195,7 @@ def test_killed_in_the_second_scan_and_started_again(
     for each in (1, 2, 3):
         same(service.folder(each), undisturbed)
     job.signal(signal.SIGTERM)
-    assert job.wait(10) == 0, job.err
+    assert job.wait(60) == 0, job.err
     assert job.err.count("started again") == 1
 
 
@@ -206,12 +205,12 @@ def test_one_scan_only(service: Service, started: Processes, tmp_path: Path) -> 
         "recon", "--once", "--listen", "tcp://127.0.0.1:*", "--out", service.out, "--config", tmp_path / "1.toml"
     )
     where = str(until(lambda: told(service.out, "listen"), what="an engine")[-1]["endpoint"])
-    first = service.replay(1, "--fps", "60", where=where)
+    first = service.replay(1, "--fps", "10", where=where)
     until(lambda: told(service.out, "scan"), what="the first scan")
     second = service.replay(2, "--timeout", "3", where=where)
-    assert first.wait(30) == 0, first.err
-    assert recon.wait(10) == 0, recon.err
-    assert second.wait(20) == 1
+    assert first.wait(60) == 0, first.err
+    assert recon.wait(60) == 0, recon.err
+    assert second.wait(60) == 1
     assert "busy" in second.err
     assert "no engine took the scan" in second.err
     assert volume(service.out)["final"]

@@ -195,7 +195,7 @@ def test_a_growing_file_becomes_a_volume(killed: bool, started: Processes, tmp_p
                 replay(f"file+swmr://{path}", engine.endpoint, config, live=True)
         else:
             assert replay(f"file+swmr://{path}", engine.endpoint, config, live=True).frames == total
-        result = engine.wait(30)
+        result = engine.wait(60)
     assert result is not None
     assert result.final is not killed
     got = volume(out)

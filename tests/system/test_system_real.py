@@ -131,7 +131,7 @@ def test_inspect_of_real_scans(started: Processes, tmp_path: Path, data_folder: 
     }
     for name, expected in words.items():
         inspect = started.streamrecon("inspect", data_folder / name, "--out", tmp_path)
-        assert inspect.wait(30) == 0, inspect.err
+        assert inspect.wait(60) == 0, inspect.err
         assert all(word in inspect.out for word in expected), inspect.out
 
 

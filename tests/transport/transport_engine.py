@@ -29,7 +29,7 @@ from streamrecon.wire.outputs import (
 )
 from streamrecon.wire.receiving import ReceivingEnd, lanes_of
 
-PATIENCE = 15.0
+PATIENCE = 60.0
 """Seconds after which a test is given up."""
 
 
@@ -216,7 +216,7 @@ def limit(seconds: float = PATIENCE) -> Any:
     return progress
 
 
-def wait_for(condition: Any, timeout: float = 5.0) -> None:
+def wait_for(condition: Any, timeout: float = PATIENCE) -> None:
     """Until something becomes true."""
     deadline = time.monotonic() + timeout
     while not condition():

