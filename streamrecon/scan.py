@@ -7,12 +7,15 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from streamrecon.errors import GeometryError
+
+Axis: TypeAlias = Literal["z", "y", "x"]
+"""Of a volume, at right angles to a slice: along the rotation axis, or along the slices' own y or x."""
 
 UID_PATTERN = re.compile(r"[A-Za-z0-9_-]{1,64}")
 

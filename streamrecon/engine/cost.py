@@ -175,11 +175,11 @@ def memory(
     fields = 8 + (8 if rings else 0)
     # One version is made while the one before is being written.
     versions = volume + min(work.versions, 1) * volume // work.binning**3
-    # Slices of the version that is shown and of the next one; of one block, where those in full resolution are made with it.
+    # Slices of the version that is shown and of the next one.
     seen = 2 * min(volume, BANDS_BYTES)
     if work.binning > 1:
         slices = room((shape.rows, shape.side, shape.side)) * 4 * shape.side * max(shape.rows, shape.side)
-        seen += 2 * slices + (volume // shape.blocks if method == "fourier" else 0)
+        seen += 2 * slices
     # A processor works by parts that fit its cache, a GPU on all of a block.
     rows, angles = (None, None) if work.gpu else (CPU.rows_at_once, CPU.angles_at_once)
     there = {
@@ -187,6 +187,8 @@ def memory(
         "batch": accumulator.batch_bytes(shape, options, batch, angles),
         "snapshot": accumulator.snapshot_bytes(shape, options, rows),
     }
+    if viewers and work.binning > 1:
+        there["snapshot"] += accumulator.cut_bytes(shape, options)
     here = {
         "program": PROGRAM_BYTES + (0 if all_compiled() else COMPILING_BYTES),
         "ring": ring,

@@ -19,7 +19,8 @@ from streamrecon.engine.slab_files import AXES, SlabFiles
 from streamrecon.engine.status import angles_of
 from streamrecon.engine.writer import Job
 from streamrecon.recon.means import Moments
-from streamrecon.wire.messages import Axis, Picture, Range, Update
+from streamrecon.scan import Axis
+from streamrecon.wire.messages import Picture, Range, Update
 
 Shot = tuple[Picture, NDArray[np.float32]]
 """A picture and its pixels."""

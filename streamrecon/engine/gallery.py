@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 from streamrecon.engine.exhibit import Exhibit, Shot, change
 from streamrecon.engine.orders import Attend
 from streamrecon.errors import StreamreconError
+from streamrecon.scan import Axis
 from streamrecon.transport import Poller, Publisher, Wakeup
 from streamrecon.wire.audience import LIMIT, Audience
 from streamrecon.wire.messages import (
     PLANES,
     SINOGRAMS,
-    Axis,
     Control,
     Look,
     Message,

@@ -15,7 +15,8 @@ from streamrecon.engine.bins import Bins
 from streamrecon.engine.planes import Plane
 from streamrecon.recon.center import CenterEstimate
 from streamrecon.recon.means import Moments
-from streamrecon.wire.messages import Axis, Range
+from streamrecon.scan import Axis
+from streamrecon.wire.messages import Range
 
 Tag = tuple[int, ...]
 """By what line integrals were made: whether the scan has ended, epoch and last GAP of the sender, flats, darks. What has a larger

@@ -27,9 +27,9 @@ from streamrecon.engine.slab_files import SlabFiles
 from streamrecon.engine.sync import sync
 from streamrecon.errors import OutputError
 from streamrecon.failpoints import fail
-from streamrecon.scan import ScanInfo, VolumeUpdate
+from streamrecon.scan import Axis, ScanInfo, VolumeUpdate
 from streamrecon.version import __version__
-from streamrecon.wire.messages import Axis, Range
+from streamrecon.wire.messages import Range
 
 PIECE = 64 << 20
 """Bytes of a volume that are written at once."""

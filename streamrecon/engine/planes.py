@@ -8,8 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamrecon.recon.accumulate import Accumulator
-from streamrecon.recon.direct import DirectAccumulator
-from streamrecon.wire.messages import Axis
+from streamrecon.scan import Axis
 
 MOST, BYTES, AT_LEAST = 9, 128 << 20, 3
 """Slices of a version, bytes for which there may be fewer, and how many there may be in any case: of each direction one."""
@@ -41,10 +40,7 @@ def room(full: tuple[int, int, int]) -> int:
 
 
 def cut(accumulator: Accumulator, places: Sequence[Place], gain: float, first: int) -> list[Plane]:
-    """A slab's part of slices, of those that take little time beside a snapshot.
-
-    Of the direct method these are all. In the Fourier method slices at right angles to y or x take as long as all slices, and
-    those at right angles to z as long as their block of rows: only the block of the first one is had.
+    """A slab's part of slices.
 
     Parameters
     ----------
@@ -63,21 +59,14 @@ def cut(accumulator: Accumulator, places: Sequence[Place], gain: float, first: i
         (y, x) of the slab's slices; (slice, x) and (slice, y), its rows of them.
     """
     shape, planes = accumulator.shape, list[Plane]()
-    rows = [index - first for axis, index in places if axis == "z" and 0 <= index - first < shape.rows]
-    if isinstance(accumulator, DirectAccumulator):
-        for axis, index in places:
-            if axis != "z" or index - first in rows:
-                pixels = np.empty((shape.side if axis == "z" else shape.rows, shape.side), np.float32)
-                accumulator.cut(axis, index - first if axis == "z" else index, pixels, gain)
-                planes.append((axis, index, pixels))
-    elif rows:
-        block = rows[0] // shape.block_rows
-        place = shape.block(block)
-        slices = np.empty((place.stop - place.start, shape.side, shape.side), np.float32)
-        accumulator.snapshot_block(block, slices, gain)
-        planes += [
-            ("z", row + first, slices[row - place.start].copy()) for row in rows if row // shape.block_rows == block
-        ]
+    axes: tuple[Axis, ...] = "z", "y", "x"
+    for axis in axes:
+        begin, end, height = (first, first + shape.rows, shape.side) if axis == "z" else (0, shape.side, shape.rows)
+        here = [index for each, index in places if each == axis and begin <= index < end]
+        if here:
+            slices = np.empty((len(here), height, shape.side), np.float32)
+            accumulator.cut(axis, [index - begin for index in here], slices, gain)
+            planes += [(axis, index, pixels) for index, pixels in zip(here, slices, strict=True)]
     return planes
 
 

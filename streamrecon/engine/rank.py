@@ -54,9 +54,9 @@ from streamrecon.errors import ScanAbortedError
 from streamrecon.recon.device import Device
 from streamrecon.recon.offset import TURN
 from streamrecon.recon.sweep import sweep_centers
-from streamrecon.scan import FrameKind, VolumeUpdate
+from streamrecon.scan import Axis, FrameKind, VolumeUpdate
 from streamrecon.wire.digest import Digest
-from streamrecon.wire.messages import Axis, Range
+from streamrecon.wire.messages import Range
 from streamrecon.wire.outputs import Ended
 from streamrecon.wire.ranges import Ranges
 

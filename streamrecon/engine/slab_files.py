@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from streamrecon.wire.messages import Axis, Range
+from streamrecon.scan import Axis
+from streamrecon.wire.messages import Range
 
 PIECE = 16 << 20
 """Bytes of a file that are in memory at once, for a slice of which some is taken of each."""

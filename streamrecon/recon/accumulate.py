@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
@@ -18,7 +18,7 @@ from streamrecon.errors import GeometryError
 from streamrecon.recon.filters import padded_length
 from streamrecon.recon.means import bin_means
 from streamrecon.recon.offset import overlap_weight
-from streamrecon.scan import Geometry
+from streamrecon.scan import Axis, Geometry
 
 BLOCK_ROWS = 32
 """Most rows of a block: one index and one weight serve them all."""
@@ -115,6 +115,11 @@ class Shape:
         """How many rows a snapshot of one block bins by itself, so that no bin lies across two blocks."""
         return math.gcd(binning, self.block_rows) if self.rows >= binning else 1
 
+    def inside(self, place: int) -> NDArray[np.bool_]:
+        """(pixel,), which of a row or column of pixels are in the circle: in single precision, as `take_slices` has it."""
+        squares = (np.arange(self.side, dtype=np.float32) - np.float32(self.side - 1) / 2) ** 2
+        return np.asarray(squares + squares[place] <= np.float32(min(self.radius, 1e9)) ** 2)
+
     def slices(self, binning: int) -> list[slice]:
         """Where the slices of each block's snapshot lie among those of all blocks."""
         each = self.row_binning(binning)
@@ -189,6 +194,19 @@ class Accumulator(Protocol):
         ------
         GeometryError
             If there are no such bins.
+        """
+
+    def cut(self, axis: Axis, places: Sequence[int], out: NDArray[np.float32], gain: float = 1.0) -> None:
+        """Write single slices in full resolution, times `gain`: values of a snapshot without binning, in much less time.
+
+        Parameters
+        ----------
+        axis, places
+            At right angles to them, and where: rows, or pixels; one at least.
+        out
+            (place, y, x), or (place, row, x), or (place, row, y).
+        gain
+            As of `snapshot_block`.
         """
 
     def merge(self, other: Accumulator) -> None:

@@ -6,8 +6,7 @@ import contextlib
 import math
 import threading
 import time
-from collections.abc import Iterator
-from typing import Literal
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +19,7 @@ from streamrecon.recon.accumulate import Accumulator, Shape, alone, check_batch,
 from streamrecon.recon.device import CPU, Array, Device, zeros
 from streamrecon.recon.filters import response
 from streamrecon.recon.workspace import Desks, Workspace, desks
+from streamrecon.scan import Axis
 
 CONSTANT = 16
 """Angles that a constant row is spread over at once."""
@@ -64,6 +64,11 @@ class DirectAccumulator:
     @staticmethod
     def snapshot_bytes(shape: Shape, options: ReconConfig, rows_at_once: int | None) -> int:
         """Bytes that a snapshot without binning uses besides the volume."""
+        return 0
+
+    @staticmethod
+    def cut_bytes(shape: Shape, options: ReconConfig) -> int:
+        """Bytes that single slices use besides themselves."""
         return 0
 
     @property
@@ -160,19 +165,14 @@ class DirectAccumulator:
         return means
 
     @alone
-    def cut(self, axis: Literal["z", "y", "x"], place: int, out: NDArray[np.float32], gain: float = 1.0) -> None:
-        """Write one slice, times `gain`: of the state that is a copy.
+    def cut(self, axis: Axis, places: Sequence[int], out: NDArray[np.float32], gain: float = 1.0) -> None:
+        target = self._device.target(out)
+        for place, pixels in zip(places, target, strict=True):
+            self._cut(axis, place, pixels, gain)
+        self._device.fetch(target, out)
 
-        Parameters
-        ----------
-        axis, place
-            At right angles to it, and where: row, or pixel.
-        out
-            (y, x), or (row, x or y).
-        gain
-            As of `snapshot_block`, whose values it has.
-        """
-        shape, put, target = self.shape, self._device.put, self._device.target(out)
+    def _cut(self, axis: Axis, place: int, target: Array, gain: float) -> None:
+        shape, put = self.shape, self._device.put
         factor, pixels = np.float32(gain * shape.scale), np.arange(shape.side)
         if axis == "z":
             block, row = divmod(place, shape.block_rows)
@@ -180,10 +180,7 @@ class DirectAccumulator:
             values = self._volume[block][..., row : row + 1]
             take_slices(values, put(pixels), put(pixels), *factors, target[None], shape.radius)
         else:
-            # In single precision, as `take_slices` does it.
-            squares = (pixels.astype(np.float32) - np.float32(shape.side - 1) / 2) ** 2
-            inside = squares + squares[place] <= np.float32(min(shape.radius, 1e9)) ** 2
-            factors = put(np.where(inside, factor, np.float32(0)))
+            factors = put(np.where(shape.inside(place), factor, np.float32(0)))
             # Copied row by row first: pixels of one column lie far apart.
             values = self._volume[:, place] if axis == "y" else self._volume[:, :, place].copy()
             # All whole blocks at once: of each by itself it would take as long to say so as to do it.
@@ -193,7 +190,6 @@ class DirectAccumulator:
             np.multiply(values[:whole].transpose(0, 2, 1), factors, out=bands)
             if rows < shape.rows:
                 np.multiply(values[whole].T[: shape.rows - rows], factors, out=target[rows:])
-        self._device.fetch(target, out)
 
     @alone
     def merge(self, other: Accumulator) -> None:

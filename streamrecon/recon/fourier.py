@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import math
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import fft
-from streamrecon_kernels import LANES, KaiserBessel, fold_grid, lay_columns, take_slices
+from streamrecon_kernels import LANES, KaiserBessel, Shrinking, fold_grid, lay_columns, shrink_rows, take_slices
 
 from streamrecon.config import ReconConfig
 from streamrecon.errors import GeometryError
@@ -20,6 +21,7 @@ from streamrecon.recon.binned import Binned
 from streamrecon.recon.device import CPU, Array, Device, zeros
 from streamrecon.recon.spreading import Spreader
 from streamrecon.recon.workspace import Desks, Workspace, desks
+from streamrecon.scan import Axis
 
 STEP = 2 * max(BINNINGS)
 """The grid's period is a multiple of this many cells, so that every preview is a central crop of even size."""
@@ -99,6 +101,11 @@ class FourierAccumulator:
         parts = desks(-(-period // step), rows_at_once)
         return (shape.side + parts * step) * period * shape.block_rows * 4
 
+    @classmethod
+    def cut_bytes(cls, shape: Shape, options: ReconConfig) -> int:
+        """Bytes that single slices use besides themselves and what a snapshot uses: the cells of a row pair."""
+        return cls._sides(shape, options)[0] ** 2 * 8
+
     @property
     def nbytes(self) -> int:
         return sum(int(grid.nbytes) for grid in self._grids)
@@ -115,16 +122,27 @@ class FourierAccumulator:
 
     @alone
     def snapshot_block(self, index: int, out: NDArray[np.float32], gain: float = 1.0, binning: int = 1) -> None:
-        shape = self.shape
         check_binning(binning)
         if not len(out):  # the last block may have fewer rows than a bin
             return
-        image = self._binned.get(binning) or Binned.of(shape, self._kernel, self._period, binning)
+        image = self._image(binning)
+        with self._whole(index) as grid:
+            columns = self._columns_of_pixels(grid, image)
+        rows = slice(0, self.shape.block_rows // image.rows)
+        self._take(columns, image, rows, out, gain, self.shape.radius / binning)
+
+    def _image(self, binning: int) -> Binned:
+        image = self._binned.get(binning) or Binned.of(self.shape, self._kernel, self._period, binning)
         self._binned[binning] = image
+        return image
+
+    def _take(
+        self, columns: Array, image: Binned, rows: slice, out: NDArray[np.float32], gain: float, radius: float
+    ) -> None:
+        """Transform columns (x, v, row pair) along v, and write those of their rows that are asked for, as (row, y, x)."""
         put, target = self._device.put, self._device.target(out)
         y, column = put(image.pixel), put(np.arange(len(image.pixel)))
-        factor_y, factor_x = put(image.correction), put(image.correction * np.float32(gain * shape.scale))
-        columns = self._columns_of_pixels(index, image, y)
+        factor_y, factor_x = put(image.correction), put(image.correction * np.float32(gain * self.shape.scale))
         side = len(image.pixel)
         step = self._device.rows_at_once or side
 
@@ -132,20 +150,20 @@ class FourierAccumulator:
             some = slice(first, min(first + step, side))
             values = _inverse(columns[some]).transpose(1, 0, 2)
             # Real and imaginary parts lie side by side in memory, as rows 2 j and 2 j + 1; the sum of both is the real part.
-            values = values.view(np.float32) if image.rows == 1 else values
+            values = (values.view(np.float32) if image.rows == 1 else values)[..., rows]
             here = column[: some.stop - first]
-            take_slices(values, y, here, factor_y, factor_x[some], target, shape.radius / binning, first)
+            take_slices(values, y, here, factor_y, factor_x[some], target, radius, first)
 
         self._device.each(take, range(0, side, step))
         self._device.fetch(target, out)
 
-    def _columns_of_pixels(self, index: int, image: Binned, x: Array) -> Array:
-        """A block transformed along u, times the factors, and only at the columns x: (x, v, row pair).
+    def _columns_of_pixels(self, grid: Array, image: Binned) -> Array:
+        """A grid (v, u, row pair) transformed along u, times the factors, and only at the columns of pixels: (x, v, row pair).
 
         By parts that fit the cache, as what follows: what is read and written on the way is little more than the grid once.
         """
-        period, put = image.period, self._device.put
-        pairs = self.shape.block_rows // (2 if image.rows == 1 else image.rows)
+        period, put, x = image.period, self._device.put, self._device.put(image.pixel)
+        pairs = 2 * grid.shape[2] // (2 if image.rows == 1 else image.rows)
         most = self._device.rows_at_once
         step = min(most, max(8, CACHED // (8 * period * pairs)), period) if most else period
         columns = self._columns((len(x), period, pairs), np.complex64)
@@ -156,9 +174,47 @@ class FourierAccumulator:
                 fold_grid(grid, self._period, first, *factors, chunk, reach)
                 lay_columns(_inverse(chunk), x, first, columns)
 
-        with self._whole(index) as grid:
-            self._device.each(transform, range(0, period, step))
+        self._device.each(transform, range(0, period, step))
         return columns
+
+    @alone
+    def cut(self, axis: Axis, places: Sequence[int], out: NDArray[np.float32], gain: float = 1.0) -> None:
+        if axis == "z":
+            for place, pixels in zip(places, out, strict=True):
+                self._cut_row(place, pixels, gain)
+        else:
+            target = self._device.target(out)
+            self._device.each(partial(self._cut_block, axis, places, gain, target), range(self.shape.blocks))
+            self._device.fetch(target, out)
+
+    def _cut_row(self, row: int, out: NDArray[np.float32], gain: float) -> None:
+        """One slice (y, x): a snapshot of its row pair."""
+        block, row = divmod(row, self.shape.block_rows)
+        with self._whole(block) as grid:
+            pair = grid[:, :, row // 2 : row // 2 + 1].copy()
+        image = self._image(1)
+        columns, rows = self._columns_of_pixels(pair, image), slice(row % 2, row % 2 + 1)
+        self._take(columns, image, rows, out[None], gain, self.shape.radius)
+
+    def _cut_block(self, axis: Axis, places: Sequence[int], gain: float, out: Array, block: int) -> None:
+        """A block's rows of slices across y or x: the transform at single pixels is a sum over the grid, times phases."""
+        shape, period, image, rows = self.shape, self._period, self._image(1), self.shape.block(block)
+        pixel, correction = image.pixel[list(places)], image.correction[list(places)]
+        with self._whole(block) as grid:
+            side, pairs = len(grid), grid.shape[2]
+            phase = np.outer(2 * math.pi / period * pixel, np.arange(side) - side // 2)
+            matrix = np.concatenate([np.cos(phase), np.sin(phase)]).astype(np.float32)
+            sums = self._device.empty((side, len(matrix), pairs), np.complex64)
+            shrink_rows(grid if axis == "x" else grid.transpose(1, 0, 2), Shrinking.of(matrix, grid), sums)
+        # Cells that are a period apart are the same frequency.
+        line = zeros(self._device, (2 * period, len(places), pairs), np.complex64)
+        line[period - side // 2 :][:side] = sums[:, : len(places)] + np.complex64(1j) * sums[:, len(places) :]
+        values = fft.ifft(line[:period] + line[period:], axis=0, norm="forward")
+        values = values[self._device.put(image.pixel)].view(np.float32)[:, :, : rows.stop - rows.start]
+        factors = np.outer(correction, image.correction) * np.float32(gain * shape.scale)
+        inside = np.stack([shape.inside(place) for place in places])
+        factors = self._device.put(np.where(inside, factors, np.float32(0)))
+        np.multiply(values.transpose(1, 2, 0), factors[:, None], out=out[:, rows])
 
     @contextlib.contextmanager
     def _whole(self, index: int) -> Iterator[Array]:

@@ -14,9 +14,10 @@ import zmq
 from numpy.typing import NDArray
 
 from streamrecon.errors import ConfigError, MessageError, PeerLostError, RemoteProtocolError
+from streamrecon.scan import Axis
 from streamrecon.transport.endpoint import connect, open_socket
 from streamrecon.wire.codec import decode, encode
-from streamrecon.wire.messages import Axis, Control, Look, Picture, Plane, Progress, Result, Update, Want
+from streamrecon.wire.messages import Control, Look, Picture, Plane, Progress, Result, Update, Want
 
 LOOKS = 1.0
 """Seconds between two questions whether the engine is still there."""

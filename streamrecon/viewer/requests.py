@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Any, NoReturn, TypeAlias, get_args
 
 from streamrecon.errors import MessageError
+from streamrecon.scan import Axis
 from streamrecon.viewer.source import Place
 from streamrecon.wire.codec import TEXT_LIMIT
-from streamrecon.wire.messages import PREVIEW, Action, Axis
+from streamrecon.wire.messages import PREVIEW, Action
 
 LIMIT = 4096
 """Bytes of a text."""

@@ -10,7 +10,8 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from streamrecon.wire.messages import Action, Axis, Picture, Progress, Result, Update
+from streamrecon.scan import Axis
+from streamrecon.wire.messages import Action, Picture, Progress, Result, Update
 
 Place = tuple[Axis, int]
 """A slice: the axis at right angles to it, and where on it, voxels of the full volume."""

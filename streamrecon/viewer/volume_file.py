@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from streamrecon.errors import SourceError, SourceFileError
 from streamrecon.recon.means import Moments, bin_means, moments_of
-from streamrecon.scan import scan_label
+from streamrecon.scan import Axis, scan_label
 from streamrecon.viewer.source import Place
 from streamrecon.wire.codec import clip
-from streamrecon.wire.messages import Axis, Update
+from streamrecon.wire.messages import Update
 
 AXES: tuple[Axis, ...] = ("z", "y", "x")
 PARTS = 72

@@ -8,6 +8,8 @@ import sys
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal, TypeAlias
 
+from streamrecon.scan import Axis
+
 VERSION = 1
 
 Range: TypeAlias = tuple[int, int]
@@ -281,9 +283,6 @@ class Abort(Message):
     reason: str
 
 
-Axis: TypeAlias = Literal["z", "y", "x"]
-"""Of a volume: slice, y, x."""
-
 PLANES = 32
 """Slices that a viewer may ask for at once."""
 
@@ -368,7 +367,7 @@ class Want(Message):
     """0 for any: also what is there already, with other slices."""
     planes: tuple[Plane, ...] = (Plane(axis="z"), Plane(axis="y"), Plane(axis="x"))
     """Slices to be sent, at most `PLANES`, the latest last, in full resolution. Of a binned version those that were not looked at
-    before it, or have no room, are as it has them; in the Fourier method also all that are not at right angles to z."""
+    before it, or have no room, are as it has them."""
     most: int = 0
     """Pixels of the longest side of a picture, at most; 0 for any."""
     preview: int = 0

@@ -45,10 +45,13 @@ def test_they_are_those_of_the_volume(method: type[Accumulator], circle: bool) -
         *(("x", x) for x in (0, 7, 23)),
     ]
     found = joined([cut(each, places, 1.7, first) for each, (first, _) in zip(slabs, SLABS, strict=True)])
-    one_block = {("z", z) for z in (0, 4, 5, 6, 79)}
-    assert set(found) == (set(places) if method is DirectAccumulator else one_block)
+    assert set(found) == set(places)
     for (axis, index), pixels in found.items():
-        np.testing.assert_array_equal(pixels, volume.take(index, "zyx".index(axis)), err_msg=f"{axis} = {index}")
+        expected = volume.take(index, "zyx".index(axis))
+        np.testing.assert_array_equal(pixels == 0, expected == 0, err_msg=f"{axis} = {index}")
+        # Sums of the same numbers in another order.
+        atol = 0 if method is DirectAccumulator else 5e-6 * np.abs(volume).max()
+        np.testing.assert_allclose(pixels, expected, rtol=0, atol=atol, err_msg=f"{axis} = {index}")
 
 
 def test_what_one_slab_does_not_know_is_left_out() -> None:

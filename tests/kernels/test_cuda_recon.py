@@ -20,8 +20,9 @@ from streamrecon.recon.accumulate import Shape, snapshot
 from streamrecon.recon.device import Gpu
 from streamrecon.recon.direct import DirectAccumulator
 from streamrecon.recon.fourier import FourierAccumulator
-from streamrecon.scan import Geometry
+from streamrecon.scan import Axis, Geometry
 
+AXES: tuple[Axis, ...] = "z", "y", "x"
 METHODS = {"direct": DirectAccumulator, "fourier": FourierAccumulator}
 
 
@@ -125,6 +126,11 @@ def test_the_text_is_the_same(
     for binning in (1, 2, 4):
         expected, got = snapshot(here, 2.0, binning), snapshot(there, 2.0, binning)
         assert type(got) is np.ndarray
+        np.testing.assert_allclose(got, expected, atol=2e-5 * float(np.abs(expected).max()))
+    for number, places in enumerate([(0, rows - 1), (0, shape.side // 2), (shape.side - 1,)]):
+        expected = np.moveaxis(snapshot(here, 2.0).take(places, number), number, 0)
+        got = np.full_like(expected, np.nan, order="C")
+        there.cut(AXES[number], places, got, 2.0)
         np.testing.assert_allclose(got, expected, atol=2e-5 * float(np.abs(expected).max()))
     there.reset()
     assert not snapshot(there).any()

@@ -14,10 +14,11 @@ from recon_oracle import METHODS, accumulator, disc, fill, grid, half_turn, reco
 from streamrecon.config import ReconConfig
 from streamrecon.errors import GeometryError
 from streamrecon.recon.accumulate import BLOCK_ROWS, Accumulator, Shape, bin_slices, snapshot
-from streamrecon.scan import Geometry
+from streamrecon.scan import Axis, Geometry
 
 METHOD = pytest.mark.parametrize("method", sorted(METHODS))
 ANGLES = 40
+AXES: tuple[Axis, ...] = "z", "y", "x"
 BLOBS = np.array([[2.0, -3.5, 5.0, 1.0], [-9.0, 4.0, 4.0, 2.0], [7.5, 8.0, 4.5, -0.7]])
 """x, y, width in pixels and value of Gaussians."""
 
@@ -37,6 +38,39 @@ def blobs(x: NDArray[np.float64], y: NDArray[np.float64], zoom: int = 1) -> NDAr
     for x0, y0, width, value in BLOBS * [zoom, zoom, zoom, 1]:
         total += value * np.exp(-((x - x0) ** 2 + (y - y0) ** 2) / (2 * width**2))
     return total
+
+
+# Single slices.
+
+
+@METHOD
+@pytest.mark.parametrize(
+    ("rows", "columns", "center", "options"),
+    [
+        (1, 1, 0.0, ReconConfig()),
+        (1, 8, 3.5, ReconConfig(circle=False)),
+        (3, 17, 7.2, ReconConfig(circle=True, upsampling=1, width=4)),
+        (35, 12, 6.0, ReconConfig(side=9, filter="hann", oversampling=1.5)),
+        (70, 13, -2.5, ReconConfig(side=20, circle=False)),
+        (40, 700, 350.1, ReconConfig()),
+    ],
+)
+def test_single_slices_are_those_of_the_volume(
+    method: str, rows: int, columns: int, center: float, options: ReconConfig
+) -> None:
+    rng = np.random.default_rng(1)
+    shape = Shape.of(Geometry(rows, columns, 2e-6), options, center)
+    one = METHODS[method](shape, options)
+    one.add(rng.normal(size=(5, rows, columns)).astype(np.float32), np.arange(5) * 0.6, np.full(5, math.pi / 5))
+    volume = snapshot(one, 1.7)
+    for axis, length in zip(AXES, volume.shape, strict=True):
+        places = sorted({0, 1 % length, length // 2, length - 1})
+        expected = np.moveaxis(volume.take(places, AXES.index(axis)), AXES.index(axis), 0)
+        got = np.full_like(expected, np.nan, order="C")
+        one.cut(axis, places, got, 1.7)
+        np.testing.assert_array_equal(got == 0, expected == 0)
+        np.testing.assert_allclose(got, expected, rtol=0, atol=5e-6 * float(np.abs(volume).max()))
+    np.testing.assert_array_equal(snapshot(one, 1.7), volume, "the state is as it was")
 
 
 # Rows.
