@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from streamrecon_kernels import all_compiled
 
 from streamrecon.config import ReconConfig
+from streamrecon.engine.gallery import CACHED
 from streamrecon.engine.planes import room
 from streamrecon.engine.slab_files import BANDS_BYTES
 from streamrecon.recon.accumulate import Shape
@@ -175,8 +176,8 @@ def memory(
     fields = 8 + (8 if rings else 0)
     # One version is made while the one before is being written.
     versions = volume + min(work.versions, 1) * volume // work.binning**3
-    # Slices of the version that is shown and of the next one.
-    seen = 2 * min(volume, BANDS_BYTES)
+    # Slices of the version that is shown and of the next one, and as they were sent.
+    seen = 2 * min(volume, BANDS_BYTES) + min(3 * volume, CACHED)
     if work.binning > 1:
         slices = room((shape.rows, shape.side, shape.side)) * 4 * shape.side * max(shape.rows, shape.side)
         seen += 2 * slices

@@ -15,6 +15,7 @@ import zmq
 from numpy.typing import NDArray
 
 from streamrecon.config import Config, EmitConfig, EngineConfig
+from streamrecon.engine import gallery
 from streamrecon.engine.exhibit import Exhibit
 from streamrecon.engine.gallery import LINGER, REQUESTS, REST, ROUND, Answer, Gallery
 from streamrecon.engine.series import Series
@@ -118,6 +119,24 @@ def shown(tmp_path: Path) -> Any:
 
 def versions(endpoint: str, **options: Any) -> list[int]:
     return [slices.update.version for slices in subscribe(endpoint, timeout=5, **options)]
+
+
+def test_what_is_kept_for_others_is_bounded(shown: Shown, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that were cut last, and of one version only."""
+    one = 4 * SHAPE[1] * SHAPE[2]
+    monkeypatch.setattr(gallery, "CACHED", 2 * one)
+    shown.show(1)
+    kept = []
+    with Subscription(shown.endpoint) as viewer:
+        for z in (0, 1, 2, 3, 2):
+            viewer.ask(Want(after=0, planes=(Plane(axis="z", index=z),)))
+            assert viewer.receive(5) is not None
+            kept.append([index for _, index, _ in shown.gallery._shots])
+        assert kept == [[0], [0, 1], [0, 1, 2], [1, 2, 3], [1, 2, 3]]
+        shown.show(2)
+        viewer.ask(Want(after=1, uid="s", planes=(Plane(axis="z", index=0),)))
+        assert viewer.receive(5) is not None
+        assert [index for _, index, _ in shown.gallery._shots] == [0]
 
 
 def test_the_slices_that_are_asked_for(shown: Shown) -> None:

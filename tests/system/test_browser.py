@@ -466,7 +466,7 @@ class QuickEngine(FakeEngine):
         self._before, self._volume = self._volume, np.roll(self._first, 3 * self.version, axis=2)
 
 
-@pytest.mark.timeout(500)
+@pytest.mark.timeout(900)
 def test_the_heap_stays_flat_over_a_thousand_updates(browser: Browser) -> None:
     """Three pictures of 64 kB each, and as much in colors: kept, they would be 200 MB and more."""
     with (
@@ -477,7 +477,7 @@ def test_the_heap_stays_flat_over_a_thousand_updates(browser: Browser) -> None:
         updates = "Number(document.getElementById('slices').dataset.updates)"
         page.until(f"{updates} >= 100", seconds=60)
         first, began = page.heap(), time.monotonic()
-        page.until(f"{updates} >= it", 1100, seconds=400)
+        page.until(f"{updates} >= it", 1100, seconds=800)
         last = page.heap()
         print(f"1000 updates in {time.monotonic() - began:.0f} s: {first / 1e6:.1f} MB, then {last / 1e6:.1f} MB")
         assert last < first + 5e6
