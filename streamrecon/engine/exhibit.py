@@ -124,6 +124,9 @@ def exhibit_of(job: Job, parts: Sequence[Part], files: SlabFiles, slabs: Sequenc
     asides = [part.aside for part in parts]
     projections = [aside.projection for aside in asides if aside.projection is not None]
     newest = (projections[0][0], joined([bins for _, bins in projections])) if len(projections) == len(parts) else None
+    preview = joined([aside.preview for aside in asides if aside.preview is not None])
+    if preview.shape == files.shape:
+        files.hold(preview)
     statistics: dict[str, Any] = _statistics([aside.moments for aside in asides if aside.moments is not None])
     return Exhibit(
         Update(
@@ -143,7 +146,7 @@ def exhibit_of(job: Job, parts: Sequence[Part], files: SlabFiles, slabs: Sequenc
             **statistics,
         ),
         files,
-        joined([aside.preview for aside in asides if aside.preview is not None]),
+        preview,
         newest,
         (rows, info.geometry.columns),
         {place: pixels for aside in asides for place, pixels in aside.sinograms},

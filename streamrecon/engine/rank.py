@@ -56,7 +56,7 @@ from streamrecon.recon.offset import TURN
 from streamrecon.recon.sweep import sweep_centers
 from streamrecon.scan import Axis, FrameKind, VolumeUpdate
 from streamrecon.wire.digest import Digest
-from streamrecon.wire.messages import Range
+from streamrecon.wire.messages import PREVIEW, Range
 from streamrecon.wire.outputs import Ended
 from streamrecon.wire.ranges import Ranges
 
@@ -413,12 +413,13 @@ class Rank:
         binning
             Of the version.
         """
-        middle = width // 2
-        if not self._viewers:
+        middle, shape = width // 2, (max(1, (self._whole[1] - self._whole[0]) // binning), width, width)
+        # A small version is its own preview, which viewers have all slices of.
+        if not self._viewers or max(shape) <= PREVIEW:
             return ((middle, middle + 1),)
         voxels = (side // 2 if x is None else x for x in reversed(self._attended.sagittal))
         places = middle, *(min(x // binning, width - 1) for x in voxels)
-        return bands_about(places, (max(1, (self._whole[1] - self._whole[0]) // binning), width, width))
+        return bands_about(places, shape)
 
     def _content(self, records: Sequence[Record], binning: int, last: bool) -> tuple[int, ...]:
         """What tells whether the slabs of a version belong together."""

@@ -78,7 +78,7 @@ class SlabFiles:
         self._bands = bands
         """Of each slab, or of all as if they were one."""
         self._volume: NDArray[np.float32] | None = None
-        """All of a small one, once a slice was asked for."""
+        """All of a small one, once it is known or a slice was asked for."""
 
     def slice(self, axis: Axis, index: int) -> NDArray[np.float32]:
         """A slice at right angles to an axis, at this voxel of it.
@@ -89,11 +89,12 @@ class SlabFiles:
             If the version is gone, or the disk fails.
         """
         count, height, width = self.shape
-        if axis == "x" and (known := self._known(index)):
-            return np.concatenate(known)
-        if 4 * count * height * width <= SMALL:
-            if self._volume is None:
+        if self._volume is None:
+            if axis == "x" and (known := self._known(index)):
+                return np.concatenate(known)
+            if 4 * count * height * width <= SMALL:
                 self._volume = self.rows((0, count), (0, height))
+        if self._volume is not None:
             return self._volume[(slice(None),) * AXES[axis] + (index,)]
         if axis == "z":
             image: NDArray[np.float32] = self.rows((index, index + 1), (0, height))[0]
@@ -103,6 +104,10 @@ class SlabFiles:
         (bands,) = self._read_across((index,))
         (found,) = (pixels[:, :, index - first] for first, pixels in bands)
         return found
+
+    def hold(self, volume: NDArray[np.float32]) -> None:
+        """Nothing need be read any more: this is all of it."""
+        self._volume = volume
 
     def across(self, places: Sequence[int], more: Sequence[int] = ()) -> None:
         """Have slices across x soon: those that are not known are read together, and with them those beside them.
@@ -119,7 +124,7 @@ class SlabFiles:
         OSError
             If the version is gone, or the disk fails.
         """
-        if math.prod(self.shape) * 4 > SMALL and not all(map(self._known, places)):
+        if self._volume is None and math.prod(self.shape) * 4 > SMALL and not all(map(self._known, places)):
             self._read_across((*places, *more))
 
     def _known(self, place: int) -> list[NDArray[np.float32]]:

@@ -74,7 +74,13 @@ def test_those_that_were_asked_for_last_have_room(places: list[Place], room: int
 def test_the_writer_asks_nothing_of_a_slab_that_may_be_another_one_by_then() -> None:
     """A change of the center begins a new accumulator while a version is being written."""
     for viewers in (True, False):
-        rank = SimpleNamespace(_viewers=viewers, _attended=Attend((), (("x", 40), ("z", 3))), _whole=(0, 64))
+        rank = SimpleNamespace(_viewers=viewers, _attended=Attend((), (("x", 40), ("z", 3))), _whole=(0, 640))
         bands = Rank._sagittal(rank, 16, 64, 4)  # type: ignore[arg-type]
         assert any(first <= 8 < end for first, end in bands)
         assert any(first <= 10 < end for first, end in bands) is viewers
+
+
+def test_of_a_small_version_viewers_need_but_the_preview() -> None:
+    for height, there in ((512, False), (516, True)):
+        rank = SimpleNamespace(_viewers=True, _attended=Attend((), (("x", 40), ("z", 3))), _whole=(0, height))
+        assert (Rank._sagittal(rank, 16, 64, 4) != ((8, 9),)) is there  # type: ignore[arg-type]

@@ -220,6 +220,8 @@ def test_slices_across_x_come_with_the_version(
         engine={"disk_bytes": disk},
     )
     monkeypatch.setattr(slab_files, "SMALL", 0)
+    for module in "rank", "publishing":
+        monkeypatch.setattr(f"streamrecon.engine.{module}.PREVIEW", 16)
     rows, read_, seen = SlabFiles.rows, [], []
 
     def rows_(files: SlabFiles, slices: Range, rows_: Range) -> NDArray[np.float32]:

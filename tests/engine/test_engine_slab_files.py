@@ -60,6 +60,18 @@ def test_a_preview_is_read_once(files: SlabFiles, asked: list[Any]) -> None:
     assert len(asked) == 1
 
 
+def test_what_is_held_is_not_read(
+    files: SlabFiles, asked: list[Any], volume: NDArray[np.float32], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slab_files, "SMALL", 0)
+    files.hold(volume)
+    files.across([3], [20])
+    for axis, number in AXES.items():
+        for index in range(SHAPE[number]):
+            np.testing.assert_array_equal(files.slice(axis, index), volume.take(index, number))
+    assert not asked
+
+
 def test_who_scrolls_across_x_reads_once_for_many(
     files: SlabFiles, asked: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
