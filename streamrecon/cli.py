@@ -68,6 +68,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     signal.signal(signal.SIGTERM, _terminate)
+    if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:  # else somebody wants it to outlive the terminal
+        signal.signal(signal.SIGHUP, _terminate)
     try:
         _check_files()
         return int(options.command(options))
@@ -213,7 +215,7 @@ def _follow(options: argparse.Namespace, world: Any) -> int:
 
 
 def _leave_signals_to_rank_0() -> None:
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
 
 
@@ -246,7 +248,9 @@ def _serve(options: argparse.Namespace, world: Any) -> int:
             page.watch(engine)
             progress.watch(engine)
 
-        before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+        signals = [signal.SIGINT, signal.SIGTERM]
+        signals += [signal.SIGHUP] if signal.getsignal(signal.SIGHUP) == _terminate else []
+        before = {number: signal.signal(number, interrupt) for number in signals}
         try:
             service.run(watch)
         finally:

@@ -145,6 +145,7 @@ class Page:
         )
         deadline = time.monotonic() + OPENED_WITHIN
         while not self._process.opened and time.monotonic() < deadline:
+            self._revive(self._process)
             time.sleep(0.05)
 
     def watch(self, engine: Any) -> None:

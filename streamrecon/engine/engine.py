@@ -44,6 +44,9 @@ from streamrecon.transport import ControlHub, ControlLink
 from streamrecon.wire.outputs import Broken
 from streamrecon.wire.ranges import Ranges
 
+WHOLE = (1 << 53) - 1
+"""Of a number that a page reads: there all are floats of 64 bits."""
+
 
 class Engine:
     """Receives one scan and reconstructs it while it comes.
@@ -391,6 +394,7 @@ class Engine:
         assert made.output
         assert made.journal
         self._counters.title = info.label
+        self._counters.reconstruction = made.journal.identity & WHOLE
         gallery = self._series.gallery
         publishing = self._publishing = Publishing(
             made.output, self._number, made.slabs(info), self._ingest, self.request_version, self._counters, self._story,

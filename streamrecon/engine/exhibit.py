@@ -105,7 +105,9 @@ def _shot(kind: str, pixels: NDArray[np.float32], full: tuple[int, ...], axis: A
     return Picture(kind=kind, axis=axis, index=index, shape=shape, full=full), pixels  # type: ignore[arg-type]
 
 
-def exhibit_of(job: Job, parts: Sequence[Part], files: SlabFiles, slabs: Sequence[Range]) -> Exhibit:
+def exhibit_of(
+    job: Job, parts: Sequence[Part], files: SlabFiles, slabs: Sequence[Range], reconstruction: int = 0
+) -> Exhibit:
     """A version from what all slabs have told.
 
     Parameters
@@ -118,6 +120,8 @@ def exhibit_of(job: Job, parts: Sequence[Part], files: SlabFiles, slabs: Sequenc
         Where they are.
     slabs
         Detector rows of each rank.
+    reconstruction
+        As in `Update`.
     """
     update, info, parameters = job.update, job.provenance.info, job.provenance.parameters
     rows = max(slab[1] for slab in slabs) - slabs[0][0]
@@ -132,6 +136,7 @@ def exhibit_of(job: Job, parts: Sequence[Part], files: SlabFiles, slabs: Sequenc
         Update(
             version=update.version,
             uid=info.uid,
+            reconstruction=reconstruction,
             title=info.label[:200],
             projections=len(update.theta),
             coverage=update.coverage,
@@ -156,7 +161,7 @@ def exhibit_of(job: Job, parts: Sequence[Part], files: SlabFiles, slabs: Sequenc
 
 def change(before: Exhibit | None, now: Exhibit) -> Exhibit:
     """A version with how much its preview differs from the one before."""
-    if before is None or before.update.uid != now.update.uid or before.preview.shape != now.preview.shape:
+    if before is None or before.update.key[:2] != now.update.key[:2] or before.preview.shape != now.preview.shape:
         return now
     deviation = float(now.preview.std())
     difference = float(np.sqrt(np.mean((now.preview - before.preview) ** 2)))

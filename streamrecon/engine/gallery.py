@@ -276,7 +276,7 @@ class Gallery(threading.Thread):
         if now - self._retried >= RETRY:
             self._retried, self._full = now, set()
         not_now = self._busy | self._full | self._resting.keys()
-        for viewer, want in self._audience.due(exhibit.update.uid, exhibit.update.version, not_now):
+        for viewer, want in self._audience.due(exhibit.update.key, not_now):
             self._busy.add(viewer)
             self._cutter.submit(self._cut, exhibit, viewer, want)
 

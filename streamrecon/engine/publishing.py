@@ -154,7 +154,9 @@ class Publishing:
         if self._zarr is not None:
             self._zarr.put(update.version, image_of(update, job.provenance, parts, files))
         if self._viewers:
-            self._show(exhibit_of(replace(job, update=update), parts, files, self._slabs))
+            self._show(
+                exhibit_of(replace(job, update=update), parts, files, self._slabs, self._counters.reconstruction)
+            )
         if job.cut == LAST:
             self.last_shown.set()
 

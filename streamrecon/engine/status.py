@@ -68,6 +68,7 @@ class Counters:
 
     phase: str = "waiting for a sender"
     uid: str = ""
+    reconstruction: int = 0
     expected: int | None = None
     frames: int = 0
     projections: int = 0
@@ -148,6 +149,7 @@ class Counters:
         center = status.center if status.center is not None and math.isfinite(status.center) else None
         return Progress(
             uid=status.uid,
+            reconstruction=self.reconstruction,
             title=clip(self.title, 400),
             phase=clip(status.phase),
             frames=status.frames,

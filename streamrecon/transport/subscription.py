@@ -187,9 +187,9 @@ def subscribe(
         while not (over and once):
             update, pictures, current = _next(subscription, looks, want, timeout)
             yield _slices(update, pictures)
-            want = replace(want, uid=update.uid, after=update.version)
+            want = replace(want, uid=update.uid, reconstruction=update.reconstruction, after=update.version)
             # The last version of a scan stays to be seen while the next one has none yet.
-            over = update.final and current in ("", update.uid)
+            over = update.final and current in (("", 0), update.key[:2])
 
 
 def _number(name: str, value: int) -> int:
@@ -199,8 +199,10 @@ def _number(name: str, value: int) -> int:
     raise ConfigError(f"subscribe was given {name} = {value!r}; expected a whole number from 0")
 
 
-def _next(subscription: Subscription, looks: Subscription, want: Want, timeout: float) -> tuple[Update, Pictures, str]:
-    """The next version, and the uid of the scan in work."""
+def _next(
+    subscription: Subscription, looks: Subscription, want: Want, timeout: float
+) -> tuple[Update, Pictures, tuple[str, int]]:
+    """The next version, and the uid and reconstruction of the scan in work."""
     asked = looked = -math.inf
     heard, current = time.monotonic(), None
     found: tuple[Update, Pictures] | None = None
@@ -214,16 +216,16 @@ def _next(subscription: Subscription, looks: Subscription, want: Want, timeout: 
         answer = subscription.receive(0.0 if found else min(0.02, heard + timeout - now))
         if answer is not None and isinstance(answer[0], Update):
             heard = time.monotonic()
-            if (answer[0].uid, answer[0].version) != (want.uid, want.after):  # asked twice, it may come twice
+            if answer[0].key != (want.uid, want.reconstruction, want.after):  # asked twice, it may come twice
                 found = answer[0], answer[1]
         word = looks.receive(0.02 if found else 0.0)
         if word is not None and isinstance(word[0], Progress):
-            current, heard = word[0].uid, time.monotonic()
+            current, heard = (word[0].uid, word[0].reconstruction), time.monotonic()
         # Whether a final version is of the scan in work is asked; an engine that says nothing of it has no other one.
         if found and (not found[0].final or current is not None or now - heard > min(LOOKS, timeout / 2)):
-            return *found, current or ""
+            return *found, current or ("", 0)
     if found:
-        return *found, ""
+        return *found, ("", 0)
     raise PeerLostError(f"{subscription.endpoint} has said nothing for {timeout:g} s")
 
 

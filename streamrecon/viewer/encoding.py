@@ -69,7 +69,7 @@ class Encodings:
     def get(self, shown: Shown, size: int) -> bytes:
         """The message of a picture, at most `size` pixels along its longest side."""
         picture = shown.picture
-        key = shown.uid, shown.version, picture, _factors(picture.shape, size, picture.kind)
+        key = shown.key, picture, _factors(picture.shape, size, picture.kind)
         with self._lock:
             if key in self._kept:
                 self._kept.move_to_end(key)
@@ -104,13 +104,14 @@ def encode(shown: Shown, size: int = 0, floats: bool = False, serial: int | None
     serial
         Of the request that it answers.
     """
-    picture = shown.picture
+    picture, (uid, reconstruction, version) = shown.picture, shown.key
     with np.errstate(invalid="ignore", over="ignore"):  # what is no number stays none
         pixels = binned(shown.pixels, size, picture.kind)
         limits = limits_of(pixels)
         body = np.ascontiguousarray(pixels, "<f4") if floats else quantized(pixels, limits)
     header: dict[str, Any] = {
-        "kind": picture.kind, "axis": picture.axis, "index": picture.index, "uid": shown.uid, "version": shown.version,
+        "kind": picture.kind, "axis": picture.axis, "index": picture.index, "uid": uid,
+        "reconstruction": reconstruction, "version": version,
         "shape": pixels.shape, "full": picture.full, "dtype": "<f4" if floats else "<u2", "lo": limits.lo,
         "hi": limits.hi, "below": limits.below, "above": limits.above,
     }  # fmt: skip

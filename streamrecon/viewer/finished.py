@@ -23,6 +23,8 @@ from streamrecon.wire.messages import Action, Picture, Progress, Result, Update
 
 LOOKS = 1.0
 """Seconds between two looks whether the file is another one."""
+AGAIN = 10.0
+"""Seconds after which what could not be read is tried again."""
 
 
 class FileSource:
@@ -49,7 +51,9 @@ class FileSource:
         self._building: list[tuple[NDArray[np.float32], Moments]] = []
         """Slices of the preview that is being read."""
         self._building_size = 0
-        self._update, self._looked_at, self._count = self._file.update, time.monotonic(), 0
+        self._damaged: dict[Place | None, float] = {}
+        """Slices, and None for the preview, that could not be read; until when they are not tried again."""
+        self._update, self._looked_at = self._file.update, time.monotonic()
         self._link = self._fine()
 
     def start(self, changed: Callable[[], None]) -> None:
@@ -113,28 +117,38 @@ class FileSource:
                 if self._link.state == "file" and self._read_something():
                     continue
             except (SourceFileError, SourceError) as error:
-                self._show(Link("gone", f"{error}; looking for it again"))
+                self._show(Link("missing", f"{error}; looking for it again"))
             self._wakeup.wait(max(0.01, self._looked_at + LOOKS - time.monotonic()))
             self._wakeup.clear()
 
     def _look(self) -> None:
         """Open the file again where it is another one, or could not be read."""
         self._looked_at = time.monotonic()
-        if self._link.state == "file" and stamp(self._file.path) == self._file.stamp:
+        if stamp(self._file.path) == self._file.stamp:
+            self._show(self._fine())
             return
         opened = VolumeFile(self._path)
         self._file.close()
-        self._file, self._building, self._preview, self._count = opened, [], None, self._count + 1
-        update = opened.update
-        if (update.uid, update.version) == (self._update.uid, self._update.version) or update.uid == str(opened.path):
-            update = replace(update, version=self._update.version + 1)
+        self._file, self._building, self._preview, self._damaged = opened, [], None, {}
+        # Nothing else tells files apart that say the same of themselves.
+        same = (opened.update.uid, opened.update.version) == (self._update.uid, self._update.version)
+        update = replace(opened.update, reconstruction=self._update.reconstruction + same)
         if update.uid != self._update.uid:
             self._slices = {}
         self._update = update
         self._show(self._fine(), always=True)
 
     def _fine(self) -> Link:
-        return Link("file", str(self._file.path))
+        where = ", ".join("the preview" if at is None else f"slice {at[0]} = {at[1]}" for at in self._damaged)
+        damaged = f", in which damaged parts cannot be read: {where}" if where else ""
+        return Link("file", f"{self._file.path}{damaged}")
+
+    def _cannot_be_read(self, what: Place | None, error: SourceFileError) -> None:
+        """A part of a file that is still there; else it is the file that cannot."""
+        if stamp(self._file.path) != self._file.stamp:
+            raise error
+        self._damaged = {**self._damaged, what: time.monotonic() + AGAIN}
+        self._show(self._fine())
 
     def _show(self, link: Link, always: bool = False) -> None:
         if always or link != self._link:
@@ -145,9 +159,15 @@ class FileSource:
         """Read what is wanted most; whether there was anything."""
         wanted = self._wants.together()
         self._slices = {place: shown for place, shown in self._slices.items() if place in wanted.places}
+        now = time.monotonic()
+        self._damaged = {what: until for what, until in self._damaged.items() if now < until}
         for place in wanted.places:
-            if not self._is_newest(self._slices.get(place)):
-                pixels = self._file.slice(place)
+            if not self._is_newest(self._slices.get(place)) and place not in self._damaged:
+                try:
+                    pixels = self._file.slice(place)
+                except SourceFileError as error:
+                    self._cannot_be_read(place, error)
+                    return True
                 if pixels is not None:
                     self._slices = {**self._slices, place: self._slice(place, pixels)}
                     self._changed()
@@ -155,28 +175,32 @@ class FileSource:
         return bool(wanted.preview) and self._read_preview(wanted.preview)
 
     def _is_newest(self, shown: Shown | None) -> bool:
-        return shown is not None and (shown.uid, shown.version) == (self._update.uid, self._update.version)
+        return shown is not None and shown.key == self._update.key
 
     def _slice(self, place: Place, pixels: NDArray[np.float32]) -> Shown:
         full = tuple(side for axis, side in zip("zyx", self._update.full, strict=True) if axis != place[0])
         picture = Picture(kind="slice", axis=place[0], index=place[1], shape=pixels.shape, full=full)
-        return Shown(self._update.uid, self._update.version, picture, pixels)
+        return Shown(self._update.key, picture, pixels)
 
     def _read_preview(self, size: int) -> bool:
         """Read one slice more of the preview; whether there was one to read."""
         shape = self._file.preview_shape(size)
-        if self._preview is not None and max(self._preview.pixels.shape) >= max(shape):
+        if None in self._damaged or (self._preview is not None and max(self._preview.pixels.shape) >= max(shape)):
             return False
         if self._building_size != size:
             self._building, self._building_size = [], size
-        self._building.append(self._file.row_of_preview(len(self._building), size))
+        try:
+            self._building.append(self._file.row_of_preview(len(self._building), size))
+        except SourceFileError as error:
+            self._cannot_be_read(None, error)
+            return True
         if len(self._building) == shape[0]:
             voxels = np.stack([row for row, _ in self._building])
             moments = reduce(Moments.joined, (each for _, each in self._building))
             self._building = []
             picture = Picture(kind="preview", shape=voxels.shape, full=self._update.full)
             self._update = _with_statistics(self._update, moments)
-            self._preview = Shown(self._update.uid, self._update.version, picture, voxels)
+            self._preview = Shown(self._update.key, picture, voxels)
             self._changed()
         return True
 

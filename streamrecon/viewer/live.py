@@ -264,6 +264,7 @@ class LiveSource:
         also = [place for place in places if place not in planes][:PLANES]
         want = Want(
             uid="" if soon or newest is None else newest.uid,
+            reconstruction=0 if soon or newest is None else newest.reconstruction,
             after=0 if soon or newest is None else newest.version,
             planes=_planes(planes),
             preview=wanted.preview if ("preview", 0) in asking else 0,
@@ -276,7 +277,7 @@ class LiveSource:
 
     def _has(self, key: Key, wanted: Wanted) -> bool:
         held, newest = self._held.get(key), self._update
-        if held is None or newest is None or (held.uid, held.version) != (newest.uid, newest.version):
+        if held is None or newest is None or held.key != newest.key:
             return False
         return key[0] != "preview" or max(held.pixels.shape) + 1 >= _best_preview(max(newest.shape), wanted.preview)
 
@@ -296,8 +297,9 @@ class LiveSource:
         self._link = Link("live", f"listening to {self.endpoint}")
         if isinstance(message, Progress):
             self._progress, newest = message, self._update
-            if newest is not None and message.uid == newest.uid and 0 < message.version < newest.version:
-                self._anew = True
+            if newest is not None and message.uid == newest.uid and message.version:
+                other = message.reconstruction != newest.reconstruction
+                self._anew = self._anew or other or message.version < newest.version
         elif isinstance(message, Update):
             self._take(message, pictures)
         else:
@@ -307,18 +309,18 @@ class LiveSource:
     def _take(self, update: Update, pictures: Pictures) -> None:
         self._asked, self._anew = None, False
         newest = replace(update, pictures=())
-        if self._update is None or (newest.uid, newest.version) != (self._update.uid, self._update.version):
+        if self._update is None or newest.key != self._update.key:
             self._tried.clear()
-        held = dict(self._held) if self._update is not None and newest.uid == self._update.uid else {}
+        held = dict(self._held) if self._update is not None and newest.key[:2] == self._update.key[:2] else {}
         for picture, pixels in pictures:
-            held[_key(picture)] = Shown(update.uid, update.version, picture, pixels)
+            held[_key(picture)] = Shown(update.key, picture, pixels)
         self._held, self._update = held, newest
 
     def _answer(self, result: Result, pictures: Pictures) -> None:
         asked = self._controls.pop(result.serial, None)
         if asked is not None:
-            uid, version = (self._update.uid, self._update.version) if self._update is not None else ("", 0)
-            shown = [Shown(uid, version, picture, pixels) for picture, pixels in pictures]
+            key = self._update.key if self._update is not None else ("", 0, 0)
+            shown = [Shown(key, picture, pixels) for picture, pixels in pictures]
             asked.future.set_result((replace(result, pictures=()), shown))
 
     def _give_up(self, now: float) -> None:

@@ -25,6 +25,8 @@ START_WITHIN, STOP_WITHIN = 30.0, 5.0
 """Seconds."""
 RESTART_EVERY = 5.0
 """Seconds from one start to the next, at least, of a process that dies."""
+OFTEN = 10
+"""Deaths that are told one by one; of more, every tenth."""
 
 
 class PageProcess:
@@ -48,7 +50,7 @@ class PageProcess:
     def __init__(self, endpoint: str, port: int, control_token: str, view_token: str) -> None:
         self._order = {"endpoint": endpoint, "port": port, "control": control_token, "view": view_token}
         """With what was said since, for a process that is started again."""
-        self._opened = threading.Event()
+        self._opened, self._deaths = threading.Event(), 0
         self.control_url, self.view_url = "", ""
         self._start()
 
@@ -78,8 +80,12 @@ class PageProcess:
             return None
         self.stop()
         self._start()
+        self._deaths += 1
+        if self._deaths > OFTEN and self._deaths % OFTEN:
+            return None
         how = f"was killed by signal {-code}" if code < 0 else f"ended with {code}"
-        return f"the page's process {how} and was started again; the reconstruction goes on"
+        often = f", {self._deaths} times by now" if self._deaths > 1 else ""
+        return f"the page's process {how} and was started again{often}; nothing else was disturbed"
 
     def stop(self) -> None:
         """End the process."""

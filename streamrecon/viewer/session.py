@@ -110,7 +110,7 @@ class Session:
         """What is not answered yet: the page's credit."""
         self._shows: Want | None = None
         """What it looks at, answered or not."""
-        self._sent: dict[tuple[str, str, int], tuple[str, int, Picture, int]] = {}
+        self._sent: dict[tuple[str, str, int], tuple[tuple[str, int, int], Picture, int]] = {}
         self._told_update: Update | None = None
         self._told_link: dict[str, Any] | None = None
         self._told_progress: dict[str, Any] | None = None
@@ -245,12 +245,12 @@ class Session:
         sent = dict(self._sent)
         for kind, axis, index in self._keys(want):
             shown = self._picture(kind, axis, index)
-            if kind == "slice" and (shown is None or (shown.uid, shown.version) != (update.uid, update.version)):
+            if kind == "slice" and (shown is None or shown.key != update.key):
                 complete = False
             if shown is None:
                 continue
             size = min(want.size, want.preview) if kind == "preview" else want.size
-            what = shown.uid, shown.version, shown.picture, size
+            what = shown.key, shown.picture, size
             if sent.get((kind, axis, index)) != what:
                 sent[kind, axis, index] = what
                 fresh.append(Encoded(shown, size))

@@ -21,8 +21,8 @@ Place = tuple[Axis, int]
 class Shown:
     """A picture of one version."""
 
-    uid: str
-    version: int
+    key: tuple[str, int, int]
+    """Of its version; see `Update`."""
     picture: Picture
     pixels: NDArray[np.float32]
     """As `Picture.shape` says."""
@@ -32,8 +32,8 @@ class Shown:
 class Link:
     """How a source is doing."""
 
-    state: Literal["waiting", "live", "gone", "file"]
-    """`waiting`: nothing was heard yet; `gone`: nothing is heard any more, and it is tried again."""
+    state: Literal["waiting", "live", "gone", "file", "missing"]
+    """`waiting`: nothing was heard yet; `gone`: nothing is heard any more, and it is tried again; `missing`: so of a file."""
     text: str
     """In words, with the endpoint or the path."""
 

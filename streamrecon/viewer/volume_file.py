@@ -129,7 +129,8 @@ class VolumeFile:
 
     def _read(self, take: Callable[[Any], Any]) -> NDArray[np.float32]:
         try:
-            return np.ascontiguousarray(take(self._data), np.float32)
+            with np.errstate(over="ignore"):  # what single precision has no number for is infinite
+                return np.ascontiguousarray(take(self._data), np.float32)
         except (OSError, RuntimeError) as error:
             raise SourceFileError(f"{self.path} cannot be read any more: {error}") from error
 

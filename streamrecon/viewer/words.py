@@ -23,7 +23,7 @@ def line(link: Link, progress: Progress | None, update: Update | None) -> str:
     update
         Newest version.
     """
-    if link.state in ("waiting", "gone"):
+    if link.state in ("waiting", "gone", "missing"):
         return _sentence(link.text)
     if link.state == "file" or progress is None:
         return _sentence(link.text if update is None else f"{_volume(update)}: {link.text}")
@@ -36,7 +36,8 @@ def _live(progress: Progress, update: Update | None) -> str:
 
 
 def _happens(progress: Progress, update: Update | None) -> str:
-    final = update is not None and update.final and update.uid == progress.uid
+    of_now = update is not None and update.key[:2] == (progress.uid, progress.reconstruction)
+    final = update is not None and update.final and of_now
     if progress.alarm:
         return f"alarm: {progress.alarm}"
     if final and update is not None:
@@ -65,7 +66,7 @@ def _happens(progress: Progress, update: Update | None) -> str:
     if not progress.in_volume:
         return phase
     text = f"{phase}: {progress.in_volume}{of} projections"
-    shown = update.projections if update is not None and update.uid == progress.uid else 0
+    shown = update.projections if update is not None and of_now else 0
     due = None if progress.every is None else shown + progress.every
     ahead = due is not None and progress.in_volume < due <= (progress.expected or due)
     return f"{text}; the next version at {due}" if ahead else text

@@ -48,22 +48,23 @@ class Audience:
         """There is another version: who has not come back for it looks no more."""
         self._looking = {viewer: want for viewer, want in self._looking.items() if viewer in self._waiting}
 
-    def due(self, uid: str, version: int, busy: Collection[bytes] = ()) -> list[tuple[bytes, Want]]:
+    def due(self, key: tuple[str, int, int], busy: Collection[bytes] = ()) -> list[tuple[bytes, Want]]:
         """Those who are to get this version, and wait no more.
 
         Parameters
         ----------
-        uid, version
-            Of what there is.
+        key
+            Of what there is; see `Update`.
         busy
             Viewers that have not taken their last answer yet: they wait on.
         """
-        # Versions of another scan begin anew: what the viewer has is none of them.
-        due = [
-            (viewer, want)
-            for viewer, want in self._waiting.items()
-            if viewer not in busy and (want.after != version or want.uid not in ("", uid))
-        ]
+        uid, reconstruction, version = key
+
+        def has_it(want: Want) -> bool:
+            # Versions of another reconstruction begin anew: what the viewer has is none of them.
+            return want.after == version and want.uid in ("", uid) and want.reconstruction in (0, reconstruction)
+
+        due = [(viewer, want) for viewer, want in self._waiting.items() if viewer not in busy and not has_it(want)]
         for viewer, _ in due:
             del self._waiting[viewer]
         return due

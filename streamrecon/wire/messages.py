@@ -363,6 +363,8 @@ class Want(Message):
     TYPE: ClassVar[int] = 18
     uid: str = ""
     """Of the scan that `after` is a version of."""
+    reconstruction: int = 0
+    """Of the scan, that `after` is a version of; 0 for any."""
     after: int
     """0 for any: also what is there already, with other slices."""
     planes: tuple[Plane, ...] = (Plane(axis="z"), Plane(axis="y"), Plane(axis="x"))
@@ -391,6 +393,8 @@ class Update(Message):
     PAYLOAD: ClassVar[bool] = True
     version: int
     uid: str
+    reconstruction: int = 0
+    """Which reconstruction of the scan: one that is begun anew has another number, one that goes on after a restart the same."""
     title: str = ""
     """What people call the scan."""
     projections: int
@@ -422,6 +426,11 @@ class Update(Message):
     """Root mean square difference of the preview to that of the version before, as a share of its deviation."""
     pictures: tuple[Picture, ...] = ()
 
+    @property
+    def key(self) -> tuple[str, int, int]:
+        """What tells it from all other versions."""
+        return self.uid, self.reconstruction, self.version
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Look(Message):
@@ -438,6 +447,8 @@ class Progress(Message):
     HEADER_LIMIT: ClassVar[int] = 1 << 14
     uid: str
     """Of the scan in work, or of the last one; empty where there was none."""
+    reconstruction: int = 0
+    """As in UPDATE."""
     title: str
     phase: str
     """In words."""

@@ -81,7 +81,9 @@ class Shown:
         self.gallery.stop()
         assert not self.gallery.is_alive()
 
-    def exhibit(self, version: int, final: bool = False, uid: str = "s", binning: int = 1, **more: Any) -> Exhibit:
+    def exhibit(
+        self, version: int, final: bool = False, uid: str = "s", binning: int = 1, reconstruction: int = 0, **more: Any
+    ) -> Exhibit:
         """Two slabs, whose pixels begin 8 bytes into their files."""
         full, files = SHAPE, []
         shape = full[0] // binning, full[1] // binning, full[2] // binning
@@ -91,7 +93,8 @@ class Shown:
             path.write_bytes(bytes(8) + slab.tobytes())
             files.append((path, 8, slab.shape))
         update = Update(
-            version=version, uid=uid, projections=version, coverage=0.5, final=final, binning=binning, shape=shape, full=full,
+            version=version, uid=uid, reconstruction=reconstruction, projections=version, coverage=0.5, final=final,
+            binning=binning, shape=shape, full=full,
         )  # fmt: skip
         preview = volume[::2, ::2, ::2]
         known: dict[str, Any] = {
@@ -255,6 +258,18 @@ def test_it_goes_on_with_the_next_scan_where_that_is_asked_for(shown: Shown) -> 
     viewer.close()  # type: ignore[attr-defined]
 
 
+def test_a_scan_that_is_reconstructed_again_is_a_next_one(shown: Shown) -> None:
+    """With the same number of versions, too."""
+    shown.show(3, final=True, reconstruction=1)
+    viewer = subscribe(shown.endpoint, timeout=5, once=False)
+    assert next(viewer).update.reconstruction == 1
+    call = Call(next, viewer)
+    until(lambda: shown.waiting)
+    shown.show(3, final=True, reconstruction=2)
+    assert call.result().update.reconstruction == 2
+    viewer.close()  # type: ignore[attr-defined]
+
+
 def test_a_slow_viewer_skips_and_sees_the_final_one(shown: Shown) -> None:
     shown.show(1)
     got = []
@@ -360,6 +375,9 @@ def test_how_much_a_version_differs_from_the_one_before(shown: Shown) -> None:
     shown.show(2)
     expected = 1000 / values(2)[::2, ::2, ::2].std()
     assert next(viewer).update.change == pytest.approx(expected)
+    until(lambda: not shown.waiting)
+    shown.show(3, reconstruction=7)
+    assert next(viewer).update.change is None, "that one is no part of this reconstruction"
     shown.show(1, uid="another")
     assert next(viewer).update.change is None
     viewer.close()  # type: ignore[attr-defined]

@@ -99,6 +99,28 @@ def resumed(options: Config, out: Path, endpoint: str) -> tuple[Result, list[dic
     return result, events
 
 
+def test_it_is_the_same_reconstruction_and_one_begun_anew_is_another(scan: Scan, tmp_path: Path) -> None:
+    found = set[int]()
+
+    def enough(engine: Engine) -> bool:
+        found.add(engine._counters.reconstruction)
+        return engine.status().frames >= 33
+
+    settings = config(emit={"every": 10})
+    sender, endpoint = interrupted(scan, settings, tmp_path, enough)
+    options = replace(settings, engine=replace(settings.engine, listen=endpoint, return_timeout=20.0))
+    with Engine(options, tmp_path, resume=True) as engine:
+        assert engine.wait(40) is not None
+    sender.join(10)
+    found.discard(0)
+    assert found == {engine._counters.reconstruction}
+    assert 0 < engine._counters.reconstruction < 1 << 53, "a page reads it as a float"
+    anew: list[Engine] = []
+    stream(scan, settings, tmp_path / "anew", watch=anew.append)
+    found.add(anew[0]._counters.reconstruction)
+    assert len(found) == 2
+
+
 CASES = {
     "projections": {},
     "flats after them": {"late": True},

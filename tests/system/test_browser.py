@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from browser_page import NO_WEBGL, WEBGL, Visit, browsing, chromium, playing
 from PIL import Image
+from system_processes import until
 from viewer_live import TOKEN, FakeEngine, phantom
 
 from streamrecon.viewer import FileSource, LiveSource, ViewServer
@@ -290,6 +291,128 @@ def test_the_value_is_of_the_slice_that_is_looked_at(engine: FakeEngine, server:
     page.until("document.getElementById('readout-value').textContent.endsWith('1/m')")
 
 
+def test_place_and_value_belong_together(engine: FakeEngine, server: ViewServer, visit: Open) -> None:
+    """However the slice comes to be under the mouse: it was moved, or the slices were."""
+
+    def agree() -> bool:
+        # Figure spaces pad the numbers; a value has four digits.
+        _, z, _, y, _, x = page.text("#readout-voxel").replace("\u2007", " ").split()
+        if page.shown("z")["index"] != z:
+            return False
+        expected = float(engine.plane("z", int(z))[int(y), int(x)])
+        value = float(page.text("#readout-value").split()[0])
+        return abs(value - expected) <= 2e-3 * abs(expected) + 0.05
+
+    engine.step(99)
+    page = visit(server.view_url)
+    page.until_shown("z", version=100)
+    page.page.locator("[data-axis=z] .stage").hover(position={"x": 150, "y": 150})
+    page.until("document.getElementById('readout-what').textContent === 'cursor'")
+    first = page.text("#readout-voxel")
+    page.page.mouse.wheel(0, 100)
+    page.until_shown("z", index=17, kind="slice")
+    page.until("document.getElementById('readout-voxel').textContent !== it", first)
+    assert agree()
+    before = page.text("#readout-voxel")
+    page.page.keyboard.press("1")
+    for _ in range(3):
+        page.page.keyboard.press("+")
+    page.page.keyboard.press("Control+ArrowRight")
+    page.until("document.getElementById('readout-voxel').textContent !== it", before)
+    until(agree)
+
+
+def test_a_scan_that_is_reconstructed_again(engine: FakeEngine, server: ViewServer, visit: Open) -> None:
+    engine.step(399)
+    page = visit(server.view_url)
+    page.until_shown("z", version=400)
+    page.until("document.getElementById('line').textContent.startsWith('Finished')")
+    engine.again()
+    page.until("document.getElementById('version').textContent === 'version 400 of the reconstruction before'")
+    page.until("document.getElementById('dial').ariaLabel.endsWith(' –')")
+    page.until("document.querySelectorAll('.stage.stale').length === 3")
+    assert not page.text("#line").startswith("Finished")
+    engine.step(2)
+    page.until("document.getElementById('version').textContent === 'version 2, partial'")
+    page.until_shown("z", version=2)
+    assert page.page.locator(".stage.stale").count() == 0
+    # The first one again, and then the second: word of the progress that is late hides nothing for ever.
+    engine.begins = True
+    page.until("document.getElementById('version').textContent === 'version 2 of the scan before (phantom, scan 1)'")
+    engine.begins = False
+    engine.again()
+    page.until("document.getElementById('version').textContent === 'version 2 of the reconstruction before'")
+
+
+def test_the_strip_of_candidates_stays_where_somebody_looks(
+    engine: FakeEngine, server: ViewServer, visit: Open
+) -> None:
+    ends = "[...document.querySelectorAll('#strip span')].map((each) => Number(each.textContent))"
+    assert server.control_url is not None
+    page = visit(server.control_url)
+    page.until_shown("z", version=1)
+    page.until("document.getElementById('center-now').textContent === 'now 50.30'")
+    page.page.click("#center-compare")
+    page.until(f"{ends}.at(0) === 46.3 && {ends}.at(-1) === 54.3")
+    # The engine finds another one: the strip follows it,
+    engine.center = 30.0
+    page.until(f"{ends}.at(0) === 26 && {ends}.at(-1) === 34")
+    # but not away from where somebody searches, who is not asked for columns that there are not.
+    page.page.evaluate("""() => {
+        const slide = document.getElementById('center-slide')
+        slide.focus()
+        slide.value = 2
+        slide.dispatchEvent(new Event('input'))
+    }""")
+    page.until(f"{ends}.at(0) === 0 && {ends}.at(-1) === 6")
+    engine.center = 40.0
+    page.until("document.getElementById('center-now').textContent === 'now 40.00'")
+    page.page.wait_for_timeout(800)
+    assert page.page.evaluate(f"() => {ends}.at(-1)") == 6
+    assert page.page.input_value("#center-slide") == "2"
+    # Found where the strip is, it is followed again.
+    engine.center = 3.0
+    page.until("document.getElementById('center-now').textContent === 'now 3.00'")
+    engine.center = 60.0
+    page.until(f"{ends}.at(0) === 56 && {ends}.at(-1) === 63")
+
+
+def test_fields_have_what_the_engine_has(engine: FakeEngine, server: ViewServer, visit: Open) -> None:
+    assert server.control_url is not None
+    page = visit(server.control_url)
+    page.until("document.getElementById('every').value === '20'")
+    page.page.fill("#every", "7")
+    page.page.keyboard.press("Tab")
+    page.page.wait_for_timeout(1200)
+    assert page.page.input_value("#every") == "7", "the focus is on its button"
+    page.page.keyboard.press("Tab")
+    page.until("document.getElementById('every').value === '20'")
+    page.page.fill("#every", "")
+    page.page.keyboard.press("Enter")
+    assert "every: type a number first" in page.text("#answers")
+    page.page.fill("#center", "")
+    page.page.keyboard.press("Tab")
+    page.page.keyboard.press("Tab")
+    page.page.keyboard.press("Tab")
+    page.page.keyboard.press("Tab")
+    page.until("document.getElementById('center').value === '50.3'")
+    engine.filter = "ramlak"
+    page.page.focus("#snapshot")
+    page.until("document.getElementById('filter').value === 'ramlak'")
+
+
+def test_keys_on_the_slider_of_a_slice(server: ViewServer, visit: Open) -> None:
+    page = visit(server.view_url)
+    page.until_shown("z", index=16, kind="slice")
+    page.page.locator("[data-axis=x] input[type=range]").focus()
+    page.page.keyboard.press("PageDown")
+    page.until_shown("x", index=33, kind="slice")
+    page.page.keyboard.press("ArrowRight")
+    page.until_shown("x", index=34, kind="slice")
+    page.page.keyboard.press("m")
+    page.until("document.querySelector('[data-axis=z]').hidden && !document.querySelector('[data-axis=x]').hidden")
+
+
 def test_another_region_of_a_scan_is_looked_at_where_one_looked(server: ViewServer, visit: Open) -> None:
     page = visit(server.view_url)
     page.until_shown("z", version=1)
@@ -460,7 +583,7 @@ def test_the_volume_is_loaded_when_it_is_opened(engine: FakeEngine, server: View
 class QuickEngine(FakeEngine):
     """Makes versions in no time."""
 
-    def _make(self) -> None:
+    def _make(self, center: float | None = None) -> None:
         if self.version == 1:
             self._first = phantom(self.shape)
         self._before, self._volume = self._volume, np.roll(self._first, 3 * self.version, axis=2)

@@ -38,6 +38,12 @@ return_timeout = 2.0
 """
 
 pytestmark = pytest.mark.slow
+HANGING_UP = pytest.param(
+    signal.SIGHUP,
+    marks=pytest.mark.skipif(
+        signal.getsignal(signal.SIGHUP) == signal.SIG_IGN, reason="the end of the terminal is ignored here (nohup)"
+    ),
+)
 
 
 @pytest.fixture(name="started")
@@ -102,7 +108,7 @@ def test_an_interrupted_sender_says_so(started: Processes, tmp_path: Path, confi
     assert not volume(out)["final"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, HANGING_UP])
 def test_an_interrupted_engine_keeps_what_it_has(started: Processes, tmp_path: Path, config: Path, number: int) -> None:
     out = tmp_path / "out"
     recon = started.streamrecon("recon", "--once", "--listen", "tcp://127.0.0.1:*", "--out", out, "--config", config)
@@ -119,7 +125,7 @@ def test_an_interrupted_engine_keeps_what_it_has(started: Processes, tmp_path: P
     assert 10 <= len(found["indices"]) < 100
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, HANGING_UP])
 def test_an_engine_that_is_interrupted_while_it_waits(
     started: Processes, tmp_path: Path, config: Path, number: int
 ) -> None:
@@ -133,7 +139,7 @@ def test_an_engine_that_is_interrupted_while_it_waits(
     assert code == 130, (code, recon.err)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, HANGING_UP])
 def test_an_interrupted_run_leaves_no_process_and_a_partial_volume(
     started: Processes, tmp_path: Path, config: Path, number: int
 ) -> None:

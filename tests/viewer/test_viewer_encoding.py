@@ -19,7 +19,9 @@ from streamrecon.wire.messages import Picture
 
 def shown(pixels: Any, kind: Any = "slice", version: int = 1) -> Shown:
     pixels = np.asarray(pixels, np.float32)
-    return Shown("s", version, Picture(kind=kind, axis="z", index=3, shape=pixels.shape, full=pixels.shape), pixels)
+    return Shown(
+        ("s", 0, version), Picture(kind=kind, axis="z", index=3, shape=pixels.shape, full=pixels.shape), pixels
+    )
 
 
 @given(
@@ -71,7 +73,7 @@ def test_a_hot_voxel_leaves_the_others_their_steps() -> None:
 def test_what_the_header_says() -> None:
     header = unpack(encode(shown(np.arange(6).reshape(2, 3)))).header
     assert header == {
-        "kind": "slice", "axis": "z", "index": 3, "uid": "s", "version": 1, "shape": [2, 3], "full": [2, 3],
+        "kind": "slice", "axis": "z", "index": 3, "uid": "s", "reconstruction": 0, "version": 1, "shape": [2, 3], "full": [2, 3],
         "dtype": "<u2", "lo": 0.0, "hi": 5.0, "below": False, "above": False,
     }  # fmt: skip
     assert unpack(encode(shown(np.zeros((2, 3))), serial=7)).header["serial"] == 7
@@ -80,7 +82,7 @@ def test_what_the_header_says() -> None:
 @pytest.mark.parametrize("length", range(20))
 def test_the_pixels_begin_at_a_multiple_of_8(length: int) -> None:
     picture = Picture(kind="slice", axis="z", shape=(1, 1), full=(1, 1))
-    assert unpack(encode(Shown("u" * length, 1, picture, np.ones((1, 1), np.float32)))).values == [[1.0]]
+    assert unpack(encode(Shown(("u" * length, 0, 1), picture, np.ones((1, 1), np.float32)))).values == [[1.0]]
 
 
 def test_a_constant_picture_and_one_without_values() -> None:

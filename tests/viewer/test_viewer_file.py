@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -71,7 +72,7 @@ def ours(path: Path, version: int = 1, volume: Any = VOLUME, binning: int = 1, u
 
 def has(source: FileSource, version: int, *places: Place) -> bool:
     found = [source.slice(place) for place in places]
-    return all(shown is not None and shown.version == version for shown in found)
+    return all(shown is not None and shown.key[2] == version for shown in found)
 
 
 @pytest.fixture(scope="module")
@@ -179,10 +180,13 @@ def test_a_volume_that_is_replaced(tmp_path: Path, opened: Any) -> None:
     until(lambda: has(source, 2, *ALL))
     assert (source.update.version, source.update.final) == (2, True)
     np.testing.assert_array_equal(source.slice(("z", 1)).pixels, 2 * VOLUME[1])
-    until(lambda: source.other("preview") is not None and source.other("preview").version == 2)
+    until(lambda: source.other("preview") is not None and source.other("preview").key[2] == 2)
     # The same version anew is another one, and another scan is none of this.
+    before = source.update.key
     ours(path, 2, 3 * VOLUME)
-    until(lambda: has(source, 3, *ALL))
+    until(lambda: source.update.key != before and all(source.slice(p).key == source.update.key for p in ALL))
+    assert source.update.version == 2
+    np.testing.assert_array_equal(source.slice(("z", 1)).pixels, 3 * VOLUME[1])
     ours(path, 1, 4 * VOLUME, uid="another")
     until(lambda: source.update.uid == "another" and has(source, 1, *ALL))
     np.testing.assert_array_equal(source.slice(("z", 1)).pixels, 4 * VOLUME[1])
@@ -197,12 +201,52 @@ def test_a_file_that_vanishes_and_comes_back(tmp_path: Path, opened: Any) -> Non
     source.want("a", ALL)
     until(lambda: has(source, 1, *ALL))
     path.unlink()
-    until(lambda: source.link.state == "gone")
+    until(lambda: source.link.state == "missing")
     assert "there is no volume.h5" in source.link.text or "there is no file" in source.link.text
     path.write_bytes(b"something else")
     until(lambda: "HDF5" in source.link.text)
     ours(path, 5)
     until(lambda: source.link.state == "file" and has(source, 5, *ALL))
+
+
+def test_a_file_that_was_away_is_the_same(tmp_path: Path, opened: Any) -> None:
+    path = ours(tmp_path / "volume.h5", 4)
+    source = opened(path)
+    source.want("a", ALL)
+    until(lambda: has(source, 4, *ALL))
+    key = source.update.key
+    path.rename(tmp_path / "away.h5")
+    until(lambda: source.link.state == "missing")
+    (tmp_path / "away.h5").rename(path)
+    until(lambda: source.link.state == "file")
+    assert source.update.key == key
+
+
+def test_a_part_that_is_damaged(tmp_path: Path, opened: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All else is shown, and what cannot be is named and tried again."""
+    path = tmp_path / "volume.h5"
+    with h5py.File(path, "w") as file:
+        data = file.create_dataset("volume", data=VOLUME, chunks=(1, *VOLUME.shape[1:]), compression="gzip")
+        chunk = data.id.get_chunk_info(1)
+    with path.open("r+b") as file:
+        file.seek(chunk.byte_offset)
+        kept = file.read(chunk.size)
+        file.seek(chunk.byte_offset)
+        file.write(bytes(chunk.size))
+    source = opened(path)
+    monkeypatch.setattr(finished, "AGAIN", 0.1)
+    source.want("a", [("z", 1), ("z", 0)])
+    until(lambda: source.slice(("z", 0)) is not None and "damaged" in source.link.text)
+    assert source.link.state == "file"
+    assert source.link.text.endswith("slice z = 1")
+    assert source.slice(("z", 1)) is None
+    status = path.stat()
+    with path.open("r+b") as file:
+        file.seek(chunk.byte_offset)
+        file.write(kept)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))  # it could not be read for a while, and is the same
+    until(lambda: source.slice(("z", 1)) is not None)
+    until(lambda: source.link.text == str(path))
 
 
 def test_a_virtual_dataset_whose_parts_are_missing(real: Path, tmp_path: Path) -> None:

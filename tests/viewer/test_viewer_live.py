@@ -45,7 +45,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def has(source: LiveSource, version: int, *places: Place) -> bool:
     found = [source.slice(place) for place in places]
-    return all(shown is not None and shown.version == version for shown in found)
+    return all(shown is not None and shown.key[2] == version for shown in found)
 
 
 def test_the_slices_that_are_wanted(engine: FakeEngine, source: LiveSource) -> None:
@@ -56,7 +56,7 @@ def test_the_slices_that_are_wanted(engine: FakeEngine, source: LiveSource) -> N
     for axis, index in ALL:
         shown = source.slice((axis, index))
         assert shown is not None
-        assert (shown.uid, shown.picture.axis, shown.picture.index) == ("fake-1", axis, index)
+        assert (shown.key[0], shown.picture.axis, shown.picture.index) == ("fake-1", axis, index)
         np.testing.assert_array_equal(shown.pixels, engine.plane(axis, index))
     assert source.update is not None
     assert (source.update.version, source.update.full, source.update.pictures) == (1, SHAPE, ())

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -81,7 +82,7 @@ def test_it_comes_back_as_it_was(process: PageProcess, tmp_path: Path, monkeypat
     assert until_it_shows(process.view_url, "a.h5") == "a.h5"
     kill(process)
     process.use_token(TOKEN)  # says nothing to nobody
-    assert process.revive() is not None
+    assert "2 times by now" in str(process.revive())
     assert until_it_shows(process.view_url, "a.h5") == "a.h5"
 
 
@@ -125,6 +126,19 @@ def test_where_it_cannot_come_back_that_is_said_once(
         page.watch(Engine)
         assert "started again" in events[-1]["text"]
         assert asked_to_pause(page._process.control_url)[0]
+
+
+def test_it_comes_back_while_somebody_is_waited_for(engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(page_process, "RESTART_EVERY", 0.0)
+    with cli_view.Page(0, Config(emit=EmitConfig(publish=engine.endpoint))) as page:
+        assert page._process is not None
+        kill(page._process)
+        waiting = threading.Thread(target=page.wait_for_somebody, args=(lambda event: None,), daemon=True)
+        waiting.start()
+        until(lambda: page._process is not None and page._process._deaths)
+        assert look(page._process.view_url)["uid"] == "fake-1"
+        waiting.join(20)
+        assert not waiting.is_alive()
 
 
 def test_it_ends_with_who_started_it(engine: FakeEngine) -> None:

@@ -67,7 +67,7 @@ class Fake:
             axis = place[0] if kind == "slice" else ""
             picture = Picture(kind=kind, axis=axis, index=place[1], shape=(SIDE, SIDE), full=(SIDE, SIDE))
             pixels = np.full((SIDE, SIDE), version, np.float32)
-            self.pictures[place] = Shown(uid, version, picture, pixels)
+            self.pictures[place] = Shown((uid, 0, version), picture, pixels)
 
 
 @pytest.fixture(autouse=True)
@@ -99,7 +99,7 @@ def kinds(outgoing: list[Outgoing]) -> list[Any]:
     for each in outgoing:
         if isinstance(each, Encoded):
             picture = each.shown.picture
-            short.append((picture.axis or picture.kind, picture.index, each.shown.version))
+            short.append((picture.axis or picture.kind, picture.index, each.shown.key[2]))
         else:
             short.append((each["type"], each.get("serial")))
     return short
@@ -231,7 +231,9 @@ def test_values_come_when_they_are_there(source: Fake, session: Session) -> None
 def test_a_change_is_answered_when_it_is(source: Fake, session: Session) -> None:
     session.hear(Control(8, "centers", (1, 2, 3, 4)), 0.0)
     assert session.take(0.0) == []
-    strip = Shown("s", 1, Picture(kind="centers", shape=(1, 2, 2), full=(1, 2, 2)), np.zeros((1, 2, 2), np.float32))
+    strip = Shown(
+        ("s", 0, 1), Picture(kind="centers", shape=(1, 2, 2), full=(1, 2, 2)), np.zeros((1, 2, 2), np.float32)
+    )
     source.controls[0].set_result((Result(serial=77, done=True, text="so"), [strip]))
     assert session.take(1.0) == [Encoded(strip, serial=8), {"type": "result", "serial": 8, "done": True, "text": "so"}]
     for serial in range(5):

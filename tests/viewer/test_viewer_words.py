@@ -73,3 +73,10 @@ def test_without_an_engine() -> None:
     assert line(Link("file", "a.h5"), None, replace(UPDATE, final=True)) == "Finished volume: a.h5"
     assert line(Link("file", "a.h5"), None, replace(UPDATE, final=True, projections=0)) == "Volume: a.h5"
     assert line(Link("file", "a.h5"), None, UPDATE) == "Partial volume of 100 projections: a.h5"
+
+
+def test_a_final_version_of_the_reconstruction_before_is_not_of_this_one() -> None:
+    last = replace(UPDATE, final=True, projections=400)
+    assert line(LIVE, PROGRESS, last) == "Finished: 400 projections are in the volume"
+    anew = replace(PROGRESS, reconstruction=7, in_volume=0, projections=0, version=0, frames=8, phase="receiving")
+    assert line(LIVE, anew, last) == "Receiving: 8 flats and darks, no projection yet"

@@ -64,7 +64,8 @@ class FakeEngine(threading.Thread):
         """What is done with each payload that is sent."""
         self.center, self.filter, self.paused, self.advice = CENTER + 3.0, "ramp", False, None
         self.every, self.interval = 20, None
-        self.scan, self.version = 1, 0
+        self.scan, self.version, self.reconstruction = 1, 0, 1
+        self.columns = shape[2]
         self.idle = False
         """Whether the scan is over, and it is known of no other one."""
         self.begins = False
@@ -81,6 +82,15 @@ class FakeEngine(threading.Thread):
     @property
     def uid(self) -> str:
         return f"fake-{self.scan}"
+
+    @property
+    def _key(self) -> tuple[int, str, int]:
+        return self.version, self.uid, self.reconstruction
+
+    def again(self) -> None:
+        """The scan is reconstructed again, and has no version yet; of a test's thread, so let nothing be in work."""
+        self.reconstruction += 1
+        self.version = 0
 
     @property
     def final(self) -> bool:
@@ -135,12 +145,12 @@ class FakeEngine(threading.Thread):
         self.version += 1
         self._make()
 
-    def _make(self) -> None:
+    def _make(self, center: float | None = None) -> None:
         """Only the angles covered so far, and two images of a wrong center."""
-        self._before = self._volume
+        center, self._before = self.center if center is None else center, self._volume
         ky, kx = np.meshgrid(*(np.fft.fftfreq(side) for side in self.shape[1:]), indexing="ij")
         covered = (np.arctan2(ky, kx) % math.pi) <= math.pi * self.version / self.versions
-        shift = np.cos(2 * math.pi * kx * (self.center - CENTER))
+        shift = np.cos(2 * math.pi * kx * (center - CENTER))
         self._volume = np.fft.ifft2(self._spectrum * (covered * shift), axes=(1, 2)).real.astype(np.float32)
 
     def _hear(self, viewer: bytes, request: Any) -> None:
@@ -180,11 +190,10 @@ class FakeEngine(threading.Thread):
             self._grow()
         elif control.action == "centers":
             index, first, last, count = numbers
-            before, strip = self.center, []
-            for self.center in np.linspace(first, last, int(count)):
-                self._make()
+            strip = []
+            for center in np.linspace(first, last, int(count)):
+                self._make(center)
                 strip.append(self.plane("z", int(index))[self.shape[1] // 2 - 8 : self.shape[1] // 2 + 8])
-            self.center = before
             self._make()
             stack = np.stack(strip)
             return True, "", [(Picture(kind="centers", index=int(index), shape=stack.shape, full=stack.shape), stack)]
@@ -195,7 +204,7 @@ class FakeEngine(threading.Thread):
     def _serve(self) -> None:
         self._results = [each for each in self._results if not self.publisher.send(*each)]
         for viewer, want in list(self._waiting.items()):
-            if self.version and (want.after == 0 or want.uid != self.uid or want.after < self.version):
+            if self.version and (want.after, want.uid, want.reconstruction) != self._key:
                 del self._waiting[viewer]
                 pictures = self._pictures(want)
                 payload = b"".join(np.ascontiguousarray(pixels, "<f4").tobytes() for _, pixels in pictures)
@@ -236,6 +245,7 @@ class FakeEngine(threading.Thread):
         change = float(np.sqrt(np.mean((volume - self._before) ** 2))) / max(deviation, 1e-9)
         return Update(
             version=self.version, uid=self.uid, title=f"phantom, scan {self.scan}", projections=self._projections(),
+            reconstruction=self.reconstruction,
             coverage=self.version / self.versions, final=self.final, binning=1, shape=self.shape, full=self.shape,
             pixel_size=6.5e-6, center=self.center, filter=self.filter, angles=self._angles(), minimum=float(volume.min()),
             maximum=float(volume.max()), mean=float(volume.mean()), deviation=deviation, change=change, pictures=pictures,
@@ -244,6 +254,7 @@ class FakeEngine(threading.Thread):
     def _begun(self) -> Progress:
         return replace(
             self._progress(), uid=f"fake-{self.scan + 1}", title=f"phantom, scan {self.scan + 1}", phase="waiting for flats",
+            reconstruction=self.reconstruction + 1,
             frames=0, projections=0, in_volume=0, coverage=0.0, version=0, center=None, columns=0, angles=(),
         )  # fmt: skip
 
@@ -251,14 +262,14 @@ class FakeEngine(threading.Thread):
         got = self._projections()
         if self.idle:
             got = 0
-        known = self.version and not self.idle
+        known = (self.version or self.reconstruction > 1) and not self.idle
         return Progress(
-            uid=self.uid if known else "", title=f"phantom, scan {self.scan}",
+            uid=self.uid if known else "", title=f"phantom, scan {self.scan}", reconstruction=self.reconstruction,
             phase="waiting for a sender" if not known else "ended" if self.final else "accumulating",
             frames=got + 10, projections=got, expected=20 * self.versions, in_volume=got,
             coverage=self.version / self.versions if known else 0.0, version=self.version if known else 0,
             center=self.center, filter=self.filter,
-            rows=self.shape[0], columns=self.shape[2], side=None,
+            rows=self.shape[0], columns=self.columns, side=None,
             credit_frames=60, ring_frames=64, rate=0.0 if self.paused else 20 * self.rate, quiet=None, nbytes=got * 96 * 64 * 2,
             latency=0.3 if self.version else None, dropped=0, alarm=None, ranks=1, angles=self._angles() if known else (),
             paused=self.paused, advice=self.advice, every=self.every, interval=self.interval, viewers=1,

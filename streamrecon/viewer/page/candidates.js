@@ -18,6 +18,8 @@ export class Candidates {
   #pixels = new Uint32Array(0)
   #shown = null // { picture, first, last }
   #now = null
+  #chosen = false // whether somebody went where the strip is: then it does not follow the engine's center
+  columns = 0 // of the detector, where they are known
 
   constructor(hands, view, contrast) {
     this.#hands = hands
@@ -51,6 +53,7 @@ export class Candidates {
     element('center-compare').setAttribute('aria-expanded', 'true')
     element('candidates-slice').value = this.#view.point.value.z
     this.around(center, 0)
+    this.#chosen = this.#now !== null && Math.abs(this.#middle - this.#now) >= 0.01 // a field has two decimals
   }
 
   close() {
@@ -59,6 +62,7 @@ export class Candidates {
   }
 
   around(center, wait = QUIET) {
+    this.#chosen = true
     this.#middle = center ?? (this.#view.full.value ? (this.#view.full.value.x - 1) / 2 : 0)
     this.#soon(wait)
   }
@@ -68,7 +72,13 @@ export class Candidates {
     this.#now = center
     this.#mark()
     const span = Number(element('candidates-span').value)
-    if (this.open && center !== null && Math.abs(center - this.#middle) > span) this.around(center)
+    if (!this.open || center === null) return
+    const there = Math.abs(center - this.#middle) <= span
+    if (there) this.#chosen = false // it was found, or set
+    else if (!this.#chosen) {
+      this.around(center)
+      this.#chosen = false
+    }
   }
 
   update() {
@@ -89,7 +99,8 @@ export class Candidates {
     }
     const span = Math.abs(Number(element('candidates-span').value)) || 4
     const count = Math.min(31, Math.max(2, Math.round(Number(element('candidates-count').value)) || 9))
-    const [first, last] = [this.#middle - span, this.#middle + span]
+    const end = this.columns ? this.columns - 1 : Infinity
+    const [first, last] = [Math.max(this.columns ? 0 : -Infinity, this.#middle - span), Math.min(end, this.#middle + span)]
     const state = element('candidates-state')
     this.#asking = true
     this.#again = false

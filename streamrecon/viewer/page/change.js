@@ -1,12 +1,14 @@
 // How much each version differs from the one before, against the projections in it.
 
+import { reconstructionOf } from './words.js'
+
 const SVG = 'http://www.w3.org/2000/svg'
 const BOX = { left: 48, right: 294, top: 8, bottom: 88 }
 const MOST = 400 // points; of more, every other one is left out
 
 export class ChangePlot {
   #points = [] // [projections, change]
-  #uid = ''
+  #of = ''
   #expected = 0
 
   constructor(svg) {
@@ -19,8 +21,8 @@ export class ChangePlot {
   }
 
   take(update, expected, file) {
-    if (update.uid !== this.#uid) {
-      this.#uid = update.uid
+    if (reconstructionOf(update) !== this.#of) {
+      this.#of = reconstructionOf(update)
       this.#points = []
       this.#expected = 0
     }

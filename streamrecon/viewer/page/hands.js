@@ -3,7 +3,8 @@
 import { Candidates } from './candidates.js'
 
 const ANSWERS = 4 // kept
-const FIELDS = { filter: 'filter', side: 'side-pixels', every: 'every', interval: 'interval' }
+const FIELDS = { center: 'center', filter: 'filter', side: 'side-pixels', every: 'every', interval: 'interval' }
+const LATE = 1500 // ms after an answer in which word of the progress may be older
 const STOP = 'Stop the scan …'
 const element = (id) => document.getElementById(id)
 
@@ -14,6 +15,7 @@ export class Hands {
   #paused = false
   #advised = false
   #columns = 0
+  #progress = null // the last word of it
 
   constructor(connection, view, contrast) {
     this.#connection = connection
@@ -25,6 +27,8 @@ export class Hands {
       this.candidates.around(Number(element('center').value))
     })
     element('center').addEventListener('input', () => this.#tried !== null && this.candidates.around(this.#tried))
+    // Word of the progress comes where there is something new: what was typed and left is put right by itself.
+    element('hands').addEventListener('focusout', () => this.#again(0))
     on('center-set', () => {
       if (this.#tried === null) this.#say('refused', 'center: type a column first, or let the engine find it')
       else this.setCenter(this.#tried)
@@ -62,6 +66,7 @@ export class Hands {
   // The answer, or null where none came; said either way.
   async ask(action, numbers = [], text = '') {
     const line = this.#say('waits', `${words(action)} …`)
+    asked[FIELDS[action]] = Infinity
     try {
       const answer = await this.#connection.ask({ type: 'control', action, numbers, text })
       line.className = answer.done ? 'done' : 'refused'
@@ -73,6 +78,9 @@ export class Hands {
       line.textContent = `${words(action)}: ${error.message}`
       this.#restore(action)
       return null
+    } finally {
+      asked[FIELDS[action]] = Date.now() + LATE
+      this.#again(LATE + 1)
     }
   }
 
@@ -82,6 +90,7 @@ export class Hands {
   }
 
   progress(progress) {
+    this.#progress = progress
     this.#paused = progress.paused
     this.#advised = Boolean(progress.advice)
     element('stop').textContent = this.#advised ? 'Withdraw the advice' : STOP
@@ -100,6 +109,10 @@ export class Hands {
     this.candidates.update(update)
   }
 
+  #again(wait) {
+    setTimeout(() => this.#progress && this.progress(this.#progress), wait)
+  }
+
   get #tried() {
     const text = element('center').value
     return text === '' ? null : Number(text)
@@ -107,7 +120,7 @@ export class Hands {
 
   #size(columns) {
     if (columns === this.#columns) return
-    this.#columns = columns
+    this.#columns = this.candidates.columns = columns
     const slide = element('center-slide')
     slide.disabled = columns === 0
     if (columns === 0) return
@@ -119,16 +132,18 @@ export class Hands {
     const compare = element('center-compare')
     compare.disabled = center === null && !this.candidates.open
     compare.title = center === null ? 'The engine does not know a center yet, around which there are others' : ''
-    if (center === this.#center) return
+    const other = center !== this.#center
     this.#center = center
+    // What was tried and left is not so; while candidates are compared it is what they are around.
+    const atIt = isAt(...['center', 'center-slide', 'center-set', 'center-compare'].map(element)) || Date.now() < asked.center
+    if (!atIt && (other || !this.candidates.open)) this.#showCenter()
+    if (!other) return
     element('center-now').textContent = center === null ? '' : `now ${center.toFixed(2)}`
-    const active = document.activeElement
-    if (active !== element('center') && active !== element('center-slide')) this.#showCenter()
     this.candidates.now = center
   }
 
   #showCenter() {
-    element('center').value = this.#center === null ? '' : Number(this.#center.toFixed(2))
+    put('center', this.#center === null ? '' : Number(this.#center.toFixed(2)))
     if (this.#center !== null) element('center-slide').value = this.#center
   }
 
@@ -151,7 +166,8 @@ export class Hands {
   #field(field, button, action) {
     element(button).addEventListener('click', () => {
       const text = element(field).value
-      this.ask(action, text === '' ? [] : [Number(text)])
+      if (text === '' && !element(field).placeholder) this.#say('refused', `${action}: type a number first`)
+      else this.ask(action, text === '' ? [] : [Number(text)])
     })
     this.#enter(field, button)
   }
@@ -165,14 +181,22 @@ export class Hands {
   }
 }
 
-// A field has what the engine has, unless somebody is at it.
+// A field has what the engine has, unless somebody is at it, or at its button, or has asked for something just now.
 const known = {} // what the engine has
-const shown = {}
+const asked = {} // until when word of the progress may be older than the answer
 function keep(id, value) {
   known[id] = value
-  if (shown[id] === value || document.activeElement === element(id)) return
-  shown[id] = value
-  element(id).value = value
+  const button = (element(id).closest('.with-unit') ?? element(id)).nextElementSibling
+  if (!isAt(element(id), button) && !(Date.now() < asked[id])) put(id, value)
+}
+
+function isAt(...elements) {
+  return elements.includes(document.activeElement)
+}
+
+function put(id, value) {
+  const text = String(value)
+  if (element(id).value !== text) element(id).value = text
 }
 
 function words(action) {

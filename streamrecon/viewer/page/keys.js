@@ -1,4 +1,4 @@
-// The keyboard, wherever the focus is but in a field.
+// The keyboard, wherever the focus is but in a field; a slice's slider keeps its arrows only.
 
 import { AXES, PLANES } from './view.js'
 import { switchTheme } from './theme.js'
@@ -31,9 +31,10 @@ export function watchKeys(view, panels, contrast) {
 
   addEventListener('keydown', (event) => {
     if (event.defaultPrevented || event.altKey || event.metaKey || document.querySelector('dialog[open]')) return
-    const field = event.target.closest('input, select, textarea')
-    const onButton = event.target.closest('button, summary, [role=slider]')
-    if (field) return
+    const ofSlice = event.target.closest('.panel input[type=range]')
+    if (!ofSlice && event.target.closest('input, select, textarea')) return
+    const onButton = ofSlice || event.target.closest('button, summary, [role=slider]')
+    if (ofSlice) view.active.value = ofSlice.closest('[data-axis]').dataset.axis
     const axis = view.active.value
     const plane = PLANES[axis]
     const many = event.shiftKey ? 10 : 1

@@ -76,9 +76,10 @@ connection.onMessage = (message) => {
   } else if (message.type === 'link') {
     link = message
     // A file does nothing, and nothing can be done to it.
-    if (link.state === 'file') scan.progress(null)
-    hands.shown = mayChange && link.state !== 'file'
-    element('role').hidden = !mayChange || link.state === 'file'
+    const file = link.state === 'file' || link.state === 'missing'
+    if (file) scan.progress(null)
+    hands.shown = mayChange && !file
+    element('role').hidden = !mayChange || file
     told()
   } else if (message.type === 'progress') {
     scan.line(message.line)
@@ -128,7 +129,7 @@ function told() {
 
 // What is not of now: of a connection that is lost, or of the scan before.
 function dim() {
-  const stale = connection.status.value.state !== 'open' || link?.state === 'gone' || scan.before
+  const stale = connection.status.value.state !== 'open' || link?.state === 'gone' || link?.state === 'missing' || scan.before
   for (const axis of AXES) panels[axis].stale = stale
 }
 
@@ -151,12 +152,12 @@ element('notice-retry').addEventListener('click', () => connection.open())
 addEventListener('hashchange', () => (connection.token = token()))
 
 // What is under the cursor, or at the point.
-let hovered = null
+let hovered = null // { axis, at }: a panel, and CSS pixels in it
 function readout() {
   const full = view.full.value
   if (!full) return
   const axis = hovered?.axis ?? view.active.value
-  const place = hovered?.place ?? view.point.value
+  const place = hovered ? panels[axis].place(...hovered.at) : view.point.value
   const inside = AXES.every((each) => place[each] >= -0.5 && place[each] < full[each] - 0.5)
   element('readout-what').textContent = hovered ? 'cursor' : 'point'
   const at = (each) => String(Math.round(place[each])).padStart(String(full[each] - 1).length, '\u2007')
@@ -170,18 +171,22 @@ function readout() {
   element('readout-value').textContent = found === undefined ? '' : valueWords(found)
 }
 
-function valueWords({ value, sign, width }) {
-  return `${sign}${number(value)} ${unitOf(update)}${width > 1 ? ` (mean of ${width} × ${width})` : ''}`.trim()
+function valueWords({ value, sign, across, down }) {
+  return `${sign}${number(value)} ${unitOf(update)}${across * down > 1 ? ` (mean of ${across} × ${down})` : ''}`.trim()
 }
 
 for (const axis of AXES) {
   const panel = panels[axis]
   const title = () => update?.title || update?.uid || ''
-  panel.onHover = (of, place) => {
-    hovered = place && { axis: of, place }
+  panel.onHover = (at) => {
+    if (at) hovered = { axis, at }
+    else if (hovered?.axis === axis) hovered = null
     readout()
   }
-  panel.onScale = () => feed.changed()
+  panel.onLook = () => {
+    readout()
+    feed.changed()
+  }
   panel.onDraw = readout
   panel.savePng = () => panel.picture && savePng(panel.picture, contrast, title())
   panel.onButton('png', panel.savePng)

@@ -1,5 +1,7 @@
 // The pictures that have come, and what is in them.
 
+import { reconstructionOf } from './words.js'
+
 export const NO_VALUE = 65535
 const STEPS = 65534
 const KEPT = 24 // slices, beside those that are looked at
@@ -32,8 +34,8 @@ export class Pictures {
   #slices = new Map() // 'z 12' -> picture, the longest unseen first
 
   take(picture) {
-    if (this.#uid !== picture.uid) this.clear()
-    this.#uid = picture.uid
+    if (this.#of !== reconstructionOf(picture)) this.clear()
+    this.#of = reconstructionOf(picture)
     if (picture.kind !== 'slice') {
       this[picture.kind] = picture
       return
@@ -47,7 +49,7 @@ export class Pictures {
     }
   }
 
-  #uid = ''
+  #of = ''
 
   clear() {
     this.#slices.clear()

@@ -2,7 +2,7 @@
 
 import { ChangePlot } from './change.js'
 import { Dial } from './dial.js'
-import { bytes, number, seconds, unitOf } from './words.js'
+import { bytes, number, reconstructionOf, seconds, unitOf } from './words.js'
 
 const element = (id) => document.getElementById(id)
 
@@ -13,6 +13,7 @@ const LINKS = {
   waiting: 'waiting',
   live: 'live',
   gone: 'stream gone',
+  missing: 'file gone',
   file: 'file',
 }
 
@@ -23,7 +24,7 @@ export class ScanView {
   #volume = new Table(element('numbers-volume'))
   #progress = null
   #update = null
-  #last = '' // the scan whose versions were shown before those of this one
+  #last = '' // the reconstruction whose versions were shown before those of this one
 
   link(state, text) {
     const pill = element('link')
@@ -44,15 +45,16 @@ export class ScanView {
     this.#show()
   }
 
-  // Whether the version shown is of another scan than the one in work, which has none yet. Word of the progress may be late, and
-  // still of the scan before.
+  // Whether the version shown is of another reconstruction than the one in work, which has none yet. Word of the progress may be
+  // late, and still of the one before.
   get before() {
-    const [now, shown] = [this.#progress?.uid, this.#update?.uid]
-    return Boolean(now && shown) && now !== shown && now !== this.#last
+    const [now, shown] = [reconstructionOf(this.#progress), reconstructionOf(this.#update)]
+    return now !== '' && shown !== '' && now !== shown && now !== this.#last
   }
 
   update(update) {
-    if (this.#update && this.#update.uid !== update.uid) this.#last = this.#update.uid
+    const before = reconstructionOf(this.#update)
+    if (before !== reconstructionOf(update)) this.#last = before
     this.#update = update
     this.#change.take(update, this.#progress?.expected, !this.#progress)
     this.#show()
@@ -70,12 +72,11 @@ export class ScanView {
     element('version').textContent = this.#version()
     this.#bar(progress, update)
     // The engine may wait for the next scan already, and know nothing of it, while this one is shown.
-    const own = progress && (!update || progress.uid === update.uid) ? progress : null
-    const coverage = own ? own.coverage : update ? update.coverage : (progress?.coverage ?? null)
+    const own = progress && (!update || reconstructionOf(progress) === reconstructionOf(update)) ? progress : null
     // Of another program's file nothing is known of projections.
     const unknown = !progress && Boolean(update) && update.projections === 0
     for (const id of ['dial', 'bar']) element(id).toggleAttribute('hidden', unknown)
-    this.#dial.show(own?.angles ?? update?.angles ?? progress?.angles ?? [], update?.angles ?? [], coverage)
+    this.#dial.show(own?.angles ?? update?.angles ?? progress?.angles ?? [], update?.angles ?? [], update?.coverage ?? null)
     this.#tell(progress, update, own)
   }
 
@@ -83,7 +84,10 @@ export class ScanView {
     const update = this.#update
     if (!update) return ''
     if (!this.#progress && update.projections === 0) return '' // another program's file
-    if (this.before) return `version ${update.version} of the scan before (${update.title || update.uid})`
+    if (this.before) {
+      const same = this.#progress.uid === update.uid
+      return `version ${update.version} of the ${same ? 'reconstruction' : 'scan'} before${same ? '' : ` (${update.title || update.uid})`}`
+    }
     return `version ${update.version}, ${update.final ? 'final' : 'partial'}`
   }
 

@@ -19,7 +19,7 @@ export class Panel {
   }
 
   picture = null // what is drawn
-  onHover = () => {} // (axis, place in voxels or null)
+  onHover = () => {} // (CSS pixels in it, or null)
   onDraw = () => {}
   #figure
   #view
@@ -114,8 +114,13 @@ export class Panel {
     this.#stage.querySelector('.plot').hidden = true
   }
 
+  // Voxels, at CSS pixels in it.
+  place(x, y) {
+    return { ...this.#view.point.value, ...this.#voxels(x, y) }
+  }
+
   // What there is at voxels (across, down) of the slice looked at: a value, the sign where it is beyond that, and how many voxels
-  // along each side it is the mean of; undefined where there is none, or another slice is still drawn.
+  // along either side it is the mean of; undefined where there is none, or another slice is still drawn.
   value(across, down) {
     if (!this.picture || this.picture.index !== this.#view.point.value[this.axis]) return undefined
     const width = binning(this.picture, 0)
@@ -123,7 +128,9 @@ export class Panel {
     const [rows, columns] = this.picture.shape
     if (row < 0 || column < 0 || row >= rows || column >= columns) return undefined
     const at = row * columns + column
-    return { value: valueAt(this.picture, at), sign: beyond(this.picture, at), width }
+    const [high, wide] = this.picture.full
+    const mean = { across: Math.min(width, wide), down: Math.min(width, high) }
+    return { value: valueAt(this.picture, at), sign: beyond(this.picture, at), ...mean }
   }
 
   #say(text, shown) {
@@ -169,7 +176,7 @@ export class Panel {
         view.active.value = this.axis
         view.go(this.#voxels(x, y))
       },
-      hover: (x, y) => this.onHover(this.axis, x === null ? null : { ...view.point.value, ...this.#voxels(x, y) }),
+      hover: (x, y) => this.onHover(x === null ? null : [x, y]),
       scroll: (by) => {
         view.active.value = this.axis
         view.step(this.axis, by)
@@ -199,7 +206,7 @@ export class Panel {
     const [across, down] = [seen[this.across], seen[this.down]]
     this.#figure.look(across - width, across + width, down - height, down + height)
     drawScaleBar(this.#element.querySelector('.scalebar'), this.#scale, this.#voxel)
-    this.onScale?.()
+    this.onLook?.()
   }
 }
 

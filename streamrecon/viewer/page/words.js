@@ -44,6 +44,11 @@ export function round(most) {
   return power * [5, 2, 1].find((each) => each * power <= most * (1 + 1e-9))
 }
 
+// Which reconstruction of which scan a version, a picture or word of the progress is of; '' of none.
+export function reconstructionOf(message) {
+  return message?.uid ? `${message.uid} ${message.reconstruction}` : ''
+}
+
 // A name for a file.
 export function fileName(...parts) {
   return parts.filter((part) => part !== '' && part !== undefined).join('_').replaceAll(/[^\w.-]+/g, '-')
