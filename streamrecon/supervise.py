@@ -81,7 +81,10 @@ def supervise(
         if process is not None:
             process.send_signal(number)
 
-    old = {number: signal.signal(number, pass_on) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
+    signals = [signal.SIGTERM, signal.SIGINT]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup has it: then the job does not hear it either
+        signals.append(signal.SIGHUP)
+    old = {number: signal.signal(number, pass_on) for number in signals}
     try:
         while True:
             began = time.monotonic()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -87,3 +90,21 @@ def test_other_commands_are_left_as_they_are(environment: tuple[Path, Path]) -> 
 def test_a_command_is_needed() -> None:
     with pytest.raises(ConfigError, match="expected a command"):
         resuming([])
+
+
+JOB = "import pathlib, sys, time; pathlib.Path(sys.argv[1]).touch(); time.sleep(1.5); pathlib.Path(sys.argv[2]).touch()"
+
+
+@pytest.mark.parametrize("ignored", [True, False])
+def test_the_end_of_the_terminal_is_heard_unless_nohup_keeps_it_away(tmp_path: Path, ignored: bool) -> None:
+    begun, done = tmp_path / "begun", tmp_path / "done"
+    command = [sys.executable, "-m", "streamrecon", "supervise", "--", sys.executable, "-c", JOB, str(begun), str(done)]
+    handler = signal.SIG_IGN if ignored else signal.SIG_DFL
+    with subprocess.Popen(command, preexec_fn=lambda: signal.signal(signal.SIGHUP, handler)) as supervisor:
+        deadline = time.monotonic() + 60
+        while not begun.exists() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        supervisor.send_signal(signal.SIGHUP)
+        code = supervisor.wait(60)
+    assert done.exists() is ignored
+    assert (code == 0) is ignored

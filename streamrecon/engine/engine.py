@@ -387,14 +387,14 @@ class Engine:
         if isinstance(event, Done):
             return Result(None, event.final, None, 0, self._counters.look(), {}, 0.0)
         info, made = event.info, self._preparation
+        assert made.journal
+        self._counters.reconstruction = made.journal.reconstruction & WHOLE
         self._counters.uid, self._counters.phase = info.uid, "receiving"
         self._counters.expected = info.likely_projections
         self._story.tell("scan", f"scan {info.uid}: {_describe(info)}", uid=info.uid, metadata=dict(info.metadata))
         assert made.plan
         assert made.output
-        assert made.journal
         self._counters.title = info.label
-        self._counters.reconstruction = made.journal.identity & WHOLE
         gallery = self._series.gallery
         publishing = self._publishing = Publishing(
             made.output, self._number, made.slabs(info), self._ingest, self.request_version, self._counters, self._story,

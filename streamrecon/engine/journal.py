@@ -130,12 +130,14 @@ class Journal:
             self._file = os.open(place, os.O_RDWR | (0 if resume else os.O_CREAT | os.O_TRUNC), 0o600)
             if resume:
                 header = read_beginning(self._file, path)
-                identity = header["id"]
-                self._entries = Entries(self._file, header["start"], identity, nbytes)
+                self.reconstruction: int = header["reconstruction"]
+                """64 random bits; see `Found`."""
+                self._entries = Entries(self._file, header["start"], header["id"], nbytes)
                 history = self._recover(History(header["epoch"]), watch)
             else:
                 identity, self._count = int.from_bytes(os.urandom(8), "little"), 0
-                start = write_beginning(self._file, info, rows, can_replay, epoch, identity, whole or rows)
+                self.reconstruction = identity
+                start = write_beginning(self._file, info, rows, can_replay, epoch, identity, whole or rows, identity)
                 self._entries, history = Entries(self._file, start, identity, nbytes), History(epoch)
                 os.fsync(self._file)
                 place.rename(path)
@@ -146,8 +148,6 @@ class Journal:
             if resume:
                 raise JournalError(f"cannot read the journal {path}: {error.strerror or error}") from error
             raise OutputError(f"cannot make the journal {path}: {error.strerror or error}") from error
-        self.identity: int = identity
-        """64 random bits, of the file."""
         self.inventory = history.inventory
         """Of the entries that an earlier process wrote."""
         self.ended = history.ended

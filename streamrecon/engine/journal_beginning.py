@@ -33,6 +33,8 @@ class Found:
     """Detector rows that all ranks together reconstruct."""
     can_replay: bool
     """Whether the sender could have sent it all again."""
+    reconstruction: int
+    """64 random bits of the one that the journal was begun for, which journals for other ranks keep."""
 
 
 def look(path: Path) -> Found:
@@ -55,17 +57,25 @@ def look(path: Path) -> Found:
         raise OutputError(f"cannot read the journal {path}: {error.strerror}") from error
     finally:
         os.close(file)
-    return Found(path, header["info"], header["rows"], header["whole"], header["can_replay"])
+    return Found(path, header["info"], header["rows"], header["whole"], header["can_replay"], header["reconstruction"])
 
 
 def write_beginning(
-    file: int, info: ScanInfo, rows: Range, can_replay: bool, epoch: int, identity: int, whole: Range
+    file: int,
+    info: ScanInfo,
+    rows: Range,
+    can_replay: bool,
+    epoch: int,
+    identity: int,
+    whole: Range,
+    reconstruction: int,
 ) -> int:
     """Write it; the bytes that it takes."""
     geometry = info.geometry
     text = msgpack.packb(
         {
             "id": identity,
+            "reconstruction": reconstruction,
             "uid": info.uid,
             "rows": rows,
             "whole": whole,
@@ -125,6 +135,7 @@ def read_beginning(file: int, path: Path) -> dict[str, Any]:
     start = -(-(len(begin) + length) // BLOCK) * BLOCK
     return {
         "id": fields["id"],
+        "reconstruction": fields.get("reconstruction", fields["id"]),
         "start": start,
         "info": info,
         "rows": fields["rows"],

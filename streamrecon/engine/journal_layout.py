@@ -58,6 +58,11 @@ class Layout:
         """Whether the sender could have sent it all again."""
         return all(found.can_replay for found in self.files)
 
+    @property
+    def reconstruction(self) -> int:
+        """See `Found`; that of rank 0 is the scan's."""
+        return self.files[0].reconstruction
+
     def fits(self, slabs: Sequence[Range]) -> bool:
         """Whether ranks with these rows can go on, each with its own file or with none."""
         return {found.rows for found in self.files} <= set(slabs)
@@ -267,7 +272,9 @@ def _fill(file: int, layout: Layout, rows: Range, old: Sequence[_Old], watch: Wa
     """Write the beginning and all entries."""
     epoch = max((each.history.inventory.epoch for each in old), default=0)
     identity = int.from_bytes(os.urandom(8), "little")
-    start = write_beginning(file, layout.info, rows, layout.can_replay, epoch, identity, layout.whole)
+    start = write_beginning(
+        file, layout.info, rows, layout.can_replay, epoch, identity, layout.whole, layout.reconstruction
+    )
     union = set[tuple[int, int]]().union(*(each.history.frames for each in old))
     if not old or sum(min(each.rows[1], rows[1]) - max(each.rows[0], rows[0]) for each in old) < rows[1] - rows[0]:
         return Assembled(0, len(union))

@@ -51,6 +51,8 @@ class FileSource:
         self._building: list[tuple[NDArray[np.float32], Moments]] = []
         """Slices of the preview that is being read."""
         self._building_size = 0
+        self._seen, self._anew = {(self._file.update.uid, self._file.update.version)}, 0
+        """What files have said they are, and how often one has said what another one had said before."""
         self._damaged: dict[Place | None, float] = {}
         """Slices, and None for the preview, that could not be read; until when they are not tried again."""
         self._update, self._looked_at = self._file.update, time.monotonic()
@@ -123,16 +125,21 @@ class FileSource:
 
     def _look(self) -> None:
         """Open the file again where it is another one, or could not be read."""
-        self._looked_at = time.monotonic()
-        if stamp(self._file.path) == self._file.stamp:
+        self._looked_at, before = time.monotonic(), self._file.stamp
+        if stamp(self._file.path) == before and not self._file.closed:
             self._show(self._fine())
             return
-        opened = VolumeFile(self._path)
-        self._file.close()
-        self._file, self._building, self._preview, self._damaged = opened, [], None, {}
+        self._file.close()  # first: HDF5 takes a file that was written anew in its place for the one it has open
+        self._file = VolumeFile(self._path)
+        if self._file.stamp == before:  # it was away
+            self._show(self._fine())
+            return
+        self._building, self._preview, self._damaged = [], None, {}
         # Nothing else tells files apart that say the same of themselves.
-        same = (opened.update.uid, opened.update.version) == (self._update.uid, self._update.version)
-        update = replace(opened.update, reconstruction=self._update.reconstruction + same)
+        which = self._file.update.uid, self._file.update.version
+        self._anew += which in self._seen
+        self._seen.add(which)
+        update = replace(self._file.update, reconstruction=self._anew)
         if update.uid != self._update.uid:
             self._slices = {}
         self._update = update

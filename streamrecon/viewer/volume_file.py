@@ -116,6 +116,11 @@ class VolumeFile:
         depth, height, width = (max(1, side // self.step(size)) for side in self.shape)
         return depth, height, width
 
+    @property
+    def closed(self) -> bool:
+        """Whether nothing can be read any more."""
+        return not self._file
+
     def close(self) -> None:
         """Close it."""
         with contextlib.suppress(OSError, RuntimeError):  # of a network's file that is gone

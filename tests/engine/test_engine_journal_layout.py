@@ -337,6 +337,7 @@ def test_from_three_ranks_to_two_to_five_to_one(tmp_path: Path) -> None:
     chain = [slabs([3, 9, 15, 23]), slabs([3, 12, 23]), slabs([3, 6, 10, 11, 20, 23]), slabs(whole)]
     progress = dict.fromkeys(range(*whole), 0)
     """Operations that the journal of a row has had."""
+    first: int | None = None
     for step, ranks in enumerate(chain):
         layout, number = find(tmp_path), 1
         if layout is not None:
@@ -349,6 +350,8 @@ def test_from_three_ranks_to_two_to_five_to_one(tmp_path: Path) -> None:
         for n, rows in enumerate(ranks):
             path = place(tmp_path, number, rows)
             each = Journal(path, INFO, rows, epoch=1, resume=layout is not None, whole=whole)
+            first = each.reconstruction if first is None else first
+            assert rows != ranks[0] or each.reconstruction == first, "it is the same reconstruction, by other ranks"
             had, reached = min(progress[row] for row in range(*rows)), 8 + 6 * step + (n * step + n) % 5
             assert [(r.kind, r.index) for r in each.recovered()] == [o[1:3] for o in everything[:had]]
             for at in range(had, len(everything) if len(ranks) == 1 else min(reached, len(everything))):

@@ -365,16 +365,24 @@ def test_the_strip_of_candidates_stays_where_somebody_looks(
         slide.dispatchEvent(new Event('input'))
     }""")
     page.until(f"{ends}.at(0) === 0 && {ends}.at(-1) === 6")
+    page.page.fill("#center", "3000")
+    page.until(f"{ends}.at(0) === 59 && {ends}.at(-1) === 63")
+    page.page.fill("#center", "2")
+    page.until(f"{ends}.at(0) === 0 && {ends}.at(-1) === 6")
     engine.center = 40.0
     page.until("document.getElementById('center-now').textContent === 'now 40.00'")
     page.page.wait_for_timeout(800)
     assert page.page.evaluate(f"() => {ends}.at(-1)") == 6
-    assert page.page.input_value("#center-slide") == "2"
+    assert page.page.input_value("#center") == "2"
     # Found where the strip is, it is followed again.
     engine.center = 3.0
     page.until("document.getElementById('center-now').textContent === 'now 3.00'")
     engine.center = 60.0
     page.until(f"{ends}.at(0) === 56 && {ends}.at(-1) === 63")
+    # What was tried and given up is not sent by the next click.
+    page.page.fill("#center", "20")
+    page.page.click("#candidates-close")
+    page.until("document.getElementById('center').value === '60'")
 
 
 def test_fields_have_what_the_engine_has(engine: FakeEngine, server: ViewServer, visit: Open) -> None:
@@ -521,6 +529,31 @@ def test_a_file_in_the_same_page(tmp_path: Path, visit: Open) -> None:
             "Math.abs(parseFloat(document.getElementById('readout-value').textContent) - it) < 1e-2",
             float(volume[6, 20, 25]),
         )
+
+
+def test_a_file_that_is_damaged_or_away(tmp_path: Path, visit: Open) -> None:
+    path = tmp_path / "volume.h5"
+    volume = np.random.default_rng(1).normal(size=(4, 40, 50)).astype(np.float32)
+    with h5py.File(path, "w") as file:
+        data = file.create_dataset("entry/data/data", data=volume, chunks=(1, 40, 50), compression="gzip")
+        chunk = data.id.get_chunk_info(2)
+    with path.open("r+b") as file:
+        file.seek(chunk.byte_offset)
+        file.write(bytes(chunk.size))
+    line = f"Volume: {path}, in which damaged parts cannot be read: "
+    with ViewServer(FileSource(path), view_token=VIEW) as server:
+        page = visit(server.view_url)
+        page.until("document.getElementById('line').textContent.startsWith(it)", line)
+        page.page.keyboard.press("1")
+        page.page.keyboard.press("PageUp")
+        page.until_shown("z", index=1, kind="slice")
+        path.rename(tmp_path / "away.h5")
+        page.until("document.getElementById('link').textContent === 'file gone'")
+        page.until("document.querySelectorAll('.stage.stale').length === 3")
+        (tmp_path / "away.h5").rename(path)
+        page.until("document.getElementById('link').textContent === 'file'")
+        page.until("document.getElementById('line').textContent.startsWith(it)", f"Volume: {path}")
+        assert page.page.locator(".stage.stale").count() == 0
 
 
 def test_a_wrong_token_is_refused_and_said(server: ViewServer, visit: Open) -> None:

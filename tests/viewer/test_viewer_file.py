@@ -171,6 +171,12 @@ def test_the_preview(tmp_path: Path, opened: Any, size: int, shape: tuple[int, i
     assert source.update.deviation == pytest.approx(rows.std(), rel=1e-4, abs=1e-4)
 
 
+def of_its_update(source: FileSource) -> bool:
+    """Whether all slices are those of the newest file."""
+    found = [source.slice(place) for place in ALL]
+    return all(shown is not None and shown.key == source.update.key for shown in found)
+
+
 def test_a_volume_that_is_replaced(tmp_path: Path, opened: Any) -> None:
     path = ours(tmp_path / "volume.h5", 1)
     source = opened(path)
@@ -184,7 +190,7 @@ def test_a_volume_that_is_replaced(tmp_path: Path, opened: Any) -> None:
     # The same version anew is another one, and another scan is none of this.
     before = source.update.key
     ours(path, 2, 3 * VOLUME)
-    until(lambda: source.update.key != before and all(source.slice(p).key == source.update.key for p in ALL))
+    until(lambda: source.update.key != before and of_its_update(source))
     assert source.update.version == 2
     np.testing.assert_array_equal(source.slice(("z", 1)).pixels, 3 * VOLUME[1])
     ours(path, 1, 4 * VOLUME, uid="another")
@@ -220,6 +226,32 @@ def test_a_file_that_was_away_is_the_same(tmp_path: Path, opened: Any) -> None:
     (tmp_path / "away.h5").rename(path)
     until(lambda: source.link.state == "file")
     assert source.update.key == key
+
+
+def test_no_two_files_are_taken_for_one(tmp_path: Path, opened: Any) -> None:
+    """Nor is what one of them said before."""
+    path = ours(tmp_path / "volume.h5", 7)
+    source = opened(path)
+    source.want("a", ALL)
+    keys = [source.update.key]
+    for factor, (uid, version) in enumerate((("b", 7), ("s", 7), ("s", 9), ("s", 7), ("b", 7), ("s", 9)), 2):
+        ours(path, version, factor * VOLUME, uid=uid)
+        until(lambda: source.update.key != keys[-1] and of_its_update(source))
+        keys.append(source.update.key)
+        np.testing.assert_array_equal(source.slice(("z", 1)).pixels, factor * VOLUME[1])
+    assert len(set(keys)) == len(keys)
+
+
+def test_a_file_that_is_written_anew_in_its_place(tmp_path: Path, opened: Any) -> None:
+    """Other than one that is replaced it is the same file to HDF5, as long as that has it open."""
+    path = ours(tmp_path / "volume.h5", 1)
+    source = opened(path)
+    source.want("a", ALL)
+    until(lambda: has(source, 1, *ALL))
+    for version, volume in ((2, 3 * VOLUME), (3, np.tile(5 * VOLUME, (1, 40, 40)))):
+        shutil.copyfile(ours(tmp_path / f"{version}.h5", version, volume), path)
+        until(lambda version=version: has(source, version, *ALL))
+        np.testing.assert_array_equal(source.slice(("z", 1)).pixels, volume[1])
 
 
 def test_a_part_that_is_damaged(tmp_path: Path, opened: Any, monkeypatch: pytest.MonkeyPatch) -> None:

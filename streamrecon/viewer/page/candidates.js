@@ -57,8 +57,10 @@ export class Candidates {
   }
 
   close() {
+    if (!this.open) return
     element('candidates').hidden = true
     element('center-compare').setAttribute('aria-expanded', 'false')
+    this.#hands.compared()
   }
 
   around(center, wait = QUIET) {
@@ -99,8 +101,9 @@ export class Candidates {
     }
     const span = Math.abs(Number(element('candidates-span').value)) || 4
     const count = Math.min(31, Math.max(2, Math.round(Number(element('candidates-count').value)) || 9))
-    const end = this.columns ? this.columns - 1 : Infinity
-    const [first, last] = [Math.max(this.columns ? 0 : -Infinity, this.#middle - span), Math.min(end, this.#middle + span)]
+    const inside = (column) => (this.columns ? Math.min(this.columns - 1, Math.max(0, column)) : column)
+    const middle = inside(this.#middle)
+    const [first, last] = [inside(middle - span), inside(middle + span)]
     const state = element('candidates-state')
     this.#asking = true
     this.#again = false

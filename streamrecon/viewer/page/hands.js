@@ -15,6 +15,7 @@ export class Hands {
   #paused = false
   #advised = false
   #columns = 0
+  #typed = false // whether there is a center that somebody tries
   #progress = null // the last word of it
 
   constructor(connection, view, contrast) {
@@ -23,10 +24,14 @@ export class Hands {
     const on = (id, does) => element(id).addEventListener('click', does)
     element('hands').addEventListener('submit', (event) => event.preventDefault())
     element('center-slide').addEventListener('input', () => {
+      this.#typed = true
       element('center').value = element('center-slide').value
       this.candidates.around(Number(element('center').value))
     })
-    element('center').addEventListener('input', () => this.#tried !== null && this.candidates.around(this.#tried))
+    element('center').addEventListener('input', () => {
+      this.#typed = true
+      if (this.#tried !== null) this.candidates.around(this.#tried)
+    })
     // Word of the progress comes where there is something new: what was typed and left is put right by itself.
     element('hands').addEventListener('focusout', () => this.#again(0))
     on('center-set', () => {
@@ -66,7 +71,9 @@ export class Hands {
   // The answer, or null where none came; said either way.
   async ask(action, numbers = [], text = '') {
     const line = this.#say('waits', `${words(action)} …`)
-    asked[FIELDS[action]] = Infinity
+    const field = FIELDS[action]
+    const mine = (latest[field] = {})
+    asked[field] = Infinity
     try {
       const answer = await this.#connection.ask({ type: 'control', action, numbers, text })
       line.className = answer.done ? 'done' : 'refused'
@@ -79,7 +86,7 @@ export class Hands {
       this.#restore(action)
       return null
     } finally {
-      asked[FIELDS[action]] = Date.now() + LATE
+      if (latest[field] === mine) asked[field] = Date.now() + LATE
       this.#again(LATE + 1)
     }
   }
@@ -135,16 +142,23 @@ export class Hands {
     const other = center !== this.#center
     this.#center = center
     // What was tried and left is not so; while candidates are compared it is what they are around.
-    const atIt = isAt(...['center', 'center-slide', 'center-set', 'center-compare'].map(element)) || Date.now() < asked.center
-    if (!atIt && (other || !this.candidates.open)) this.#showCenter()
+    const goesOn = this.#typed && (this.candidates.open || isAt(element('center-set'), element('center-compare')))
+    if (!goesOn && !isAt(element('center'), element('center-slide')) && !(Date.now() < asked.center)) this.#showCenter()
     if (!other) return
     element('center-now').textContent = center === null ? '' : `now ${center.toFixed(2)}`
     this.candidates.now = center
   }
 
   #showCenter() {
+    this.#typed = false
     put('center', this.#center === null ? '' : Number(this.#center.toFixed(2)))
     if (this.#center !== null) element('center-slide').value = this.#center
+  }
+
+  // The strip was closed.
+  compared() {
+    this.#typed = false
+    this.#again(0)
   }
 
   // What was refused is not so: the field has again what the engine has.
@@ -183,6 +197,7 @@ export class Hands {
 
 // A field has what the engine has, unless somebody is at it, or at its button, or has asked for something just now.
 const known = {} // what the engine has
+const latest = {} // the last request about it
 const asked = {} // until when word of the progress may be older than the answer
 function keep(id, value) {
   known[id] = value

@@ -104,10 +104,14 @@ function updated(message) {
   element('unit').textContent = unitOf(message)
   scan.update(message)
   dim()
-  if (link?.state === 'file') scan.line(`${volumeWords(message)}: ${link.text}`)
+  if (link?.state === 'file') scan.line(fileWords())
   hands.update(message)
   draw()
   element('slices').dataset.updates = Number(element('slices').dataset.updates ?? 0) + 1
+}
+
+function fileWords() {
+  return update ? `${volumeWords(update)}: ${link.text}` : link.text
 }
 
 function volumeWords({ final, projections }) {
@@ -123,7 +127,8 @@ function told() {
   if (state === 'lost') scan.line('What is shown is from before the connection broke.')
   else if (state === 'refused') scan.line('Nothing is shown without the right token.')
   else if (!open) scan.line(text)
-  else if (link && link.state !== 'live' && link.state !== 'file') scan.line(link.text)
+  else if (link?.state === 'file') scan.line(fileWords())
+  else if (link && link.state !== 'live') scan.line(link.text)
   notice()
 }
 

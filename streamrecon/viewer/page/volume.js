@@ -1,5 +1,7 @@
 // The volume from the preview, by k3d: loaded when it is opened for the first time, drawn on demand. Needs WebGL.
 
+import { reconstructionOf } from './words.js'
+
 // From where, at what, and what is up.
 const CAMERA = [0.5, -0.85, 0.55, 0, 0, -0.02, 0, 0, 1]
 
@@ -44,7 +46,7 @@ export class VolumeView {
       return
     }
     if (!preview || this.#busy) return
-    const wanted = `${preview.uid} ${preview.version} ${preview.shape} ${contrast.low} ${contrast.high} ${document.documentElement.dataset.theme}`
+    const wanted = `${reconstructionOf(preview)} ${preview.version} ${preview.shape} ${contrast.low} ${contrast.high} ${document.documentElement.dataset.theme}`
     if (wanted === this.#shown) return
     this.#busy = true
     try {
