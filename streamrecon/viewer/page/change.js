@@ -9,6 +9,7 @@ const MOST = 400 // points; of more, every other one is left out
 export class ChangePlot {
   #points = [] // [projections, change]
   #of = ''
+  #uid = ''
   #expected = 0
 
   constructor(svg) {
@@ -21,11 +22,13 @@ export class ChangePlot {
   }
 
   take(update, expected, file) {
-    if (reconstructionOf(update) !== this.#of) {
-      this.#of = reconstructionOf(update)
+    // A file says nothing of which reconstruction it is: of the same scan it is that of before.
+    if (reconstructionOf(update) !== this.#of && !(file && update.uid === this.#uid)) {
       this.#points = []
       this.#expected = 0
     }
+    this.#of = reconstructionOf(update)
+    this.#uid = update.uid
     this.#expected = expected ?? this.#expected // when the scan is over the axis stays
     this.empty.textContent = file ? 'of versions as they come' : 'from the second version on'
     const last = this.#points.at(-1)
@@ -42,6 +45,7 @@ export class ChangePlot {
     if (points.length === 0) {
       for (const path of [this.grid, this.curve, this.dots]) path.setAttribute('d', '')
       this.labels.replaceChildren()
+      this.svg.setAttribute('aria-label', `Change between versions: ${this.empty.textContent}`)
       return
     }
     const values = points.map(([, change]) => Math.log10(change))
