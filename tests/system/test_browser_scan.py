@@ -92,10 +92,11 @@ def test_a_scan_is_watched_from_its_first_version_to_its_file(demo: Demo) -> Non
         page.until("document.querySelector('#answers li.done')?.textContent === 'the filter is hann'")
         page.until("document.getElementById('link').dataset.state === 'file'", seconds=90)
         assert "final" in page.text("#version")
-        assert "%" in str(page.page.get_attribute("#change", "aria-label")), "the curve stays"
         page.page.keyboard.press("1")
         page.page.keyboard.press("PageDown")
         page.until_shown("z", index=9, kind="slice")
+        page.until("document.getElementById('line').textContent.startsWith('Finished volume')")
+        assert "%" in str(page.page.get_attribute("#change", "aria-label")), "the curve stays"
         assert not page.errors
     demo.until("the page stays until Ctrl-C")
     assert demo.end() == 0
