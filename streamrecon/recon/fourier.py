@@ -183,8 +183,13 @@ class FourierAccumulator:
             for place, pixels in zip(places, out, strict=True):
                 self._cut_row(place, pixels, gain)
         else:
-            target = self._device.target(out)
-            self._device.each(partial(self._cut_block, axis, places, gain, target), range(self.shape.blocks))
+            shape, image, side, target = self.shape, self._image(1), self._grids[0].shape[1], self._device.target(out)
+            phase = np.outer(2 * math.pi / self._period * image.pixel[list(places)], np.arange(side) - side // 2)
+            matrix = np.concatenate([np.cos(phase), np.sin(phase)]).astype(np.float32)
+            factors = np.outer(image.correction[list(places)], image.correction) * np.float32(gain * shape.scale)
+            factors[~np.stack([shape.inside(place) for place in places])] = 0
+            how, there = Shrinking.of(matrix, self._grids[0]), self._device.put(factors)
+            self._device.each(partial(self._cut_block, axis, how, there, target), range(shape.blocks))
             self._device.fetch(target, out)
 
     def _cut_row(self, row: int, out: NDArray[np.float32], gain: float) -> None:
@@ -196,24 +201,18 @@ class FourierAccumulator:
         columns, rows = self._columns_of_pixels(pair, image), slice(row % 2, row % 2 + 1)
         self._take(columns, image, rows, out[None], gain, self.shape.radius)
 
-    def _cut_block(self, axis: Axis, places: Sequence[int], gain: float, out: Array, block: int) -> None:
+    def _cut_block(self, axis: Axis, how: Shrinking, factors: Array, out: Array, block: int) -> None:
         """A block's rows of slices across y or x: the transform at single pixels is a sum over the grid, times phases."""
-        shape, period, image, rows = self.shape, self._period, self._image(1), self.shape.block(block)
-        pixel, correction = image.pixel[list(places)], image.correction[list(places)]
+        period, rows, count = self._period, self.shape.block(block), len(factors)
         with self._whole(block) as grid:
-            side, pairs = len(grid), grid.shape[2]
-            phase = np.outer(2 * math.pi / period * pixel, np.arange(side) - side // 2)
-            matrix = np.concatenate([np.cos(phase), np.sin(phase)]).astype(np.float32)
-            sums = self._device.empty((side, len(matrix), pairs), np.complex64)
-            shrink_rows(grid if axis == "x" else grid.transpose(1, 0, 2), Shrinking.of(matrix, grid), sums)
+            side, _, pairs = grid.shape
+            sums = self._device.empty((side, 2 * count, pairs), np.complex64)
+            shrink_rows(grid if axis == "x" else grid.transpose(1, 0, 2), how, sums)
         # Cells that are a period apart are the same frequency.
-        line = zeros(self._device, (2 * period, len(places), pairs), np.complex64)
-        line[period - side // 2 :][:side] = sums[:, : len(places)] + np.complex64(1j) * sums[:, len(places) :]
+        line = zeros(self._device, (2 * period, count, pairs), np.complex64)
+        line[period - side // 2 :][:side] = sums[:, :count] + np.complex64(1j) * sums[:, count:]
         values = fft.ifft(line[:period] + line[period:], axis=0, norm="forward")
-        values = values[self._device.put(image.pixel)].view(np.float32)[:, :, : rows.stop - rows.start]
-        factors = np.outer(correction, image.correction) * np.float32(gain * shape.scale)
-        inside = np.stack([shape.inside(place) for place in places])
-        factors = self._device.put(np.where(inside, factors, np.float32(0)))
+        values = values[self._device.put(self._image(1).pixel)].view(np.float32)[:, :, : rows.stop - rows.start]
         np.multiply(values.transpose(1, 2, 0), factors[:, None], out=out[:, rows])
 
     @contextlib.contextmanager
