@@ -285,21 +285,39 @@ def line(figure: dict[str, Any]) -> str:
     )
 
 
+def costs(windows: Sequence[dict[str, Any]], first: int) -> list[float]:
+    """Share of the rate, of each two windows side by side: a machine that is slower for a while is slower for both.
+
+    Parameters
+    ----------
+    windows
+        Of one scan, with viewers and without by turns.
+    first
+        Where the first two are. Scans that differ in it have viewers first, or last: what only goes on with time cancels.
+    """
+    pairs = zip(windows[first::2], windows[first + 1 :: 2], strict=False)
+    found = list[float]()
+    for pair in pairs:
+        rate = {window["watched"]: window["frames"] / window["seconds"] for window in pair}
+        found.append(1 - rate[True] / rate[False])
+    return found
+
+
 def judge(figures: list[dict[str, Any]]) -> list[Verdict]:
     """Against the limits."""
-    alone, watched = (np.concatenate([rates(figure, some) for figure in figures]) for some in (False, True))
-    if min(len(alone), len(watched)) < 2:
+    found = np.array([cost for i, figure in enumerate(figures) for cost in costs(figure["windows"], i % 2)])
+    if len(found) < 2:
         raise SystemExit(
             "the scans end before viewers have come and gone twice: more --projections, or a shorter --turn"
         )
-    cost = 1 - watched.mean() / alone.mean()
     # Without its error the difference of two such rates says little.
-    errors = [each.std(ddof=1) / each.mean() / len(each) ** 0.5 for each in (alone, watched)]
-    error = (1 - cost) * np.hypot(*errors)
+    error = found.std(ddof=1) / len(found) ** 0.5
     first = np.median([figure["first_picture"] for figure in figures])
     count = figures[0]["viewers"]
     return [
-        Verdict(f"what {count} viewers cost the scan's rate (+- {error:.3f})", float(cost), COST, False, "of it"),
+        Verdict(
+            f"what {count} viewers cost the scan's rate (+- {error:.3f})", float(found.mean()), COST, False, "of it"
+        ),
         Verdict("first picture after the first version", float(first), FIRST, False, "s"),
     ]
 

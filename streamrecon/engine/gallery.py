@@ -54,8 +54,9 @@ WARN_EVERY = 10.0
 ROUND, REQUESTS = 0.02, 16
 """Seconds of a round, and messages that are taken in one: others wait where they are, and cost the scan nothing."""
 
-REST, BYTES_PER_SECOND = 0.02, 400e6
-"""How long a viewer that was answered is not answered again: so many seconds at least, and longer for large answers."""
+REST, BYTES_PER_SECOND = 0.04, 400e6
+"""How long a viewer that was answered is not answered again: so many seconds at least, and longer for large answers. A page asks
+for all who look at it; what they scroll to meanwhile is one answer."""
 
 LINGER, RECENT = 2.0, 5.0
 """Seconds, at most, for which an engine that ends waits for those to take its last version that have asked so lately."""
@@ -277,8 +278,11 @@ class Gallery(threading.Thread):
             self._retried, self._full = now, set()
         not_now = self._busy | self._full | self._resting.keys()
         for viewer, want in self._audience.due(exhibit.update.key, not_now):
-            self._busy.add(viewer)
-            self._cutter.submit(self._cut, exhibit, viewer, want)
+            if exhibit.files.held and not self._busy:  # or both threads would keep pictures
+                self._answered(exhibit, viewer, want, *self._cut(exhibit, want))
+            else:
+                self._busy.add(viewer)
+                self._cutter.submit(self._cut_aside, exhibit, viewer, want)
 
     def _answered(self, exhibit: Exhibit, viewer: bytes, want: Want, update: Update | None, payload: bytes) -> None:
         self._busy.discard(viewer)
@@ -295,9 +299,13 @@ class Gallery(threading.Thread):
             # It has not taken what was sent before: it is asked again a little later, not at once.
             self._full.add(viewer)
 
-    # The thread of the cutter.
+    # The thread of the cutter, or this one while that one does nothing and no disk is needed.
 
-    def _cut(self, exhibit: Exhibit, viewer: bytes, want: Want) -> None:
+    def _cut_aside(self, exhibit: Exhibit, viewer: bytes, want: Want) -> None:
+        update, payload = self._cut(exhibit, want)
+        self._do(lambda: self._answered(exhibit, viewer, want, update, payload))
+
+    def _cut(self, exhibit: Exhibit, want: Want) -> tuple[Update | None, bytes]:
         update, payload = None, b""
         try:
             shots = self._shots_of(exhibit, want)
@@ -308,7 +316,7 @@ class Gallery(threading.Thread):
             log.warning("version %d cannot be shown any more: %s", exhibit.update.version, error)
         except Exception:
             log.exception("version %d cannot be shown", exhibit.update.version)
-        self._do(lambda: self._answered(exhibit, viewer, want, update, payload))
+        return update, payload
 
     def _shots_of(self, exhibit: Exhibit, want: Want) -> list[tuple[Picture, NDArray[np.float32]]]:
         if self._shots_are_of is not exhibit:

@@ -105,6 +105,11 @@ class SlabFiles:
         (found,) = (pixels[:, :, index - first] for first, pixels in bands)
         return found
 
+    @property
+    def held(self) -> bool:
+        """Whether nothing need be read any more."""
+        return self._volume is not None
+
     def hold(self, volume: NDArray[np.float32]) -> None:
         """Nothing need be read any more: this is all of it."""
         self._volume = volume
