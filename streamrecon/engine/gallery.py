@@ -21,6 +21,7 @@ from streamrecon.errors import StreamreconError
 from streamrecon.scan import Axis
 from streamrecon.transport import Poller, Publisher, Wakeup
 from streamrecon.wire.audience import LIMIT, Audience
+from streamrecon.wire.codec import Buffer
 from streamrecon.wire.messages import (
     PLANES,
     SINOGRAMS,
@@ -119,7 +120,7 @@ class Gallery(threading.Thread):
         self._full: set[bytes] = set()
         """Viewers that have not taken what was sent before."""
         self._retried = 0.0
-        self._results: deque[tuple[float, bytes, Result, bytes]] = deque()
+        self._results: deque[tuple[float, bytes, Result, Buffer]] = deque()
         """Answers that could not be sent yet, each until when it is tried."""
         self._shots: dict[tuple[Axis, int | None, int], Shot] = {}
         self._shots_are_of: Exhibit | None = None
@@ -188,7 +189,7 @@ class Gallery(threading.Thread):
         self._has = set()
         self._exhibit = change(self._exhibit, exhibit)
 
-    def _send(self, viewer: bytes, message: Message, payload: bytes | None = None) -> bool:
+    def _send(self, viewer: bytes, message: Message, payload: Buffer | None = None) -> bool:
         """Send, or give up what cannot be sent at all; False where it may be tried again."""
         try:
             return self._publisher.send(viewer, message, payload)
@@ -242,7 +243,7 @@ class Gallery(threading.Thread):
 
     def _take(self, viewer: bytes, request: Control) -> None:
         def answer(result: Result, pixels: Sequence[NDArray[np.float32]] = ()) -> None:
-            payload = b"".join(np.ascontiguousarray(each, "<f4").data for each in pixels)
+            payload = _payload(pixels)
             self._do(lambda: self._results.append((time.monotonic() + RESULTS_WITHIN, viewer, result, payload)))
 
         refusal = None
@@ -260,7 +261,7 @@ class Gallery(threading.Thread):
             self._results.append((time.monotonic() + RESULTS_WITHIN, viewer, result, b""))
 
     def _send_results(self) -> None:
-        now, waiting = time.monotonic(), deque[tuple[float, bytes, Result, bytes]]()
+        now, waiting = time.monotonic(), deque[tuple[float, bytes, Result, Buffer]]()
         for until, viewer, result, payload in self._results:
             if now < until and not self._send(viewer, result, payload):
                 waiting.append((until, viewer, result, payload))
@@ -284,7 +285,7 @@ class Gallery(threading.Thread):
                 self._busy.add(viewer)
                 self._cutter.submit(self._cut_aside, exhibit, viewer, want)
 
-    def _answered(self, exhibit: Exhibit, viewer: bytes, want: Want, update: Update | None, payload: bytes) -> None:
+    def _answered(self, exhibit: Exhibit, viewer: bytes, want: Want, update: Update | None, payload: Buffer) -> None:
         self._busy.discard(viewer)
         if update is None:
             if self._exhibit is exhibit:
@@ -305,12 +306,13 @@ class Gallery(threading.Thread):
         update, payload = self._cut(exhibit, want)
         self._do(lambda: self._answered(exhibit, viewer, want, update, payload))
 
-    def _cut(self, exhibit: Exhibit, want: Want) -> tuple[Update | None, bytes]:
-        update, payload = None, b""
+    def _cut(self, exhibit: Exhibit, want: Want) -> tuple[Update | None, Buffer]:
+        update: Update | None = None
+        payload: Buffer = b""
         try:
             shots = self._shots_of(exhibit, want)
             update = replace(exhibit.update, pictures=tuple(picture for picture, _ in shots))
-            payload = b"".join(np.ascontiguousarray(pixels, "<f4").data for _, pixels in shots)
+            payload = _payload([pixels for _, pixels in shots])
         except OSError as error:
             # Such as a version that was deleted.
             log.warning("version %d cannot be shown any more: %s", exhibit.update.version, error)
@@ -338,3 +340,13 @@ class Gallery(threading.Thread):
                 del self._shots[next(iter(self._shots))]
             self._shots[key] = exhibit.slice(axis, index, most)
         return self._shots[key]
+
+
+def _payload(pictures: Sequence[NDArray[np.float32]]) -> Buffer:
+    """Pixels of pictures, one after the other."""
+    # By NumPy, which lets others have the interpreter meanwhile, unlike `join`.
+    pixels, end = np.empty(sum(picture.size for picture in pictures), "<f4"), 0
+    for picture in pictures:
+        begin, end = end, end + picture.size
+        pixels[begin:end].reshape(picture.shape)[...] = picture
+    return pixels.data.cast("B")

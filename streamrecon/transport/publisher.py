@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import zmq
 
 from streamrecon.transport.receiver import Receiver
+from streamrecon.wire.codec import Buffer
 from streamrecon.wire.messages import Control, Look, Message, Want
 
 log = logging.getLogger(__name__)
@@ -52,10 +53,13 @@ class Publisher:
             else:
                 log.warning("a viewer sent %s; expected WANT, LOOK or CONTROL", message.name())
 
-    def send(self, viewer: bytes, message: Message, payload: bytes | None = None) -> bool:
-        """Answer; False where the viewer has not yet taken what was sent before. One that is gone is no error."""
+    def send(self, viewer: bytes, message: Message, payload: Buffer | None = None) -> bool:
+        """Answer; False where the viewer has not yet taken what was sent before. One that is gone is no error.
+
+        The payload is not copied: it must not change any more.
+        """
         try:
-            self._receiver.send(viewer, message, payload)
+            self._receiver.send(viewer, message, payload, copy=False)
         except zmq.Again:
             return False
         except zmq.ZMQError as error:

@@ -100,10 +100,13 @@ class Receiver:
                 continue
             yield bytes(peer.buffer), message, payload
 
-    def send(self, peer: bytes, message: Message, payload: bytes | None = None) -> None:
-        """Send; a peer that is gone is not an error, as ROUTER drops what it cannot deliver."""
-        parts = [peer, *encode(message)]
-        self._socket.send_multipart(parts if payload is None else [*parts, payload], zmq.NOBLOCK)
+    def send(self, peer: bytes, message: Message, payload: Buffer | None = None, copy: bool = True) -> None:
+        """Send; a peer that is gone is not an error, as ROUTER drops what it cannot deliver.
+
+        A payload that is not copied must not change any more.
+        """
+        parts: list[Buffer] = [peer, *encode(message)]
+        self._socket.send_multipart(parts if payload is None else [*parts, payload], zmq.NOBLOCK, copy=copy)
 
     def close(self) -> None:
         """Close the socket; what is queued gets a moment to leave."""

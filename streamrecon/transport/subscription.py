@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from streamrecon.errors import ConfigError, MessageError, PeerLostError, RemoteProtocolError
 from streamrecon.scan import Axis
 from streamrecon.transport.endpoint import connect, open_socket
-from streamrecon.wire.codec import decode, encode
+from streamrecon.wire.codec import PARTS_LIMIT, Buffer, decode, encode
 from streamrecon.wire.messages import Control, Look, Picture, Plane, Progress, Result, Update, Want
 
 LOOKS = 1.0
@@ -73,14 +73,15 @@ class Subscription:
         if not self._socket.poll(int(max(0.0, seconds) * 1000)):
             return None
         try:
-            message, payload = decode(self._socket.recv_multipart())
+            parts = self._socket.recv_multipart(copy=False)
+            message, payload = decode([part.buffer for part in parts[: PARTS_LIMIT + 1]])
         except MessageError as error:
             raise RemoteProtocolError(f"{self.endpoint} sent something else: {error}") from error
         if not isinstance(message, Answer):
             raise RemoteProtocolError(f"{self.endpoint} sent {message.name()}; expected UPDATE, PROGRESS or RESULT")
         if isinstance(message, Progress):
             return message, []
-        return message, _pictures(message, message.pictures, bytes(payload or b""))
+        return message, _pictures(message, message.pictures, payload or b"")
 
     def close(self) -> None:
         """Close the connection."""
@@ -93,12 +94,14 @@ class Subscription:
         self.close()
 
 
-def _pictures(message: Update | Result, pictures: Sequence[Picture], payload: bytes) -> Pictures:
+def _pictures(message: Update | Result, pictures: Sequence[Picture], payload: Buffer) -> Pictures:
     sizes = [math.prod(picture.shape) for picture in pictures]
     if len(payload) != 4 * sum(sizes):
         shapes = ", ".join(str(picture.shape) for picture in pictures) or "none"
         raise RemoteProtocolError(f"{message.name()} has {len(payload)} bytes for pictures of the shapes {shapes}")
-    pixels = np.split(np.frombuffer(payload, "<f4"), np.cumsum(sizes)[:-1]) if sizes else []
+    # Where libzmq has put it need not be where a number may begin.
+    values = np.require(np.frombuffer(payload, "<f4"), requirements="A")
+    pixels = np.split(values, np.cumsum(sizes)[:-1]) if sizes else []
     return [(picture, each.reshape(picture.shape)) for picture, each in zip(pictures, pixels, strict=True)]
 
 

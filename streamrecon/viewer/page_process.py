@@ -148,11 +148,11 @@ class PageProcess:
 
 def yield_to_others() -> None:
     """From now on have the lowest priority: of a core that another process keeps busy, Linux gives this one a part in 70."""
-    # By thread; those that are begun later have what the one that begins them has.
-    for thread in threading.enumerate():
-        if thread.native_id is not None:
-            with contextlib.suppress(AttributeError, OSError):  # where there is no such thing
-                os.setpriority(os.PRIO_PROCESS, thread.native_id, NICENESS)
+    # By thread, those of libraries, too; later ones have what the one has that begins them.
+    tasks = Path("/proc/self/task")
+    for thread in tasks.iterdir() if tasks.exists() else ():
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            os.setpriority(os.PRIO_PROCESS, int(thread.name), NICENESS)
 
 
 def _main() -> int:
