@@ -162,6 +162,14 @@ class Rank:
 
     def run(self) -> Finished:
         """Reconstruct until the scan has ended and its last version is handed to the writer; how it ended."""
+        try:
+            self._reconstruct()
+        finally:
+            self._slab.end_loans()
+        assert self._finish is not None
+        return self._finish.end
+
+    def _reconstruct(self) -> None:
         while True:
             self._intake.absorb(self._room(), self._patience())
             self._take_back()
@@ -178,8 +186,6 @@ class Rank:
                 self._emit(last=False)
         if self._slab.cursor:
             self._emit(last=True)
-        assert self._finish is not None
-        return self._finish.end
 
     def taught(self) -> Previous:
         """What the scan has taught for the next one of its detector; once it has ended."""
@@ -382,7 +388,7 @@ class Rank:
             self._writer.wait_idle(0.02)
         content, side = self._content(records, binning, last), slab.side
         sagittal = partial(self._sagittal, update.volume.shape[2], side, binning)
-        self._writer.put(Job(cut, update, provenance, content, arrivals, side, aside, sagittal))
+        self._writer.put(Job(cut, update, provenance, content, arrivals, side, aside, slab.loan, sagittal))
 
     def _aside(self, records: Sequence[Record], gain: float, binning: int) -> Aside:
         """What viewers see besides the slices, where there may be some: the newest projection, and the sinograms they look at."""

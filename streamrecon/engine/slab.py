@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from streamrecon.config import Config, ReconConfig
 from streamrecon.engine.fields import Fields, positions
 from streamrecon.engine.journal import Record
+from streamrecon.engine.loan import Loan
 from streamrecon.engine.orders import Align, Change
 from streamrecon.engine.plan import Plan, fit
 from streamrecon.engine.planes import Place, Plane, cut
@@ -94,6 +95,8 @@ class Slab:
         width = config.normalize.rings
         self._stripes = None if width is None else Stripes(rows, size.columns, width)
         self._volumes = Workspace(CPU), Workspace(CPU)
+        self._loans: dict[int, Loan] = {}
+        """Of the snapshots that are in these."""
         self._snapshots = 0
         self._accumulator: Accumulator | None = None
         self.align: Align | None = None
@@ -337,13 +340,28 @@ class Slab:
         places = shape.slices(binning)
         # One version is made while the one before is being written.
         self._snapshots += 1
-        memory = self._volumes[self._snapshots % 2]
+        desk = self._snapshots % 2
+        if desk in self._loans:
+            self._loans[desk].end()
+        memory = self._volumes[desk]
         volume: NDArray[np.float32] = memory((places[-1].stop, side, side), np.float32)
         for block, place in enumerate(places):
             with self._counters.stage("snapshot"):
                 self._accumulator.snapshot_block(block, volume[place], gain, binning)
             self._between()
-        return bin_slices(volume, binning // shape.row_binning(binning))
+        volume = bin_slices(volume, binning // shape.row_binning(binning))
+        self._loans[desk] = Loan(volume)
+        return volume
+
+    @property
+    def loan(self) -> Loan:
+        """Of the newest snapshot, which viewers may read until it is the last but one."""
+        return self._loans[self._snapshots % 2]
+
+    def end_loans(self) -> None:
+        """No snapshot is lent any more: its memory may be needed for another scan."""
+        for loan in self._loans.values():
+            loan.end()
 
     def planes(self, places: Sequence[Place], gain: float, first: int) -> tuple[Plane, ...]:
         """Its part of single slices in full resolution; `first` is the slice of the volume that it begins with."""

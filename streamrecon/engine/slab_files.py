@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from streamrecon.engine.loan import Loan
 from streamrecon.scan import Axis
 from streamrecon.wire.messages import Range
 
@@ -77,6 +78,7 @@ class SlabFiles:
         """(slice, y, x)."""
         self._bands = bands
         """Of each slab, or of all as if they were one."""
+        self._loan: Loan | None = None
         self._volume: NDArray[np.float32] | None = None
         """All of a small one, once it is known or a slice was asked for."""
 
@@ -89,13 +91,16 @@ class SlabFiles:
             If the version is gone, or the disk fails.
         """
         count, height, width = self.shape
+        place = (slice(None),) * AXES[axis] + (index,)
+        if self._loan is not None and (lent := self._loan.read(place)) is not None:
+            return lent
         if self._volume is None:
             if axis == "x" and (known := self._known(index)):
                 return np.concatenate(known)
             if 4 * count * height * width <= SMALL:
                 self._volume = self.rows((0, count), (0, height))
         if self._volume is not None:
-            return self._volume[(slice(None),) * AXES[axis] + (index,)]
+            return self._volume[place]
         if axis == "z":
             image: NDArray[np.float32] = self.rows((index, index + 1), (0, height))[0]
             return image
@@ -114,6 +119,10 @@ class SlabFiles:
         """Nothing need be read any more: this is all of it."""
         self._volume = volume
 
+    def borrow(self, loan: Loan) -> None:
+        """As long as it runs, nothing need be read: it is all of the version."""
+        self._loan = loan
+
     def across(self, places: Sequence[int], more: Sequence[int] = ()) -> None:
         """Have slices across x soon: those that are not known are read together, and with them those beside them.
 
@@ -129,6 +138,8 @@ class SlabFiles:
         OSError
             If the version is gone, or the disk fails.
         """
+        if self._loan is not None and self._loan.runs:
+            return
         if self._volume is None and math.prod(self.shape) * 4 > SMALL and not all(map(self._known, places)):
             self._read_across((*places, *more))
 

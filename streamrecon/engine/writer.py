@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from streamrecon.engine.journal import AtWork
+from streamrecon.engine.loan import Loan
 from streamrecon.engine.orders import LAST, Aside, Part
 from streamrecon.engine.output import Output, Provenance
 from streamrecon.errors import OutputError
@@ -34,6 +35,8 @@ class Job:
     """Of a slice without binning, pixels."""
     aside: Aside
     """What the compute thread has for viewers."""
+    loan: Loan | None = None
+    """Of its volume; None where it is not lent."""
     sagittal: Callable[[], tuple[Range, ...]] = tuple
     """Slices across x to put there, too, voxels of the version: asked as late as can be, as viewers scroll."""
 

@@ -1,0 +1,112 @@
+"""Viewers read the snapshots that are in memory as long as nothing else is written there, and nobody waits for them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from engine_scans import config, simulated, stream
+
+from streamrecon.engine import publishing, slab_files
+from streamrecon.engine.exhibit import Exhibit
+from streamrecon.engine.gallery import Gallery
+from streamrecon.engine.loan import Loan
+from streamrecon.engine.slab_files import AXES, SlabFiles
+from streamrecon.scan import Frame
+from streamrecon.transport import private_ipc
+
+LITTLE_DISK = {"disk_bytes": 1_500_000}
+"""For previews, and the last version."""
+
+
+class _Other:
+    """Stands for an array in which another version is written while it is read."""
+
+    def __init__(self) -> None:
+        self.array, self.loan = np.zeros((2, 3), np.float32), Loan(self)  # type: ignore[arg-type]
+
+    def __getitem__(self, place: Any) -> np.ndarray:
+        self.loan.end()
+        self.array[:] = 1
+        return self.array[place]
+
+
+def test_what_is_read_stays_as_it_was() -> None:
+    array = np.arange(6, dtype=np.float32).reshape(2, 3)
+    loan = Loan(array)
+    found = loan.read((slice(None), 1))
+    assert loan.runs
+    loan.end()
+    array[:] = 7
+    assert found is not None
+    np.testing.assert_array_equal(found, [1, 4])
+    assert not loan.runs
+    assert loan.read((slice(None), 1)) is None
+
+
+def test_what_may_have_changed_meanwhile_is_not_given() -> None:
+    assert _Other().loan.read(0) is None
+
+
+@pytest.mark.parametrize("binning", [1, 4])
+def test_versions_are_lent_until_their_memory_is_needed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, binning: int
+) -> None:
+    """All of a scan: what is lent is what is in the files, of two versions at most, and of none when the scan is over."""
+    monkeypatch.setattr(publishing, "PREVIEW", 8)  # else so small a version is its own preview
+    monkeypatch.setattr(slab_files, "SMALL", 0)
+    lent: list[Loan] = []
+    running: list[int] = []
+    read: list[bool] = []
+
+    def show(gallery: Gallery, exhibit: Exhibit) -> None:
+        files = exhibit.files
+        assert isinstance(files._loan, Loan)
+        lent.append(files._loan)
+        running.append(sum(loan.runs for loan in lent))
+        for axis, number in AXES.items():
+            at = files.shape[number] // 3
+            from_disk = SlabFiles(files._files).slice(axis, at)
+            pixels = files._loan.read((slice(None),) * number + (at,))
+            if pixels is not None:  # the next but one may be on its way
+                read.append(np.array_equal(pixels, from_disk))
+            read.append(np.array_equal(files.slice(axis, at), from_disk))
+
+    monkeypatch.setattr(Gallery, "show", show)
+    scan = simulated(rows=24, columns=48)
+    options = config(emit={"every": 5, "publish": private_ipc()}, engine=LITTLE_DISK if binning > 1 else {})
+
+    def slowly(rows: slice) -> Iterator[Frame]:
+        for frame in scan.frames(rows):
+            time.sleep(0.02)  # else the next version but one is there before the first one is shown
+            yield frame
+
+    done = stream(scan, options, tmp_path, frames=slowly)
+    assert done.result is not None
+    versions = done.told("version")
+    assert len(lent) == len(versions) > 5
+    assert {version["binning"] for version in versions} == {1, binning}
+    assert max(running) <= 2
+    assert all(read)
+    assert len(read) > 3 * len(lent), "nothing was lent"
+    assert not any(loan.runs for loan in lent)
+
+
+def test_what_is_lent_is_not_read_from_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slab_files, "SMALL", 0)
+    volume = np.random.default_rng(1).standard_normal((3, 4, 5)).astype(np.float32)
+    path = tmp_path / "slab"
+    files, loan = SlabFiles([(path, 0, (3, 4, 5))]), Loan(volume)
+    files.borrow(loan)
+    files.across([1], [2])
+    for axis, number in AXES.items():
+        np.testing.assert_array_equal(files.slice(axis, 1), volume.take(1, number))
+    loan.end()
+    path.write_bytes(volume.tobytes())
+    volume = volume.copy()
+    for axis, number in AXES.items():
+        np.testing.assert_array_equal(files.slice(axis, 2), volume.take(2, number))
