@@ -20,7 +20,7 @@ from streamrecon.engine.status import angles_of
 from streamrecon.engine.writer import Job
 from streamrecon.recon.means import Moments
 from streamrecon.scan import Axis
-from streamrecon.wire.messages import Picture, Range, Update
+from streamrecon.wire.messages import PREVIEW, Picture, Range, Update
 
 Shot = tuple[Picture, NDArray[np.float32]]
 """A picture and its pixels."""
@@ -45,7 +45,9 @@ class Exhibit:
     """Slices in full resolution, where the version is binned."""
 
     def slice(self, axis: Axis, index: int | None, most: int) -> Shot:
-        """A slice, in full resolution where this version has it: one that was looked at before, or all of one without bins.
+        """A slice, in full resolution where this version has it: one that was looked at before, or of one without bins.
+
+        Of one without bins, too, it is that of the preview where it would take long, and will be had with the next version.
 
         Parameters
         ----------
@@ -65,8 +67,14 @@ class Exhibit:
         place = self._place(axis, index)
         others = tuple(size for i, size in enumerate(full) if i != number)
         found = self.planes.get((axis, place))
-        pixels = self.files.slice(axis, self._voxel(axis, place)) if found is None else found
+        pixels = self._cut(axis, self._voxel(axis, place)) if found is None else found
         return _shot("slice", binned(pixels, most), others, axis, place)
+
+    def _cut(self, axis: Axis, voxel: int) -> NDArray[np.float32]:
+        if axis != "x" or not self.files.costs_much(voxel):
+            return self.files.slice(axis, voxel)
+        width = math.ceil(max(self.files.shape) / PREVIEW)
+        return self.preview[:, :, min(voxel // width, self.preview.shape[2] - 1)]
 
     def across(self, places: Sequence[int | None], more: Sequence[int | None]) -> None:
         """Have slices across x together; as `SlabFiles.across`, with places along x as those of `slice`."""

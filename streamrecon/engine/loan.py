@@ -19,14 +19,17 @@ class Loan:
 
     def __init__(self, array: NDArray[np.float32]) -> None:
         self._array: NDArray[np.float32] | None = array
+        self.superseded = False
+        """Whether it has ended as a newer version is on its way."""
 
     @property
     def runs(self) -> bool:
         """Whether it could be read just now."""
         return self._array is not None
 
-    def end(self) -> None:
-        """Called before something else is written there, and when the memory is to be free."""
+    def end(self, superseded: bool = False) -> None:
+        """Called before a newer version is written there, and when the memory is to be free."""
+        self.superseded = superseded
         self._array = None
 
     def read(self, place: Any) -> NDArray[np.float32] | None:

@@ -342,7 +342,7 @@ class Slab:
         self._snapshots += 1
         desk = self._snapshots % 2
         if desk in self._loans:
-            self._loans[desk].end()
+            self._loans[desk].end(superseded=True)
         memory = self._volumes[desk]
         volume: NDArray[np.float32] = memory((places[-1].stop, side, side), np.float32)
         for block, place in enumerate(places):

@@ -90,14 +90,14 @@ class SlabFiles:
         OSError
             If the version is gone, or the disk fails.
         """
-        count, height, width = self.shape
+        count, height, _ = self.shape
         place = (slice(None),) * AXES[axis] + (index,)
         if self._loan is not None and (lent := self._loan.read(place)) is not None:
             return lent
         if self._volume is None:
             if axis == "x" and (known := self._known(index)):
                 return np.concatenate(known)
-            if 4 * count * height * width <= SMALL:
+            if not self._large:
                 self._volume = self.rows((0, count), (0, height))
         if self._volume is not None:
             return self._volume[place]
@@ -119,9 +119,19 @@ class SlabFiles:
         """Nothing need be read any more: this is all of it."""
         self._volume = volume
 
+    @property
+    def _large(self) -> bool:
+        """Whether it is not read, and kept, as a whole."""
+        return self._volume is None and math.prod(self.shape) * 4 > SMALL
+
     def borrow(self, loan: Loan) -> None:
         """As long as it runs, nothing need be read: it is all of the version."""
         self._loan = loan
+
+    def costs_much(self, place: int) -> bool:
+        """Whether all of the version would be read for a slice across x, and a newer one is on its way."""
+        superseded = self._loan is not None and self._loan.superseded
+        return superseded and self._large and not self._known(place)
 
     def across(self, places: Sequence[int], more: Sequence[int] = ()) -> None:
         """Have slices across x soon: those that are not known are read together, and with them those beside them.
@@ -138,9 +148,9 @@ class SlabFiles:
         OSError
             If the version is gone, or the disk fails.
         """
-        if self._loan is not None and self._loan.runs:
+        if self._loan is not None and (self._loan.runs or self._loan.superseded):
             return
-        if self._volume is None and math.prod(self.shape) * 4 > SMALL and not all(map(self._known, places)):
+        if self._large and not all(map(self._known, places)):
             self._read_across((*places, *more))
 
     def _known(self, place: int) -> list[NDArray[np.float32]]:

@@ -11,13 +11,16 @@ import numpy as np
 import pytest
 from engine_scans import config, simulated, stream
 
+from streamrecon.engine import exhibit as exhibits
 from streamrecon.engine import publishing, slab_files
+from streamrecon.engine.bins import bins_of, joined
 from streamrecon.engine.exhibit import Exhibit
 from streamrecon.engine.gallery import Gallery
 from streamrecon.engine.loan import Loan
 from streamrecon.engine.slab_files import AXES, SlabFiles
-from streamrecon.scan import Frame
+from streamrecon.scan import Axis, Frame
 from streamrecon.transport import private_ipc
+from streamrecon.wire.messages import Update
 
 LITTLE_DISK = {"disk_bytes": 1_500_000}
 """For previews, and the last version."""
@@ -57,7 +60,8 @@ def test_versions_are_lent_until_their_memory_is_needed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, binning: int
 ) -> None:
     """All of a scan: what is lent is what is in the files, of two versions at most, and of none when the scan is over."""
-    monkeypatch.setattr(publishing, "PREVIEW", 8)  # else so small a version is its own preview
+    for module in publishing, exhibits:  # else so small a version is its own preview
+        monkeypatch.setattr(module, "PREVIEW", 8)
     monkeypatch.setattr(slab_files, "SMALL", 0)
     lent: list[Loan] = []
     running: list[int] = []
@@ -110,3 +114,43 @@ def test_what_is_lent_is_not_read_from_the_disk(tmp_path: Path, monkeypatch: pyt
     volume = volume.copy()
     for axis, number in AXES.items():
         np.testing.assert_array_equal(files.slice(axis, 2), volume.take(2, number))
+
+
+@pytest.mark.parametrize("shape", [(5, 7, 7), (20, 3, 3), (9, 20, 20)])
+def test_slices_that_cost_much_are_those_of_the_preview_until_the_newer_version_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int, int]
+) -> None:
+    monkeypatch.setattr(slab_files, "SMALL", 0)
+    monkeypatch.setattr(exhibits, "PREVIEW", 6)
+    volume = np.random.default_rng(2).standard_normal(shape).astype(np.float32)
+    path = tmp_path / "slab"
+    path.write_bytes(volume.tobytes())
+    width, side = -(-max(shape) // 6), shape[2]
+    preview = joined([bins_of(volume, 0, width)[0]])
+    # The slice at 1 was looked at before, and came with the version.
+    files, loan = SlabFiles([(path, 0, shape)], [[(1, volume[:, :, 1:2])]]), Loan(volume)
+    files.borrow(loan)
+    update = Update(version=1, uid="s", projections=1, coverage=0.5, final=False, binning=1, shape=shape, full=shape)
+    exhibit = Exhibit(update, files, preview, None, (1, 1), {}, {})
+
+    def seen(axis: Axis, place: int) -> np.ndarray:
+        exhibit.across([place] if axis == "x" else [], [])
+        picture, pixels = exhibit.slice(axis, place, 0)
+        others = tuple(size for i, size in enumerate(shape) if i != AXES[axis])
+        assert (picture.shape, picture.full) == (pixels.shape, others)
+        return pixels
+
+    def all_are_of_the_volume() -> None:
+        for axis, number in AXES.items():
+            for place in range(shape[number]):
+                np.testing.assert_array_equal(seen(axis, place), volume.take(place, number))
+
+    all_are_of_the_volume()
+    loan.end(superseded=True)
+    for axis in ("z", "y"):
+        np.testing.assert_array_equal(seen(axis, 0), volume.take(0, AXES[axis]))
+    for place in range(side):
+        expected = volume[:, :, 1] if place == 1 else preview[:, :, min(place // width, preview.shape[2] - 1)]
+        np.testing.assert_array_equal(seen("x", place), expected)
+    loan.end()
+    all_are_of_the_volume()
