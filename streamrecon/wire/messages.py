@@ -369,8 +369,8 @@ class Want(Message):
     """0 for any: also what is there already, with other slices."""
     planes: tuple[Plane, ...] = (Plane(axis="z"), Plane(axis="y"), Plane(axis="x"))
     """Slices to be sent, at most `PLANES`, the latest last, in full resolution. Of a binned version those that were not looked at
-    before it, or have no room, are as it has them. Across x of a whole one they are now and then those of the preview, where all of
-    it would have to be read while the next one is on its way."""
+    before it, or have no room, are as it has them. Across x of a whole one they are now and then those of the preview, where
+    all of it would have to be read while the next one is on its way."""
     most: int = 0
     """Pixels of the longest side of a picture, at most; 0 for any."""
     preview: int = 0
