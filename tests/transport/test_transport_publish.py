@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -111,6 +112,30 @@ def test_a_publisher_that_is_none(ipc: str, parts: list[bytes]) -> None:
             call.result()
     finally:
         other.close()
+
+
+@pytest.mark.parametrize("more", [*range(4), 8200])
+def test_pixels_are_where_numbers_may_begin(ipc: str, more: int) -> None:
+    """Of small messages libzmq gives a part of what it has read, which begins anywhere."""
+    publisher = Publisher(ipc)
+    picture = Picture(kind="projection", axis="", index=0, shape=(3, 1 + more), full=(3, 1 + more))
+    pixels = np.arange(3 * (1 + more), dtype="<f4")
+    try:
+        with Subscription(ipc) as viewer:
+            viewer.ask(Want(after=0))
+            assert publisher.socket.poll(5000)
+            ((who, _),) = publisher.requests(1)
+            for title in ("", "a", "ab", "abc"):
+                update = replace(UPDATE, title=title, pictures=(picture,))
+                while not publisher.send(who, update, pixels.data.cast("B")):
+                    time.sleep(0.005)  # it has not noticed yet that the one before was taken
+                answer = viewer.receive(5.0)
+                assert answer is not None
+                ((_, got),) = answer[1]
+                assert got.flags.aligned
+                np.testing.assert_array_equal(got, pixels.reshape(3, -1))
+    finally:
+        publisher.close()
 
 
 def test_a_wakeup_from_many_threads() -> None:
