@@ -2,9 +2,10 @@
 
 While a scan is reconstructed, viewers come and go by turns: pages' sessions at the server of `streamrecon view`, each looking
 at slices of its own and scrolling along one axis, so often that it is sent `--rate` updates a second, be they of a new version
-or of another slice. Server and sessions are processes beside the engine's, on the same cores, at the lowest priority; the
-reference is the time between, when nobody looks. With `--apart` the engine has one half of the cores and all others the other
-one, as if the page were served by another machine: then it is what the engine itself does for viewers.
+or of another slice. The reference is the time between, when nobody looks. The engine has one half of the cores, server and
+sessions the other one, as if the page were served by another machine, or by cores that the engine does not need: it is what the
+engine itself does for viewers. With `--beside` they are all on the same cores, which the engine keeps busy; server and sessions
+have the lowest priority.
 """
 
 from __future__ import annotations
@@ -110,19 +111,20 @@ def main() -> None:
     parser.add_argument("--turn", type=float, default=4.0, help="seconds with viewers, and without")
     parser.add_argument("--full", action="store_true", help="versions without binning, kept where temporary files are")
     parser.add_argument(
-        "--apart", action="store_true", help="half of the cores are the engine's, half the page's and its viewers'"
+        "--beside", action="store_true", help="page and viewers on the engine's cores, not on the other half of them"
     )
     parser.add_argument("--quick", action="store_true", help="a small scan, one round")
     parser.add_argument("--json", type=Path, help="write the figures there")
     parser.add_argument("--crowd", help=argparse.SUPPRESS)
     options = parser.parse_args()
     cores = sorted(os.sched_getaffinity(0))
-    others = cores[len(cores) // 2 :] if options.apart else cores
+    half = len(cores) // 2
+    others = cores if options.beside or not half else cores[half:]
     if options.crowd:
         asyncio.run(crowd(options.crowd, options.viewers, options.side, options.rate))
         return
-    if options.apart:
-        os.sched_setaffinity(0, cores[: len(cores) // 2])
+    if others != cores:
+        os.sched_setaffinity(0, cores[:half])
     if options.quick:
         options.side, options.projections, options.rounds, options.turn = 128, 6000, 1, 0.6
     simulated = SimulatedConfig(
