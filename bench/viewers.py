@@ -14,6 +14,7 @@ import argparse
 import asyncio
 import contextlib
 import json
+import math
 import os
 import struct
 import subprocess
@@ -107,7 +108,7 @@ def main() -> None:
     parser.add_argument("--projections", type=int, default=1600)
     parser.add_argument("--viewers", type=int, default=20)
     parser.add_argument("--rate", type=float, default=5.0, help="updates per second that each asks for, versions, too")
-    parser.add_argument("--rounds", type=int, default=3, help="scans")
+    parser.add_argument("--rounds", type=int, default=4, help="scans; an even number")
     parser.add_argument("--turn", type=float, default=4.0, help="seconds with viewers, and without")
     parser.add_argument("--full", action="store_true", help="versions without binning, kept where temporary files are")
     parser.add_argument(
@@ -287,39 +288,38 @@ def line(figure: dict[str, Any]) -> str:
     )
 
 
-def costs(windows: Sequence[dict[str, Any]], first: int) -> list[float]:
-    """Share of the rate, of each two windows side by side: a machine that is slower for a while is slower for both.
+def pairs(windows: Sequence[dict[str, Any]], first: int) -> list[float]:
+    """Logarithm of the rate with viewers over that without, of each two windows side by side.
+
+    A machine that is slower for a while is slower for both; and of ratios themselves the mean would be too large.
 
     Parameters
     ----------
     windows
         Of one scan, with viewers and without by turns.
     first
-        Where the first two are. Scans that differ in it have viewers first, or last: what only goes on with time cancels.
+        Where the first two are. In scans that differ in it viewers come first, or last: what only goes on with time cancels.
     """
-    pairs = zip(windows[first::2], windows[first + 1 :: 2], strict=False)
     found = list[float]()
-    for pair in pairs:
+    for pair in zip(windows[first::2], windows[first + 1 :: 2], strict=False):
         rate = {window["watched"]: window["frames"] / window["seconds"] for window in pair}
-        found.append(1 - rate[True] / rate[False])
+        found.append(math.log(rate[True] / rate[False]))
     return found
 
 
 def judge(figures: list[dict[str, Any]]) -> list[Verdict]:
     """Against the limits."""
-    found = np.array([cost for i, figure in enumerate(figures) for cost in costs(figure["windows"], i % 2)])
+    found = np.array([each for i, figure in enumerate(figures) for each in pairs(figure["windows"], i % 2)])
     if len(found) < 2:
         raise SystemExit(
             "the scans end before viewers have come and gone twice: more --projections, or a shorter --turn"
         )
     # Without its error the difference of two such rates says little.
-    error = found.std(ddof=1) / len(found) ** 0.5
+    cost, error = 1 - math.exp(found.mean()), found.std(ddof=1) / len(found) ** 0.5
     first = np.median([figure["first_picture"] for figure in figures])
     count = figures[0]["viewers"]
     return [
-        Verdict(
-            f"what {count} viewers cost the scan's rate (+- {error:.3f})", float(found.mean()), COST, False, "of it"
-        ),
+        Verdict(f"what {count} viewers cost the scan's rate (+- {error:.3f})", cost, COST, False, "of it"),
         Verdict("first picture after the first version", float(first), FIRST, False, "s"),
     ]
 

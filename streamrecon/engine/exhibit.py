@@ -45,9 +45,7 @@ class Exhibit:
     """Slices in full resolution, where the version is binned."""
 
     def slice(self, axis: Axis, index: int | None, most: int) -> Shot:
-        """A slice, in full resolution where this version has it: one that was looked at before, or of one without bins.
-
-        Of one without bins, too, it is that of the preview where it would take long, and will be had with the next version.
+        """A slice, in full resolution where this version has it: one that was looked at before, or all of one without bins.
 
         Parameters
         ----------
@@ -67,14 +65,24 @@ class Exhibit:
         place = self._place(axis, index)
         others = tuple(size for i, size in enumerate(full) if i != number)
         found = self.planes.get((axis, place))
-        pixels = self._cut(axis, self._voxel(axis, place)) if found is None else found
+        pixels = self.files.slice(axis, self._voxel(axis, place)) if found is None else found
         return _shot("slice", binned(pixels, most), others, axis, place)
 
-    def _cut(self, axis: Axis, voxel: int) -> NDArray[np.float32]:
-        if axis != "x" or not self.files.costs_much(voxel):
-            return self.files.slice(axis, voxel)
+    def coarse(self, index: int | None, most: int) -> Shot | None:
+        """A slice across x of the preview, where one in full resolution would take long and the next version will be here soon.
+
+        Parameters
+        ----------
+        index, most
+            As of `slice`.
+        """
+        place = self._place("x", index)
+        voxel = self._voxel("x", place)
+        if self.update.binning > 1 or not self.files.costs_much(voxel):
+            return None
         width = math.ceil(max(self.files.shape) / PREVIEW)
-        return self.preview[:, :, min(voxel // width, self.preview.shape[2] - 1)]
+        pixels = self.preview[:, :, min(voxel // width, self.preview.shape[2] - 1)]
+        return _shot("slice", binned(pixels, most), self.update.full[:2], "x", place)
 
     def across(self, places: Sequence[int | None], more: Sequence[int | None]) -> None:
         """Have slices across x together; as `SlabFiles.across`, with places along x as those of `slice`."""

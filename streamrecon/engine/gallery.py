@@ -336,6 +336,9 @@ class Gallery(threading.Thread):
     def _slice(self, exhibit: Exhibit, axis: Axis, index: int | None, most: int) -> Shot:
         key = axis, index, most
         if key not in self._shots:
+            coarse = exhibit.coarse(index, most) if axis == "x" else None
+            if coarse is not None:
+                return coarse  # and not kept: it may be had better
             while self._shots and sum(pixels.nbytes for _, pixels in self._shots.values()) > CACHED:
                 del self._shots[next(iter(self._shots))]
             self._shots[key] = exhibit.slice(axis, index, most)

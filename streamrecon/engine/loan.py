@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from typing import Any
 
 import numpy as np
@@ -19,17 +21,21 @@ class Loan:
 
     def __init__(self, array: NDArray[np.float32]) -> None:
         self._array: NDArray[np.float32] | None = array
-        self.superseded = False
-        """Whether it has ended as a newer version is on its way."""
+        self._superseded = -math.inf
+        """When, monotonic, it ended as a newer version was put there."""
 
     @property
     def runs(self) -> bool:
         """Whether it could be read just now."""
         return self._array is not None
 
+    def superseded(self, seconds: float) -> bool:
+        """Whether it has ended so lately, as a newer version was put there: what is lent now will be shown soon."""
+        return time.monotonic() - self._superseded < seconds
+
     def end(self, superseded: bool = False) -> None:
         """Called before a newer version is written there, and when the memory is to be free."""
-        self.superseded = superseded
+        self._superseded = time.monotonic() if superseded else -math.inf
         self._array = None
 
     def read(self, place: Any) -> NDArray[np.float32] | None:

@@ -24,6 +24,9 @@ BAND, BANDS_BYTES = 16, 128 << 20
 SMALL = 32 << 20
 """Bytes of a volume that is read once, and kept for all slices: a y slice of a preview is many short reads."""
 
+SOON = 5.0
+"""Seconds for which a newer version is waited for, rather than that all of the last one is read for a slice across x."""
+
 AXES: dict[Axis, int] = {"z": 0, "y": 1, "x": 2}
 
 Band = tuple[int, NDArray[np.float32]]
@@ -78,6 +81,8 @@ class SlabFiles:
         """(slice, y, x)."""
         self._bands = bands
         """Of each slab, or of all as if they were one."""
+        self._wanted: tuple[int, ...] = ()
+        """Slices across x that were asked for last, or may be next."""
         self._loan: Loan | None = None
         self._volume: NDArray[np.float32] | None = None
         """All of a small one, once it is known or a slice was asked for."""
@@ -106,9 +111,8 @@ class SlabFiles:
             return image
         if axis == "y":
             return self.rows((0, count), (index, index + 1))[:, 0]
-        (bands,) = self._read_across((index,))
-        (found,) = (pixels[:, :, index - first] for first, pixels in bands)
-        return found
+        self._read_across((index, *self._wanted))
+        return np.concatenate(self._known(index))
 
     @property
     def held(self) -> bool:
@@ -130,7 +134,7 @@ class SlabFiles:
 
     def costs_much(self, place: int) -> bool:
         """Whether all of the version would be read for a slice across x, and a newer one is on its way."""
-        superseded = self._loan is not None and self._loan.superseded
+        superseded = self._loan is not None and self._loan.superseded(SOON)
         return superseded and self._large and not self._known(place)
 
     def across(self, places: Sequence[int], more: Sequence[int] = ()) -> None:
@@ -148,10 +152,11 @@ class SlabFiles:
         OSError
             If the version is gone, or the disk fails.
         """
-        if self._loan is not None and (self._loan.runs or self._loan.superseded):
+        self._wanted = *places, *more
+        if self._loan is not None and (self._loan.runs or self._loan.superseded(SOON)):
             return
         if self._large and not all(map(self._known, places)):
-            self._read_across((*places, *more))
+            self._read_across(self._wanted)
 
     def _known(self, place: int) -> list[NDArray[np.float32]]:
         """The parts of a slice across x that need not be read; none where one is lacking."""
@@ -163,7 +168,7 @@ class SlabFiles:
         ]
         return found if sum(map(len, found)) == self.shape[0] else []
 
-    def _read_across(self, places: Sequence[int]) -> list[list[Band]]:
+    def _read_across(self, places: Sequence[int]) -> None:
         count, height, width = self.shape
         ranges = bands_about(places, self.shape)
         bands = [(first, np.empty((count, height, end - first), np.float32)) for first, end in ranges]
@@ -172,8 +177,7 @@ class SlabFiles:
             some = self.rows((begin, min(begin + step, count)), (0, height))
             for first, pixels in bands:
                 pixels[begin : begin + step] = some[:, :, first : first + pixels.shape[2]]
-        self._bands = read = [bands]
-        return read
+        self._bands = [bands]
 
     def rows(self, slices: Range, rows: Range) -> NDArray[np.float32]:
         """Some rows of some slices, (slice, y, x); no more than them is read.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from streamrecon.engine.loan import Loan
 from streamrecon.engine.slab_files import AXES, SlabFiles
 from streamrecon.scan import Axis, Frame
 from streamrecon.transport import private_ipc
-from streamrecon.wire.messages import Update
+from streamrecon.wire.messages import Plane, Update, Want
 
 LITTLE_DISK = {"disk_bytes": 1_500_000}
 """For previews, and the last version."""
@@ -117,8 +118,9 @@ def test_what_is_lent_is_not_read_from_the_disk(tmp_path: Path, monkeypatch: pyt
 
 
 @pytest.mark.parametrize("shape", [(5, 7, 7), (20, 3, 3), (9, 20, 20)])
+@pytest.mark.parametrize("ends", ["scan", "waited"])
 def test_slices_that_cost_much_are_those_of_the_preview_until_the_newer_version_is_there(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int, int]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int, int], ends: str
 ) -> None:
     monkeypatch.setattr(slab_files, "SMALL", 0)
     monkeypatch.setattr(exhibits, "PREVIEW", 6)
@@ -132,25 +134,55 @@ def test_slices_that_cost_much_are_those_of_the_preview_until_the_newer_version_
     files.borrow(loan)
     update = Update(version=1, uid="s", projections=1, coverage=0.5, final=False, binning=1, shape=shape, full=shape)
     exhibit = Exhibit(update, files, preview, None, (1, 1), {}, {})
+    gallery = Gallery(private_ipc())
 
     def seen(axis: Axis, place: int) -> np.ndarray:
-        exhibit.across([place] if axis == "x" else [], [])
-        picture, pixels = exhibit.slice(axis, place, 0)
+        ((picture, pixels),) = gallery._shots_of(exhibit, Want(after=0, planes=(Plane(axis=axis, index=place),)))
         others = tuple(size for i, size in enumerate(shape) if i != AXES[axis])
-        assert (picture.shape, picture.full) == (pixels.shape, others)
+        assert (picture.shape, picture.full, picture.axis, picture.index) == (pixels.shape, others, axis, place)
         return pixels
 
     def all_are_of_the_volume() -> None:
+        gallery._shots.clear()
         for axis, number in AXES.items():
             for place in range(shape[number]):
                 np.testing.assert_array_equal(seen(axis, place), volume.take(place, number))
 
     all_are_of_the_volume()
     loan.end(superseded=True)
+    gallery._shots.clear()
     for axis in ("z", "y"):
         np.testing.assert_array_equal(seen(axis, 0), volume.take(0, AXES[axis]))
     for place in range(side):
         expected = volume[:, :, 1] if place == 1 else preview[:, :, min(place // width, preview.shape[2] - 1)]
         np.testing.assert_array_equal(seen("x", place), expected)
-    loan.end()
+    assert replace(exhibit, update=replace(update, binning=2)).coarse(2, 0) is None, "a binned one is as it is"
+    if ends == "scan":
+        loan.end()
+    else:  # such as where the newer one cannot be written
+        monkeypatch.setattr(slab_files, "SOON", 0.0)
+    for place in range(side):
+        np.testing.assert_array_equal(seen("x", place), volume[:, :, place])
     all_are_of_the_volume()
+    gallery.stop()
+
+
+def test_a_loan_that_ends_as_slices_are_taken_costs_one_look_at_the_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slab_files, "SMALL", 0)
+    monkeypatch.setattr(slab_files, "BANDS_BYTES", 4 * 3 * 4 * 16)
+    volume = np.random.default_rng(3).standard_normal((3, 4, 90)).astype(np.float32)
+    path = tmp_path / "slab"
+    path.write_bytes(volume.tobytes())
+    files, loan = SlabFiles([(path, 0, volume.shape)]), Loan(volume)
+    files.borrow(loan)
+    reads: list[Any] = []
+    rows = SlabFiles.rows
+    monkeypatch.setattr(SlabFiles, "rows", lambda self, *what: reads.append(what) or rows(self, *what))
+    places = [5, 40, 80]
+    files.across(places, [60])
+    loan.end()
+    for place in places:
+        np.testing.assert_array_equal(files.slice("x", place), volume[:, :, place])
+    assert len(reads) == 1
