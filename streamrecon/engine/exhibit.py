@@ -147,7 +147,7 @@ def exhibit_of(
     preview = joined([aside.preview for aside in asides if aside.preview is not None])
     if preview.shape == files.shape:
         files.hold(preview)
-    elif job.loan is not None and len(parts) == 1:
+    elif len(parts) == 1:
         files.borrow(job.loan)
     statistics: dict[str, Any] = _statistics([aside.moments for aside in asides if aside.moments is not None])
     return Exhibit(

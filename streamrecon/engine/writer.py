@@ -35,8 +35,8 @@ class Job:
     """Of a slice without binning, pixels."""
     aside: Aside
     """What the compute thread has for viewers."""
-    loan: Loan | None = None
-    """Of its volume; None where it is not lent."""
+    loan: Loan
+    """Of its volume."""
     sagittal: Callable[[], tuple[Range, ...]] = tuple
     """Slices across x to put there, too, voxels of the version: asked as late as can be, as viewers scroll."""
 

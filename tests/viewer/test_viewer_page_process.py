@@ -160,3 +160,16 @@ def kill(process: PageProcess) -> None:
     """And wait until it is dead."""
     process._process.send_signal(signal.SIGKILL)
     process._process.wait()
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="threads have no priority of their own here")
+def test_threads_of_libraries_yield_too() -> None:
+    script = (
+        "import os, zmq; from streamrecon.viewer.page_process import yield_to_others;"
+        "context = zmq.Context(); socket = context.socket(zmq.PULL); yield_to_others();"
+        "print(*(os.getpriority(os.PRIO_PROCESS, int(thread)) for thread in os.listdir('/proc/self/task')))"
+    )
+    said = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60).stdout
+    priorities = [int(each) for each in said.split()]
+    assert len(priorities) >= 3, "libzmq has two threads"
+    assert set(priorities) == {page_process.NICENESS}
