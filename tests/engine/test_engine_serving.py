@@ -248,30 +248,31 @@ def test_a_geometry_that_is_found_wrong_in_the_scan_does_not_end_the_service(
 def test_an_error_of_the_disk_ends_the_service(
     serving: Callable[..., Serving], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    job = serving(config(engine={"peer_timeout": 0.5, "return_timeout": 0.5}))
+    job = serving(config(send={"return_timeout": 0.5}))
 
     def broken(self: Journal) -> None:
         raise JournalError("the disk failed")
 
     monkeypatch.setattr(Journal, "check", broken)
-    job.send(named("s"), wait=False, connect_timeout=1.0)
+    sender = job.send(named("s"), wait=False, peer_timeout=3.0)
     until(lambda: job.errors, "the end")
     assert isinstance(job.errors[0], JournalError)
+    sender.join(20)
 
 
 def test_a_bug_in_the_thread_of_the_sockets_ends_the_service(
     serving: Callable[..., Serving], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also in a scan, which ends as one that broke off."""
-    job = serving(config(emit={"every": 5}, engine={"peer_timeout": 0.5}, send={"return_timeout": 0.5}))
+    job = serving(config(emit={"every": 5}, send={"return_timeout": 0.5}))
     scan = named("s")
-    sender = job.send(scan, wait=False, frames=slowly(scan, 0.02))
+    sender = job.send(scan, wait=False, peer_timeout=3.0, frames=slowly(scan, 0.02))
     until(lambda: job.told("version"), "a version")
 
     monkeypatch.setattr(ReceivingEnd, "tick", lambda self, now: 1 / 0)
     until(lambda: job.errors, "the end")
     assert isinstance(job.errors[0], ZeroDivisionError)
-    sender.join(10)
+    sender.join(20)
 
 
 def test_the_same_scan_sent_again_replaces_its_volume(serving: Callable[..., Serving]) -> None:
