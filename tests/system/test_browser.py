@@ -531,6 +531,20 @@ def test_a_file_in_the_same_page(tmp_path: Path, visit: Open) -> None:
         )
 
 
+def test_what_a_file_does_not_have_is_not_shown_of_the_scan_before(
+    tmp_path: Path, engine: FakeEngine, server: ViewServer, visit: Open
+) -> None:
+    hidden = "getComputedStyle(document.getElementById('projection').firstElementChild).visibility === 'hidden'"
+    page = visit(server.view_url)
+    page.until("document.getElementById('projection-text').textContent.startsWith('projection ')")
+    page.until(f"!({hidden})")
+    with h5py.File(tmp_path / "volume.h5", "w") as file:
+        file["entry/data/data"] = np.random.default_rng(1).normal(size=SHAPE).astype(np.float32)
+    server.show(FileSource(tmp_path / "volume.h5"))
+    page.until("document.getElementById('projection-text').textContent === 'a file has no projection'")
+    page.until(hidden)
+
+
 def test_a_file_that_is_damaged_or_away(tmp_path: Path, visit: Open) -> None:
     path = tmp_path / "volume.h5"
     volume = np.random.default_rng(1).normal(size=(4, 40, 50)).astype(np.float32)

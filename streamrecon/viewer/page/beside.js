@@ -22,9 +22,12 @@ export class Beside {
     for (const name of ['projection', 'sinogram']) {
       const picture = pictures[name]
       const text = document.getElementById(`${name}-text`)
+      // What is no longer there, such as of the scan before a file was opened, is not looked at either.
+      document.getElementById(name).classList.toggle('empty', !picture)
       if (!picture) text.textContent = fromFile ? `a file has no ${name}` : `no ${name} yet`
-      if (!picture || picture === this.#shown[name]) continue
+      if (picture === this.#shown[name]) continue
       this.#shown[name] = picture
+      if (!picture) continue
       text.textContent = name === 'projection' ? `projection ${picture.index}` : `sinogram of slice ${picture.index}`
       this.#draw(name, picture)
     }
