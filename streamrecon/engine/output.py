@@ -138,13 +138,15 @@ class Output:
             folder.mkdir(parents=True, exist_ok=True)
             with h5py.File(temporary, "w", locking=False) as file:
                 data = _write_entry(file, update, provenance)
-                volume = data.create_dataset("data", update.volume.shape, np.float32)
+                offset = _make_room(data, update.volume.shape)
+                _finish_data(data, update.binning, provenance, update.volume.shape, [provenance.rows])
+            # Not by h5py, which holds the interpreter meanwhile: frames would wait.
+            with temporary.open("r+b") as pixels:
+                pixels.seek(offset)
                 step = max(1, PIECE // max(1, update.volume[0].nbytes))
                 for first in range(0, len(update.volume), step):
-                    volume[first : first + step] = update.volume[first : first + step]
+                    pixels.write(np.ascontiguousarray(update.volume[first : first + step]).data)
                     go_on()
-                _finish_data(data, update.binning, provenance, update.volume.shape, [provenance.rows])
-                offset = int(volume.id.get_offset())
             sync(temporary)
             temporary.replace(place)
             sync(folder)
@@ -334,6 +336,14 @@ def _write_entry(file: h5py.File, update: VolumeUpdate, provenance: Provenance) 
     for name, value in provenance.parameters.items():
         parameters[name] = value
     return _group(entry, "data", "NXdata")
+
+
+def _make_room(data: h5py.Group, shape: tuple[int, int, int]) -> int:
+    """Make the dataset of a volume, whose pixels are still to be written; the byte of the file where they begin."""
+    options = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    options.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    options.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    return int(data.create_dataset("data", shape, np.float32, dcpl=options).id.get_offset())
 
 
 def _finish_data(
