@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from streamrecon.engine import output
 from streamrecon.engine.orders import LAST, Aside, Part
 from streamrecon.engine.output import Output, Provenance, finished, most_kept, slab_name
 from streamrecon.errors import OutputError
@@ -138,6 +140,40 @@ def test_a_slab_that_cannot_be_written_leaves_nothing_of_it(tmp_path: Path) -> N
     with pytest.raises(OutputError, match="cannot write"):
         each[1].write_slab(1, *slab(1)[:2])
     assert list(place.parent.iterdir()) == [place]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_a_disk_that_fills_up_between_pixels_leaves_nothing_of_a_slab(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    each, before = outputs(tmp_path), Path.open
+    update, provenance, _ = slab(0)
+    update = replace(update, volume=np.ones((4, 64, 64), np.float32))
+
+    def full(path: Path, mode: str = "r") -> Any:
+        return before(Path("/dev/full") if mode == "r+b" else path, mode)
+
+    monkeypatch.setattr(Path, "open", full)
+    with pytest.raises(OutputError, match="No space left"):
+        each[0].write_slab(1, update, provenance)
+    monkeypatch.undo()
+    assert not [*tmp_path.rglob("slab-*")]
+    assert write(each, 1).version == 1
+
+
+def test_pixels_are_written_piece_by_piece_each_in_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others hear of a large one as it goes on; of what lies in memory in another order, too."""
+    monkeypatch.setattr(output, "PIECE", 2 * 4 * SIDE * SIDE)
+    each, told = outputs(tmp_path), list[None]()
+    update, provenance, part = slab(0)
+    turned = np.asfortranarray(update.volume)
+    offset = each[0].write_slab(1, replace(update, volume=turned), provenance, lambda: told.append(None))
+    assert len(told) == 2
+    place = tmp_path / "partials" / ".cut-0001" / slab_name(0)
+    with h5py.File(place, "r", locking=False) as file:
+        np.testing.assert_array_equal(file["entry/data/data"], update.volume)
+    found = np.fromfile(place, np.float32, turned.size, offset=offset).reshape(part.slices)
+    np.testing.assert_array_equal(found, update.volume)
 
 
 def test_rank_0_cleans_up_and_others_touch_nothing(tmp_path: Path) -> None:
