@@ -105,6 +105,8 @@ class LiveSource:
         again, or a scan that is reconstructed again."""
         self._tried: set[Key] = set()
         """What was asked for of this version, and so is not asked for again."""
+        self._trying: set[Key] = set()
+        """What of it was asked for last."""
 
     def start(self, changed: Callable[[], None]) -> None:
         """Begin to listen."""
@@ -231,13 +233,16 @@ class LiveSource:
                 self._order(self._orders.get_nowait())
         wanted = self._wants.together()
         self._forget_pictures(wanted)
+        late = self._soon and self._asked is not None and now - self._asked_at >= PATIENCE
+        if late:
+            self._tried -= self._trying  # the engine may not have read it yet, and what is said next replaces it
         want, tried = self._next(wanted)
-        if want == self._asked and now - self._asked_at < REMINDERS:
+        if want == self._asked and not late and now - self._asked_at < REMINDERS:
             return
-        if self._soon and self._asked is not None and now - self._asked_at < PATIENCE:
+        if self._soon and self._asked is not None and not late:
             return  # it is being answered
         self._asked, self._asked_at, self._soon = want, now, not want.after and self._update is not None
-        self._tried |= tried
+        self._tried, self._trying = self._tried | tried, tried
         self._subscription.ask(want)
 
     def _order(self, asked: _Asked) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
@@ -72,6 +73,7 @@ def test_it_comes_back_as_it_was(process: PageProcess, tmp_path: Path, monkeypat
     urls = process.control_url, process.view_url
     assert asked_to_pause(process.control_url)[0]
     assert process.revive() is None
+    monkeypatch.setattr(page_process, "RESTART_EVERY", math.inf)
     kill(process)
     assert process.revive() is None, "not at once"
     monkeypatch.setattr(page_process, "RESTART_EVERY", 0.0)

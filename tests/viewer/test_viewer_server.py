@@ -7,7 +7,6 @@ import http.client
 import importlib.util
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,14 +14,14 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from viewer_client import Page, opened, token_of, until
+from viewer_client import PATIENCE, Page, opened, token_of, until
 from viewer_live import TOKEN, FakeEngine
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 from websockets.typing import Origin
 
 from streamrecon.errors import ConfigError, EndpointError
-from streamrecon.viewer import FileSource, LiveSource, ViewServer, app, connections, files
+from streamrecon.viewer import FileSource, LiveSource, ViewServer, app, connections, files, session
 
 ALL: list[list[Any]] = [["z", 10], ["y", 20], ["x", 30]]
 SHAPE = 16, 24, 32
@@ -36,6 +35,12 @@ POLICY = (
 def engine() -> Iterator[FakeEngine]:
     with FakeEngine(shape=SHAPE) as made:
         yield made
+
+
+@pytest.fixture(autouse=True)
+def gathering(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Slices of a version come together, however slow the machine is."""
+    monkeypatch.setattr(session, "GATHER", 30.0)
 
 
 @pytest.fixture
@@ -298,6 +303,7 @@ def test_too_many_pages(engine: FakeEngine) -> None:
 
 def test_who_says_nothing_takes_no_page_its_place(engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(app, "STRANGERS", 4)
+    monkeypatch.setattr(app, "HELLO_WITHIN", 60.0)
     with (
         ViewServer(LiveSource(engine.endpoint), view_token="v", sessions=2) as server,
         contextlib.ExitStack() as silent,
@@ -317,30 +323,57 @@ def test_halves_of_requests_take_no_page_its_place(engine: FakeEngine, monkeypat
         page = open_.enter_context(opened(server, "v"))
         halves = [open_.enter_context(socket.create_connection(("127.0.0.1", server.port))) for _ in range(300)]
         for half in halves:
-            half.sendall(b"GET / HTTP/1.1\r\nHost: ")
+            half.settimeout(PATIENCE)
+            with contextlib.suppress(ConnectionError):
+                half.sendall(b"GET / HTTP/1.1\r\nHost: ")
         for half in halves:
-            half.settimeout(5)
-            with contextlib.suppress(ConnectionResetError):
+            with contextlib.suppress(ConnectionError):
                 assert half.recv(1) == b""
         assert get(server, "/")[0] == 200
         engine.step()
         assert page.batch(ALL)[0]["version"] == 1
 
 
-def slow(server: ViewServer, request: str) -> socket.socket:
-    """A connection over which little is on its way."""
-    made = socket.socket()
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    made.connect(("127.0.0.1", server.port))
-    time.sleep(0.25)
-    made.sendall(f"GET {request} HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\nConnection: close\r\n\r\n".encode())
+class Looks:
+    """Looks at connections when a test says so, not as time passes."""
+
+    def __init__(self) -> None:
+        self._due: dict[tuple[str, int], tuple[Any, Any, tuple[Any, int]]] = {}
+
+    def later(self, connection: Any, transport: Any, before: tuple[Any, int]) -> None:
+        self._due[transport.get_extra_info("peername")] = connection, transport, before
+
+    def unread(self, peer: socket.socket) -> int:
+        """Bytes that the server has for a connection."""
+        due = self._due.get(peer.getsockname())
+        return 0 if due is None else due[1].get_write_buffer_size()
+
+    def look(self, server: ViewServer) -> None:
+        """At each once."""
+        done = threading.Event()
+
+        def look() -> None:
+            due, self._due = self._due, {}
+            for connection, transport, before in due.values():
+                connection._look(transport, before)
+            done.set()
+
+        assert server._loop is not None
+        server._loop.call_soon_threadsafe(look)
+        assert done.wait(PATIENCE)
+
+
+@pytest.fixture
+def looks(monkeypatch: pytest.MonkeyPatch) -> Looks:
+    made = Looks()
+    # No method, which would not be given the connection.
+    monkeypatch.setattr(connections.Connection, "_look_later", lambda *given: made.later(*given))
     return made
 
 
 def test_who_reads_slowly_is_waited_for_and_who_does_not_read_is_not(
-    engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+    engine: FakeEngine, looks: Looks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connections, "WITHIN", 0.4)
     bind = ViewServer._bind
 
     def narrow(self: ViewServer) -> socket.socket:
@@ -352,30 +385,42 @@ def test_who_reads_slowly_is_waited_for_and_who_does_not_read_is_not(
     with ViewServer(LiveSource(engine.endpoint)) as server, contextlib.ExitStack() as open_:
         file = max(server._files, key=lambda name: server._files[name].stat().st_size)
         size = server._files[file].stat().st_size
-        reads, silent = (open_.enter_context(slow(server, file)) for _ in range(2))
+        reads, silent = (open_.enter_context(socket.socket()) for _ in range(2))
+        for each in reads, silent:
+            each.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            each.settimeout(PATIENCE)
+            each.connect(("127.0.0.1", server.port))
+            head = f"GET {file} HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\nConnection: close\r\n\r\n"
+            each.sendall(head.encode())
+            until(lambda: looks.unread(each))  # noqa: B023
         got = b""
+        for _ in range(3):
+            looks.look(server)
+            before = looks.unread(reads)
+            while looks.unread(reads) == before:
+                got += reads.recv(1 << 14)
         while some := reads.recv(1 << 14):
             got += some
-            time.sleep(0.01)
         assert len(got) > size, "with its head"
-        until(lambda: len(server._server.server_state.connections) == 0)
-        silent.settimeout(5)
         kept = 0
         with contextlib.suppress(ConnectionResetError):
             while some := silent.recv(1 << 20):
                 kept += len(some)
         assert kept < size
+        until(lambda: len(server._server.server_state.connections) == 0)
 
 
-def test_a_connection_in_use_is_kept(engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections, "WITHIN", 0.3)
+def test_a_connection_in_use_is_kept(engine: FakeEngine, looks: Looks) -> None:
     with ViewServer(LiveSource(engine.endpoint)) as server:
-        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE)
         connection.connect()
-        for _ in range(8):
+        for _ in range(4):
             connection.request("GET", "/")
             assert len(connection.getresponse().read()) > 1000
-            time.sleep(0.15)
+            looks.look(server)
+        looks.look(server)
+        with contextlib.suppress(ConnectionResetError):
+            assert connection.sock.recv(1) == b"", "once it is not in use any more"
         connection.close()
 
 

@@ -105,7 +105,7 @@ def opened(server: ViewServer, token: str | None = None, origin: str | None = "o
     own = f"http://127.0.0.1:{server.port}"
     with connect(
         f"ws://127.0.0.1:{server.port}/ws", origin=own if origin == "own" else origin, compression=None, max_size=None,
-        proxy=None, open_timeout=PATIENCE, close_timeout=1, **options,
+        proxy=None, open_timeout=PATIENCE, close_timeout=1, ping_interval=None, **options,
     ) as socket:  # fmt: skip
         page = Page(socket)
         if token is not None:
