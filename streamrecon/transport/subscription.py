@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import math
 import operator
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 
 from streamrecon.errors import ConfigError, MessageError, PeerLostError, RemoteProtocolError
 from streamrecon.scan import Axis
+from streamrecon.transport.clock import Clock
 from streamrecon.transport.endpoint import connect, open_socket
 from streamrecon.wire.codec import PARTS_LIMIT, Buffer, decode, encode
 from streamrecon.wire.messages import Control, Look, Picture, Plane, Progress, Result, Update, Want
@@ -207,9 +207,10 @@ def _next(
 ) -> tuple[Update, Pictures, tuple[str, int]]:
     """The next version, and the uid and reconstruction of the scan in work."""
     asked = looked = -math.inf
-    heard, current = time.monotonic(), None
+    clock = Clock()
+    heard, current = clock.now(), None
     found: tuple[Update, Pictures] | None = None
-    while (now := time.monotonic()) - heard < timeout:
+    while (now := clock.now()) - heard < timeout:
         if now - asked >= REMINDERS and found is None:
             asked = now
             subscription.ask(want)
@@ -218,12 +219,12 @@ def _next(
             looks.ask(Look())
         answer = subscription.receive(0.0 if found else min(0.02, heard + timeout - now))
         if answer is not None and isinstance(answer[0], Update):
-            heard = time.monotonic()
+            heard = clock.now()
             if answer[0].key != (want.uid, want.reconstruction, want.after):  # asked twice, it may come twice
                 found = answer[0], answer[1]
         word = looks.receive(0.02 if found else 0.0)
         if word is not None and isinstance(word[0], Progress):
-            current, heard = (word[0].uid, word[0].reconstruction), time.monotonic()
+            current, heard = (word[0].uid, word[0].reconstruction), clock.now()
         # Whether a final version is of the scan in work is asked; an engine that says nothing of it has no other one.
         if found and (not found[0].final or current is not None or now - heard > min(LOOKS, timeout / 2)):
             return *found, current or ("", 0)

@@ -83,8 +83,11 @@ class Ranks:
                 self.results[world.rank] = engine.wait(SECONDS)
         except Exception as error:
             self.errors[world.rank] = error
-            if world.rank:
-                time.sleep(1.0)  # rank 0 has been told, and ends the job
+            lead = self.engines[0]
+            deadline = time.monotonic() + SECONDS
+            # Rank 0 has been told, and ends the job.
+            while world.rank and lead is not None and not lead._done.is_set() and time.monotonic() < deadline:
+                time.sleep(0.02)
             self._abort()
         if not begun:
             self._started.wait(SECONDS)

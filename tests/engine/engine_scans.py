@@ -141,6 +141,18 @@ class Sending(threading.Thread):
             self.error = error
 
 
+def held(scan: Scan, index: int, go: threading.Event) -> Callable[[slice], Iterator[Frame]]:
+    """Frames of a scan, which from this projection on come only when they may: until then it is not over, however fast it is."""
+
+    def frames(rows: slice) -> Iterator[Frame]:
+        for frame in scan.frames(rows):
+            if frame.kind is P and frame.index >= index:
+                go.wait(SECONDS)
+            yield frame
+
+    return frames
+
+
 def stream(
     scan: Scan,
     options: Config,

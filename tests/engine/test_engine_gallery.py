@@ -133,12 +133,12 @@ def test_what_is_kept_for_others_is_bounded(shown: Shown, monkeypatch: pytest.Mo
     with Subscription(shown.endpoint) as viewer:
         for z in (0, 1, 2, 3, 2):
             viewer.ask(Want(after=0, planes=(Plane(axis="z", index=z),)))
-            assert viewer.receive(5) is not None
+            assert viewer.receive(60) is not None
             kept.append([index for _, index, _ in shown.gallery._shots])
         assert kept == [[0], [0, 1], [0, 1, 2], [1, 2, 3], [1, 2, 3]]
         shown.show(2)
         viewer.ask(Want(after=1, uid="s", planes=(Plane(axis="z", index=0),)))
-        assert viewer.receive(5) is not None
+        assert viewer.receive(60) is not None
         assert [index for _, index, _ in shown.gallery._shots] == [0]
 
 
@@ -202,7 +202,7 @@ def test_other_slices_of_the_same_version(shown: Shown) -> None:
     with Subscription(shown.endpoint) as viewer:
         for index in (0, 3):
             viewer.ask(Want(after=0, planes=(Plane(axis="z", index=index),)))
-            answer = viewer.receive(5)
+            answer = viewer.receive(60)
             assert answer is not None
             np.testing.assert_array_equal(answer[1][0][1], values(1)[index])
         viewer.ask(Want(after=1, uid="s"))
@@ -216,7 +216,7 @@ def test_a_newer_request_replaces_the_one_before(shown: Shown) -> None:
         viewer.ask(Look())
         until(lambda: shown.waiting == 1)
         shown.show(1)
-        answer = viewer.receive(5)
+        answer = viewer.receive(60)
         assert answer is not None
         assert [picture.axis for picture, _ in answer[1]] == ["x"]
         assert viewer.receive(0.2) is None
@@ -226,7 +226,7 @@ def test_a_request_for_many_slices_is_cut(shown: Shown) -> None:
     shown.show(1)
     with Subscription(shown.endpoint) as viewer:
         viewer.ask(Want(after=0, planes=(Plane(axis="z", index=0),) * 60))
-        answer = viewer.receive(5)
+        answer = viewer.receive(60)
         assert answer is not None
         assert len(answer[1]) == PLANES
 
@@ -235,7 +235,7 @@ def test_a_request_for_many_slices_is_cut(shown: Shown) -> None:
 def test_the_versions_of_another_scan_begin_anew(shown: Shown, asks_before: bool) -> None:
     """A viewer that has version 7 of one is not kept waiting for version 8 of the next."""
     shown.show(7)
-    viewer = subscribe(shown.endpoint, timeout=5)
+    viewer = subscribe(shown.endpoint, timeout=60)
     assert next(viewer).update.version == 7
     if asks_before:
         call = Call(next, viewer)
@@ -273,7 +273,7 @@ def test_a_scan_that_is_reconstructed_again_is_a_next_one(shown: Shown) -> None:
 def test_a_slow_viewer_skips_and_sees_the_final_one(shown: Shown) -> None:
     shown.show(1)
     got = []
-    for slices in subscribe(shown.endpoint, timeout=5):
+    for slices in subscribe(shown.endpoint, timeout=60):
         got.append(slices.update.version)
         if len(got) == 1:
             for version in range(2, 50):
@@ -289,7 +289,7 @@ def test_a_slow_viewer_skips_and_sees_the_final_one(shown: Shown) -> None:
 def test_several_viewers_do_not_disturb_each_other(shown: Shown) -> None:
     def view(pause: float) -> list[int]:
         found = []
-        for slices in subscribe(shown.endpoint, timeout=5):
+        for slices in subscribe(shown.endpoint, timeout=60):
             found.append(slices.update.version)
             time.sleep(pause)
         return found
@@ -335,10 +335,10 @@ def test_garbage_is_ignored(shown: Shown) -> None:
 def test_an_engine_that_is_busy_between_two_versions_is_not_lost(shown: Shown) -> None:
     shown.gallery.look = Counters().progress
     shown.show(1)
-    viewer = subscribe(shown.endpoint, timeout=1.2)
+    viewer = subscribe(shown.endpoint, timeout=3.0)
     assert next(viewer).update.version == 1
     call = Call(next, viewer)
-    time.sleep(2.5)
+    time.sleep(4.0)
     shown.show(2)
     assert call.result().update.version == 2
     shown.gallery.look = None
@@ -369,7 +369,7 @@ def test_a_slab_that_was_cut_off_is_an_error_of_the_disk(tmp_path: Path) -> None
 
 def test_how_much_a_version_differs_from_the_one_before(shown: Shown) -> None:
     shown.show(1)
-    viewer = subscribe(shown.endpoint, timeout=5)
+    viewer = subscribe(shown.endpoint, timeout=60)
     assert next(viewer).update.change is None
     until(lambda: not shown.waiting)
     shown.show(2)
@@ -389,7 +389,7 @@ def test_progress(shown: Shown) -> None:
     shown.gallery.look = counters.progress
     with Subscription(shown.endpoint) as viewer:
         viewer.ask(Look())
-        answer = viewer.receive(5)
+        answer = viewer.receive(60)
         assert answer is not None
         word = answer[0]
         assert isinstance(word, Progress)
@@ -412,7 +412,7 @@ class Taken:
 def asked(endpoint: str, token: str) -> Result:
     with Subscription(endpoint) as viewer:
         viewer.ask(Control(serial=7, token=token, action="pause"))
-        answer = viewer.receive(5)
+        answer = viewer.receive(60)
         assert answer is not None
         assert isinstance(answer[0], Result)
         assert answer[0].serial == 7
@@ -479,7 +479,7 @@ def test_what_is_looked_at_besides_comes_with_the_version_and_is_not_sent(shown:
         assert attended[0].planes == (("x", 3), ("y", None), ("x", 2))
         assert attended[0].sinograms == (1, 2)
         shown.show(1)
-        answer = viewer.receive(5)
+        answer = viewer.receive(60)
         assert answer is not None
         assert [(picture.axis, picture.index) for picture, _ in answer[1]] == [("x", 2)]
 
@@ -536,13 +536,13 @@ def test_slices_across_x_that_are_looked_at_come_with_the_version(shown: Shown) 
         other.ask(Want(after=0, planes=(Plane(axis="x"),)))
         until(lambda: attended == [(2,), (2, None)])
         shown.show(1)
-        assert one.receive(5) is not None
-        assert other.receive(5) is not None
+        assert one.receive(60) is not None
+        assert other.receive(60) is not None
         # Both have been answered, and one of them has come back: what the other one saw is still looked at.
         one.ask(Want(after=1, planes=(Plane(axis="x", index=3),)))
         until(lambda: attended[2:] == [(None, 3)])
         shown.show(2)
-        assert one.receive(5) is not None
+        assert one.receive(60) is not None
         # The other one has not come back for two versions.
         one.ask(Want(after=2, planes=(Plane(axis="x", index=3),)))
         until(lambda: attended[3:] == [(3,)])
@@ -640,10 +640,10 @@ def test_what_is_happening_is_told_while_a_slow_disk_is_waited_for(
         viewer.ask(Want(after=0))
         assert begun.wait(5)
         other.ask(Look())
-        assert other.receive(5) is not None
+        assert other.receive(60) is not None
         assert viewer.receive(0.1) is None
         may.set()
-        answer = viewer.receive(5)
+        answer = viewer.receive(60)
         assert answer is not None
         assert isinstance(answer[0], Update)
 
@@ -652,7 +652,7 @@ def test_the_last_version_of_a_scan_is_not_the_end_of_the_next_one(shown: Shown)
     counters = Counters(uid="another")
     shown.gallery.look = counters.progress
     shown.show(5, final=True, uid="s")
-    viewer = subscribe(shown.endpoint, timeout=5)
+    viewer = subscribe(shown.endpoint, timeout=60)
     assert next(viewer).update.uid == "s"
     call = Call(next, viewer)
     until(lambda: shown.waiting)
@@ -664,7 +664,7 @@ def test_the_last_version_of_a_scan_is_not_the_end_of_the_next_one(shown: Shown)
 
 def test_a_request_that_an_engine_took_with_it_is_said_again(shown: Shown, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(subscription, "REMINDERS", 0.2)
-    viewer = subscribe(shown.endpoint, timeout=5)
+    viewer = subscribe(shown.endpoint, timeout=60)
     shown.show(1)
     assert next(viewer).update.version == 1
     call = Call(next, viewer)
@@ -694,14 +694,16 @@ def test_a_greedy_viewer_is_answered_at_a_pace_and_keeps_nobody_waiting(shown: S
     until(lambda: answers[0])
     before = answers[0]
     with Subscription(shown.endpoint) as other:
+        began = time.monotonic()
         for _ in range(10):
             other.ask(Want(after=0))
-            assert other.receive(2.0) is not None
+            assert other.receive(30.0) is not None
             time.sleep(0.1)
+        seconds = time.monotonic() - began
     got = answers[0] - before
     stop.set()
     thread.join()
-    assert got <= 3.5 / REST
+    assert got <= 1.5 * seconds / REST + 5
 
 
 def test_a_flood_of_requests_is_taken_at_a_pace(shown: Shown, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -723,9 +725,13 @@ def test_a_flood_of_requests_is_taken_at_a_pace(shown: Shown, monkeypatch: pytes
     assert len(taken) <= REQUESTS * (1.5 / ROUND + 1)
 
 
-def test_who_looks_gets_the_last_version_of_an_engine_that_ends(tmp_path: Path) -> None:
+def test_who_looks_gets_the_last_version_of_an_engine_that_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gallery, "LINGER", 30.0)
+    monkeypatch.setattr(gallery, "RECENT", 30.0)
     with Shown(tmp_path) as shown:
-        viewer = subscribe(shown.endpoint, timeout=5)
+        viewer = subscribe(shown.endpoint, timeout=60)
         shown.show(1)
         assert next(viewer).update.version == 1
         call = Call(lambda: (time.sleep(0.2), next(viewer))[1])
@@ -737,7 +743,7 @@ def test_who_looks_gets_the_last_version_of_an_engine_that_ends(tmp_path: Path) 
 def test_a_version_that_comes_just_before_the_end_is_shown(tmp_path: Path) -> None:
     """While the gallery was busy with something else, and so hears of both at once."""
     with Shown(tmp_path) as shown:
-        viewer = subscribe(shown.endpoint, timeout=5)
+        viewer = subscribe(shown.endpoint, timeout=60)
         shown.show(1)
         assert next(viewer).update.version == 1
         call = Call(lambda: next(viewer))
@@ -765,7 +771,7 @@ def test_who_does_not_take_it_keeps_no_engine_from_ending(tmp_path: Path) -> Non
     with Shown(tmp_path) as shown, Subscription(shown.endpoint) as gone:
         gone.ask(Want(after=0))
         shown.show(1)
-        assert gone.receive(5) is not None
+        assert gone.receive(60) is not None
         shown.show(2, final=True)
         began = time.monotonic()
         shown.gallery.stop()

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from engine_scans import D, F, P, Scan, batch, config, difference, simulated, stream
+from engine_scans import D, F, P, Scan, batch, config, difference, held, simulated, stream
 
 from streamrecon.config import Config
 from streamrecon.engine import Engine, make_plan
@@ -163,6 +163,7 @@ def test_a_second_sender_is_told_that_the_engine_is_busy(scan: Scan, tmp_path: P
     other = simulated(center=24.3, seed=50)
     errors: list[Exception] = []
     busy: list[str] = []
+    go = threading.Event()
 
     def watch(engine: Engine) -> None:
         while engine.status().projections < 2:
@@ -172,13 +173,14 @@ def test_a_second_sender_is_told_that_the_engine_is_busy(scan: Scan, tmp_path: P
                 other.info,
                 other.frames,
                 engine.endpoint,
-                connect_timeout=0.5,
+                connect_timeout=3.0,
                 progress=lambda end: busy.append(end.busy.reason) if end.busy else None,
             )
         except Exception as error:
             errors.append(error)
+        go.set()
 
-    streamed = stream(scan, paced(delay=0.04), tmp_path, watch=watch)
+    streamed = stream(scan, paced(delay=0.01), tmp_path, frames=held(scan, 20, go), watch=watch)
     assert isinstance(errors[0], PeerLostError)
     assert scan.info.uid in str(errors[0])
     assert any(scan.info.uid in reason for reason in busy)

@@ -489,11 +489,11 @@ def test_restart_on_another_rank_count(scan: Scan, tmp_path: Path, sizes: tuple[
 
 
 def test_a_silent_rank_is_found(scan: Scan, tmp_path: Path) -> None:
-    ranks = Ranks(3, config(engine={"rank_timeout": 1.0}), tmp_path)
+    ranks = Ranks(3, config(engine={"rank_timeout": 3.0}), tmp_path)
     silenced = ranks.engines[2]
     assert silenced is not None
     silenced._ingest._talk.turn = lambda hear: None  # type: ignore[method-assign]
-    ranks.join(20)
+    ranks.join(60)
     assert isinstance(ranks.errors[0], RankError)
     assert "rank 2 has not been heard" in str(ranks.errors[0])
 

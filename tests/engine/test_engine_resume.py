@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from engine_scans import D, F, P, Scan, batch, config, difference, read, read_volume, simulated, stream
+from engine_scans import D, F, P, Scan, batch, config, difference, held, read, read_volume, simulated, stream
 
 from streamrecon import failpoints
 from streamrecon.config import Config, SendConfig
@@ -39,38 +39,55 @@ def scan() -> Scan:
 class Sender(threading.Thread):
     """A detector: it gives each frame once, and goes on whatever happens to the engine."""
 
-    def __init__(self, scan: Scan, endpoint: str, options: Config, seconds: float = 0.0, live: bool = True) -> None:
+    def __init__(
+        self,
+        scan: Scan,
+        endpoint: str,
+        options: Config,
+        seconds: float = 0.0,
+        live: bool = True,
+        go: threading.Event | None = None,
+    ) -> None:
         super().__init__(daemon=True)
         self.error: Exception | None = None
-        self._arguments = scan, endpoint, options, seconds, live
+        self._arguments = scan, endpoint, options, seconds, live, go
         self.start()
 
     def run(self) -> None:
-        scan, endpoint, options, seconds, live = self._arguments
+        scan, endpoint, options, seconds, live, go = self._arguments
+        given = scan.frames if go is None else held(scan, 20, go)
 
         def frames(rows: slice) -> Iterator[Frame]:
-            for frame in scan.frames(rows):
+            for frame in given(rows):
                 time.sleep(seconds)
                 yield frame
 
         try:
             send_scan(
                 scan.info, frames, endpoint, can_replay=not live, connect_timeout=20.0,
-                options=SendConfig(return_timeout=20.0), heartbeat=options.engine.heartbeat, peer_timeout=1.0,
+                options=SendConfig(return_timeout=20.0), heartbeat=options.engine.heartbeat, peer_timeout=5.0,
             )  # fmt: skip
         except Exception as error:
             self.error = error
 
 
 def interrupted(
-    scan: Scan, options: Config, out: Path, until: Callable[[Engine], bool], live: bool = True
+    scan: Scan,
+    options: Config,
+    out: Path,
+    until: Callable[[Engine], bool],
+    live: bool = True,
+    go: threading.Event | None = None,
 ) -> tuple[Sender, str]:
-    """An engine that dies when something has come about; its sender, which goes on waiting, and where."""
+    """An engine that dies when something has come about; its sender, which goes on waiting, and where.
+
+    With `go` the sender's last frames come only when they may.
+    """
     endpoint = f"ipc://{out.parent / 'engine'}"
     options = replace(options, engine=replace(options.engine, listen=endpoint, sync_seconds=0.0))
     engine = Engine(options, out)
     engine.start()
-    sender = Sender(scan, endpoint, options, 0.005, live)
+    sender = Sender(scan, endpoint, options, 0.005, live, go)
     deadline = time.monotonic() + 20
     while not until(engine) and time.monotonic() < deadline:
         time.sleep(0.002)
@@ -78,7 +95,7 @@ def interrupted(
     engine._ingest._end.abandon()
     engine._ingest._stopped = True
     engine._ingest._wakeup.set()
-    assert engine._ingest._over.wait(5)
+    assert engine._ingest._over.wait(60)
     assert engine._rank is not None
     engine._rank.stop("killed")
     engine.wait(10)
@@ -215,12 +232,14 @@ def test_what_cannot_be_sent_again_is_not_given_up_by_accident(scan: Scan, tmp_p
 
 def test_another_scan_has_to_wait_for_the_one_that_is_gone_on_with(scan: Scan, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    sender, endpoint = interrupted(scan, config(), out, lambda engine: engine.status().in_volume > 5)
+    go = threading.Event()
+    sender, endpoint = interrupted(scan, config(), out, lambda engine: engine.status().in_volume > 5, go=go)
     other = scan.with_info(uid="another")
     settings = config(engine={"listen": endpoint, "return_timeout": 20.0})
     with Engine(settings, out, resume=True) as engine:
         with pytest.raises(StreamreconError, match="in work"):
-            send_scan(other.info, other.frames, endpoint, connect_timeout=0.3, heartbeat=0.1)
+            send_scan(other.info, other.frames, endpoint, connect_timeout=3.0, heartbeat=0.1)
+        go.set()
         result = engine.wait(30)
     sender.join(10)
     assert result is not None

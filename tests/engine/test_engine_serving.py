@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 from engine_ranks import Job
-from engine_scans import D, F, P, Scan, Sending, batch, config, difference, read, read_volume, simulated, stream
+from engine_scans import D, F, P, Scan, Sending, batch, config, difference, held, read, read_volume, simulated, stream
 from streamrecon_kernels import all_compiled
 
 from streamrecon.config import Config, ReconConfig
@@ -171,7 +171,7 @@ def test_scans_of_different_sizes_through_one_endpoint(serving: Callable[..., Se
         log = events(job.out / scan.info.uid)
         assert {"plan", "scan", "done"} <= {each["event"] for each in log}
         assert sum(each["event"] == "scan" for each in log) == 1
-        assert log[0]["seconds"] < 1, "the seconds of a scan's log are those of the scan"
+        assert log[0]["seconds"] < 20, "the seconds of a scan's log are those of the scan"
         assert not (job.out / scan.info.uid / "journal").exists()
 
 
@@ -306,12 +306,14 @@ def test_a_second_sender_waits_and_gets_through(serving: Callable[..., Serving])
     job = serving()
     first, second = named("first", projections=30), named("second")
     busy: set[str] = set()
-    sending = job.send(first, wait=False, frames=slowly(first, 0.03))
+    go = threading.Event()
+    sending = job.send(first, wait=False, frames=held(first, 10, go))
     until(lambda: job.told("scan"), "the first scan")
     waiting = job.send(
         second, wait=False, progress=lambda end: busy.add(end.busy.reason) if end.busy else None, connect_timeout=20.0
     )
-    impatient = job.send(named("third"), connect_timeout=0.3)
+    impatient = job.send(named("third"), connect_timeout=3.0)
+    go.set()
     assert isinstance(impatient.error, PeerLostError)
     assert "scan first is in work" in str(impatient.error)
     for sender in (sending, waiting):
@@ -366,21 +368,23 @@ def test_a_viewer_sees_the_next_scan_from_its_first_version(serving: Callable[..
     seen: list[tuple[str, bool]] = []
 
     def look() -> None:
-        for slices in subscribe(str(job.service.publish_endpoint)):
+        for slices in subscribe(str(job.service.publish_endpoint), timeout=60):
             seen.append((slices.update.uid, slices.update.final))
 
     viewer = threading.Thread(target=look, daemon=True)
     viewer.start()
     broken = named("broken")
-    sender = job.send(broken, wait=False, frames=slowly(broken, 0.005))
+    go = threading.Event()
+    sender = job.send(broken, wait=False, frames=held(broken, 40, go))
     until(lambda: len(job.told("version")) >= 4, "versions")
     assert job.service.engine is not None
     job.service.engine.stop("the user has seen enough")
+    go.set()
     sender.join(20)
     job.served(1)
     whole = named("whole", projections=6)
     job.send(whole, frames=slowly(whole, 0.01))
-    viewer.join(10)
+    viewer.join(60)
     assert not viewer.is_alive()
     assert seen[0][0] == "broken"
     assert seen[-1] == ("whole", True)

@@ -205,8 +205,8 @@ def test_ranks_that_do_not_come_while_mpi_starts_end_the_process() -> None:
         "import ctypes, time\nfrom streamrecon.engine import world\n"
         "with world._deadline(0.3):\n    pass\n"
         "time.sleep(0.5)\nprint('on', flush=True)\n"
-        "with world._deadline(0.3):\n    ctypes.PyDLL(None).sleep(20)\n"
+        "with world._deadline(0.3):\n    ctypes.PyDLL(None).sleep(1000)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=15)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100)
     assert done.stdout == "on\n"
     assert done.returncode == -signal.SIGALRM

@@ -104,12 +104,12 @@ def test_neither_frames_nor_versions_wait_for_it(
         while not any(e["event"] == "zarr_awaited" for e in story_of(engine)) and time.monotonic() < deadline:
             time.sleep(0.01)
         # Everything that was to come has come, and is held against what is heard of ranks while it waits.
-        time.sleep(1.0)
+        time.sleep(3.5)
         seen["over"] = engine.wait(0) is not None
         seen["volume"], seen["images"] = read_volume(tmp_path), images(tmp_path)
         gate.open()
 
-    options = config(emit={"zarr": True, "every": 20}, engine={"rank_timeout": 0.6, "peer_timeout": 0.9})
+    options = config(emit={"zarr": True, "every": 20}, engine={"rank_timeout": 2.5, "peer_timeout": 2.5})
     if ranks == 1:
         streamed = stream(scan, options, tmp_path, watch=watch)
     else:

@@ -12,7 +12,7 @@ import zmq
 
 from streamrecon.errors import EndpointError
 from streamrecon.scan import Frame, FrameKind, Geometry, ScanInfo
-from streamrecon.transport import Poller, Receiver, Wakeup
+from streamrecon.transport import Clock, Poller, Receiver, Wakeup
 from streamrecon.wire.credit import CreditWindow
 from streamrecon.wire.messages import FrameHeader, Lane, Range
 from streamrecon.wire.outputs import (
@@ -70,7 +70,7 @@ class Source:
 
 def _listen(endpoint: str, max_payload: int) -> Receiver:
     """Where an engine was just closed, libzmq gives its port back a little later, in a thread of its own."""
-    deadline = time.monotonic() + 3.0
+    deadline = time.monotonic() + 60.0
     while True:
         try:
             return Receiver(endpoint, max_payload)
@@ -111,7 +111,7 @@ class TestEngine(threading.Thread):
             self.durable.set()
         self.slots, self.delay = slots, delay
         self.hold, self.done = threading.Event(), threading.Event()
-        self.wakeup = Wakeup()
+        self.wakeup, self.clock = Wakeup(), Clock()
         self.opened: list[Opened] = []
         self.arrived: list[tuple[FrameHeader, bytes]] = []
         self.ended: list[Ended] = []
@@ -128,7 +128,7 @@ class TestEngine(threading.Thread):
             while not self.done.is_set():
                 poller.wait(0.02)
                 for peer, message, payload in self.receiver.messages():
-                    self._act(self.end.hear(peer, message, payload, time.monotonic()))
+                    self._act(self.end.hear(peer, message, payload, self.clock.now()))
                 while not self.hold.is_set() and self.freed < len(self.arrived) and time.monotonic() >= self._free_at:
                     self.freed += 1
                     self._free_at = time.monotonic() + self.delay
@@ -136,13 +136,13 @@ class TestEngine(threading.Thread):
                 if self.durable.is_set():
                     # What else came is counted among the frames in their order: not before those that came earlier.
                     noted = self.noted if self.freed == len(self.arrived) else 0
-                    self._act(self.end.durable(self.freed + noted, time.monotonic()))
+                    self._act(self.end.durable(self.freed + noted, self.clock.now()))
                 if self.ended and self.freed == len(self.arrived):
                     self._act(self.end.finish())
                 if self.refuse_with:
                     self._act(self.end.refuse(self.refuse_with))
                     self.refuse_with = ""
-                self._act(self.end.tick(time.monotonic()))
+                self._act(self.end.tick(self.clock.now()))
         except BaseException as error:
             self.error = error
         finally:
@@ -156,7 +156,7 @@ class TestEngine(threading.Thread):
             elif isinstance(output, Opened):
                 self.opened.append(output)
                 window = CreditWindow(self.slots * self.end.nbytes, self.slots)
-                self._act(self.end.accept(window, time.monotonic()))
+                self._act(self.end.accept(window, self.clock.now()))
             elif isinstance(output, Arrived):
                 self.arrived.append((output.header, bytes(output.payload)))
             else:
@@ -170,7 +170,7 @@ class TestEngine(threading.Thread):
         """End the thread at once: its peers see a dead engine."""
         self.done.set()
         self.wakeup.set()
-        self.join(5)
+        self.join(60)
         assert not self.is_alive()
         assert self.error is None, repr(self.error)
 
