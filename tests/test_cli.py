@@ -258,7 +258,7 @@ def test_a_configuration_that_is_wrong(
         ("", "endpoint"),
     ],
 )
-@pytest.mark.timeout(20)
+@pytest.mark.timeout(60)
 def test_endpoints_that_are_wrong(capsys: pytest.CaptureFixture[str], tmp_path: Path, endpoint: str, word: str) -> None:
     code, _, err = call(capsys, "recon", "--once", "--listen", endpoint, "--out", tmp_path / "out")
     check_refusal(code, err, word)

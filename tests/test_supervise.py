@@ -92,13 +92,19 @@ def test_a_command_is_needed() -> None:
         resuming([])
 
 
-JOB = "import pathlib, sys, time; pathlib.Path(sys.argv[1]).touch(); time.sleep(1.5); pathlib.Path(sys.argv[2]).touch()"
+JOB = """
+import pathlib, sys, time
+pathlib.Path(sys.argv[1]).touch()
+time.sleep(float(sys.argv[3]))
+pathlib.Path(sys.argv[2]).touch()
+"""
 
 
 @pytest.mark.parametrize("ignored", [True, False])
 def test_the_end_of_the_terminal_is_heard_unless_nohup_keeps_it_away(tmp_path: Path, ignored: bool) -> None:
     begun, done = tmp_path / "begun", tmp_path / "done"
-    command = [sys.executable, "-m", "streamrecon", "supervise", "--", sys.executable, "-c", JOB, str(begun), str(done)]
+    job = [sys.executable, "-c", JOB, str(begun), str(done), "1.5" if ignored else "100"]
+    command = [sys.executable, "-m", "streamrecon", "supervise", "--", *job]
     handler = signal.SIG_IGN if ignored else signal.SIG_DFL
     with subprocess.Popen(command, preexec_fn=lambda: signal.signal(signal.SIGHUP, handler)) as supervisor:
         deadline = time.monotonic() + 60

@@ -34,6 +34,9 @@ from streamrecon.wire.messages import Range
 PIECE = 64 << 20
 """Bytes of a volume that are written at once."""
 
+DESCRIBED, EACH = 1 << 18, 64
+"""Bytes that all of a file but its pixels takes at most, and those of each projection in it."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Provenance:
@@ -136,6 +139,7 @@ class Output:
         try:
             fail("output.slab")
             folder.mkdir(parents=True, exist_ok=True)
+            _try_room(temporary, provenance, update.volume.nbytes)
             with h5py.File(temporary, "w", locking=False) as file:
                 data = _write_entry(file, update, provenance)
                 offset = _make_room(data, update.volume.shape)
@@ -209,6 +213,7 @@ class Output:
 
     def _point_to(self, place: Path, update: VolumeUpdate, provenance: Provenance, parts: Sequence[Part]) -> None:
         temporary = self.folder / ".volume.h5.tmp"
+        _try_room(temporary, provenance)
         with h5py.File(temporary, "w", locking=False) as file:
             data = _write_entry(file, update, provenance)
             file["entry/reconstruction/volume_version"] = update.version
@@ -336,6 +341,13 @@ def _write_entry(file: h5py.File, update: VolumeUpdate, provenance: Provenance) 
     for name, value in provenance.parameters.items():
         parameters[name] = value
     return _group(entry, "data", "NXdata")
+
+
+def _try_room(path: Path, provenance: Provenance, nbytes: int = 0) -> None:
+    """Raise where there is no room for a file with so many bytes of pixels: HDF5 does not, but ends the process by a signal."""
+    with path.open("wb") as file:
+        file.write(bytes(DESCRIBED + EACH * len(provenance.indices)))
+        file.truncate(file.tell() + nbytes)
 
 
 def _make_room(data: h5py.Group, shape: tuple[int, int, int]) -> int:

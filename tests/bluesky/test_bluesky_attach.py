@@ -7,6 +7,7 @@ import threading
 import time
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -123,7 +124,10 @@ def test_a_run_that_goes_on_after_another_has_measured_is_reconstructed_anew(tmp
     assert len(engine.scans[inner.uid]) >= 3, "while it measured"
     until(lambda: attached.attachment.scans, "the inner one")
     assert "stop document did not come" in str(engine.errors.pop(outer.uid))
-    assert [path.name for path in (tmp_path / "keep").glob("*.*s*")] == [f"{outer.uid}.aside"]
+    until(
+        lambda: [path.name for path in (tmp_path / "keep").glob("*.*s*")] == [f"{outer.uid}.aside"],
+        "the inner one's documents are not needed any more",
+    )
     attached.say(outer.documents[5:6])
     until(lambda: attached.told("again"), "the outer one goes on")
     until(lambda: list((tmp_path / "keep").glob(f"{outer.uid}.documents")), "it is kept, too")
@@ -539,8 +543,12 @@ def test_of_a_run_that_is_no_scan_nothing_is_kept(tmp_path: Path, engine: Engine
     assert attached.attachment._collector.waiting == 0
 
 
-def test_events_that_nothing_is_mapped_to_are_not_kept(tmp_path: Path, engine: Engine) -> None:
+def test_events_that_nothing_is_mapped_to_are_not_kept(
+    tmp_path: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Though a run is not silent while they come."""
+    now = time.monotonic()
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now))
     attached = Attached(tmp_path, keep=tmp_path / "keep", patience=0.5)
     scan = step_scan(write(tmp_path / "a.h5", 4), 4, stop=False)
     scan.stream("beam_monitor", current={})
@@ -552,8 +560,9 @@ def test_events_that_nothing_is_mapped_to_are_not_kept(tmp_path: Path, engine: E
     count = len(scan.documents)
     for number in range(60):
         scan.event(number + 1, "beam_monitor", current=400.0)
+        now += 0.02
         attached.say(scan.documents[-1:])
-        time.sleep(0.02)
+        until(lambda: attached.attachment._scans[scan.uid].heard == now, "it is heard")  # noqa: B023
     assert len(run) == had
     assert len(attached.attachment._collector._seen[scan.uid]) <= had
     kept = sorted((tmp_path / "keep").glob("*.documents"), key=lambda path: scan.uid not in path.name)

@@ -31,7 +31,7 @@ class RefusedError(Exception):
     """Of a task of these tests."""
 
 
-def run(code: str, *, seconds: float = 60, **environment: str) -> str:
+def run(code: str, *, seconds: float = 200, **environment: str) -> str:
     """What a program of its own prints; it may neither fail nor hang."""
     inherited = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
     ran = subprocess.run(

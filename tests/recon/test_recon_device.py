@@ -379,7 +379,7 @@ def test_the_processor_alone_never_imports_cupy(tmp_path: Path) -> None:
         [sys.executable, "-c", textwrap.dedent(code)],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=200,
         cwd=tmp_path,
         env=os.environ | {"PYTHONPATH": path},
         check=False,
@@ -426,7 +426,7 @@ def test_a_snapshot_takes_no_more_than_is_planned(cores: str) -> None:
         [sys.executable, "-c", textwrap.dedent(code)],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=200,
         env=os.environ | {"NUMBA_NUM_THREADS": cores},
         check=True,
     )

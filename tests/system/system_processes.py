@@ -53,7 +53,7 @@ class Process:
     def err(self) -> str:
         return self._err.read_text()
 
-    def wait(self, seconds: float = 60) -> int:
+    def wait(self, seconds: float = 150) -> int:
         try:
             return self.popen.wait(seconds)
         except subprocess.TimeoutExpired:
@@ -75,7 +75,7 @@ class Process:
         self.popen.wait()
 
 
-def until(condition: Callable[[], Any], seconds: float = 60, what: str = "") -> Any:
+def until(condition: Callable[[], Any], seconds: float = 150, what: str = "") -> Any:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         value = condition()
@@ -138,7 +138,7 @@ def finished(folder: Path, config: str) -> dict[str, Any]:
     path.write_text(config)
     for started in processes(folder):
         run = started.streamrecon("run", "simulated", "--out", folder / "out", "--config", path)
-        assert run.wait(60) == 0, run.err
+        assert run.wait(150) == 0, run.err
     return volume(folder / "out")
 
 

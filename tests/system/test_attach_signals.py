@@ -51,7 +51,7 @@ def test_a_signal_in_the_middle_of_a_run(tmp_path: Path, started: Processes, num
         until(lambda: "images of 4 x 16" in attach.err, what=f"the scan: {attach.err}")
         until(lambda: told(out / UID, "scan") or told(out, "scan"), what=f"the scan in the engine: {recon.err}")
         attach.signal(number)
-        assert attach.wait(60) == 130, attach.err
+        assert attach.wait(150) == 130, attach.err
     until(lambda: "partial" in (out / UID / "scan.log.jsonl").read_text(), what="a partial volume")
     assert "interrupted" in attach.err
     assert recon.popen.poll() is None

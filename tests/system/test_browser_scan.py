@@ -29,6 +29,8 @@ columns = 96
 projections = 240
 [emit]
 every = 10
+[source]
+fps = 8
 """
 
 

@@ -44,10 +44,10 @@ method = "direct"
 every = 10
 [engine]
 heartbeat = 0.2
-peer_timeout = 3.0
+peer_timeout = 30.0
 return_timeout = 30.0
 sync_seconds = 0.1
-rank_timeout = 3.0
+rank_timeout = 30.0
 [send]
 return_timeout = 60.0
 """
@@ -84,6 +84,14 @@ def where() -> str:
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return finished(tmp_path_factory.mktemp("undisturbed"), CONFIG)
+
+
+@pytest.fixture
+def attentive(config: Path) -> None:
+    """Who says nothing for three seconds is gone."""
+    config.write_text(
+        CONFIG.replace("peer_timeout = 30.0", "peer_timeout = 3.0").replace("rank_timeout = 30.0", "rank_timeout = 3.0")
+    )
 
 
 def failures(out: Path) -> list[str]:
@@ -149,8 +157,8 @@ def job(started: Processes, where: str, tmp_path: Path, config: Path) -> Job:
 @pytest.mark.parametrize("ranks", [1, 2, 3, pytest.param(4, marks=pytest.mark.slow)])
 def test_mpiexec(job: Job, undisturbed: dict[str, Any], ranks: int) -> None:
     recon, replay = job.recon(ranks), job.replay()
-    assert replay.wait(60) == 0, replay.err
-    assert recon.wait(60) == 0, recon.err
+    assert replay.wait(150) == 0, replay.err
+    assert recon.wait(150) == 0, recon.err
     same(job.out, undisturbed)
     assert len(list((job.out / "partials" / "v0001").glob("slab-*.h5"))) == ranks
     assert recon.err == "", "a job that ends well says nothing"
@@ -159,8 +167,8 @@ def test_mpiexec(job: Job, undisturbed: dict[str, Any], ranks: int) -> None:
 def test_more_ranks_than_rows(job: Job, config: Path, undisturbed: dict[str, Any]) -> None:
     """One of them has nothing to do, and ends with the others."""
     recon, replay = job.recon(3, "--rows", "2:4"), job.replay()
-    assert replay.wait(60) == 0, replay.err
-    assert recon.wait(60) == 0, recon.err
+    assert replay.wait(150) == 0, replay.err
+    assert recon.wait(150) == 0, recon.err
     found = volume(job.out)
     expected = undisturbed["data"][2:4]
     assert np.abs(found["data"] - expected).max() < 1e-5 * np.abs(expected).max()
@@ -172,13 +180,14 @@ def test_rank_killed_under_mpiexec_supervised_restart(job: Job, undisturbed: dic
     recon, replay = job.recon(2, supervised=True), job.replay("--live", "--fps", "20")
     job.half()
     job.rank(number).kill()
-    assert replay.wait(60) == 0, replay.err
-    assert recon.wait(60) == 0, recon.err
+    assert replay.wait(150) == 0, replay.err
+    assert recon.wait(150) == 0, recon.err
     assert recon.err.count("started again") == 1
     assert told(job.out, "resume")
     same(job.out, undisturbed)
 
 
+@pytest.mark.usefixtures("attentive")
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [0, 1])
 def test_rank_frozen_under_mpiexec(job: Job, undisturbed: dict[str, Any], number: int) -> None:
@@ -186,14 +195,15 @@ def test_rank_frozen_under_mpiexec(job: Job, undisturbed: dict[str, Any], number
     recon, replay = job.recon(2, supervised=True), job.replay("--live", "--fps", "20")
     job.half()
     job.rank(number).send_signal(signal.SIGSTOP)
-    assert replay.wait(60) == 0, replay.err
-    assert recon.wait(60) == 0, recon.err
+    assert replay.wait(150) == 0, replay.err
+    assert recon.wait(150) == 0, recon.err
     # Not what is written to the terminal: a launcher may lose what its processes say last.
     assert any(f"rank {number} has not been heard" in text for text in failures(job.out))
     assert recon.err.count("started again") == 1
     same(job.out, undisturbed)
 
 
+@pytest.mark.usefixtures("attentive")
 @pytest.mark.slow
 def test_rank_frozen_before_the_scan(job: Job, undisturbed: dict[str, Any]) -> None:
     """Nothing has come yet, and it is found all the same."""
@@ -202,26 +212,26 @@ def test_rank_frozen_before_the_scan(job: Job, undisturbed: dict[str, Any]) -> N
     job.rank(1).send_signal(signal.SIGSTOP)
     until(lambda: "started again" in recon.err, what="another start")
     replay = job.replay()
-    assert replay.wait(60) == 0, replay.err
-    assert recon.wait(60) == 0, recon.err
+    assert replay.wait(150) == 0, replay.err
+    assert recon.wait(150) == 0, recon.err
     same(job.out, undisturbed)
 
 
 @pytest.mark.slow
 def test_restart_on_another_rank_count_under_mpiexec(job: Job, undisturbed: dict[str, Any]) -> None:
     """Three, then two, then one without MPI."""
-    replay = job.replay("--live", "--fps", "20")
+    replay = job.replay("--live", "--fps", "8")
     recon = job.recon(3)
     job.half()
     job.rank(2).kill()
-    assert recon.wait(60) != 0
+    assert recon.wait(150) != 0
     recon = job.recon(2, "--resume")
     until(lambda: len(told(job.out, "version")) >= 6, what="more versions")
     job.rank(1).kill()
-    assert recon.wait(60) != 0
+    assert recon.wait(150) != 0
     recon = job.recon(None, "--resume")
-    assert replay.wait(60) == 0, replay.err
-    assert recon.wait(60) == 0, recon.err
+    assert replay.wait(150) == 0, replay.err
+    assert recon.wait(150) == 0, recon.err
     assert len(told(job.out, "assemble")) == 2
     same(job.out, undisturbed)
 
@@ -234,18 +244,18 @@ def test_slow_rank_under_mpiexec(started: Processes, job: Job, undisturbed: dict
     slow = f"{VARIABLE}=journal.write=slow:100:102"
     recon = started.start(MPIEXEC, "-n", "1", *command, ":", "-n", "1", "env", slow, *command)
     replay = job.replay()
-    assert replay.wait(60) == 0, replay.err
-    assert recon.wait(60) == 0, recon.err
+    assert replay.wait(150) == 0, replay.err
+    assert recon.wait(150) == 0, recon.err
     same(job.out, undisturbed)
 
 
 def test_stopping_a_job(job: Job) -> None:
     """Ctrl-C reaches all ranks: the first one ends the scan, the others with it, in a last partial volume of all slabs."""
-    recon, replay = job.recon(2), job.replay()
+    recon, replay = job.recon(2), job.replay("--fps", "15")
     job.half()
     os.kill(job.rank(0).pid, signal.SIGINT)
-    assert recon.wait(60) == 1, recon.err
-    assert replay.wait(60) == 1
+    assert recon.wait(150) == 1, recon.err
+    assert replay.wait(150) == 1
     assert "interrupted" in replay.err
     found = volume(job.out)
     assert not found["final"]
@@ -256,9 +266,9 @@ def test_stopping_a_job(job: Job) -> None:
 def test_a_plan_that_does_not_fit_is_refused_under_mpiexec(job: Job, config: Path) -> None:
     config.write_text(CONFIG.replace("[engine]", "[engine]\nmemory_bytes = 1000000"))
     recon, replay = job.recon(2), job.replay()
-    assert replay.wait(60) == 1
+    assert replay.wait(150) == 1
     assert "memory" in replay.err
-    assert recon.wait(60) == 2
+    assert recon.wait(150) == 2
     assert "engine.memory_bytes" in recon.err
     assert "Traceback" not in recon.err
 
@@ -269,7 +279,7 @@ def test_a_port_that_is_taken_ends_the_job(
     first = started.streamrecon("recon", "--once", "--listen", where, "--out", tmp_path / "other", "--config", config)
     until(lambda: told(tmp_path / "other", "listen"), what="the engine that has the port")
     recon = job.recon(2)
-    assert recon.wait(60) == 2
+    assert recon.wait(150) == 2
     assert "cannot listen" in recon.err
     first.signal(signal.SIGTERM)
-    first.wait(60)
+    first.wait(150)

@@ -140,17 +140,17 @@ def test_one_after_the_other_and_two_at_once(
 ) -> None:
     recon = service.recon(*([MPIEXEC, "-n", ranks] if ranks else []))
     first = service.replay(1)
-    assert first.wait(60) == 0, first.err
-    both = [service.replay(each, "--fps", "15") for each in (2, 3)]  # long enough for the other to come
+    assert first.wait(150) == 0, first.err
+    both = [service.replay(each, "--fps", "8") for each in (2, 3)]  # long enough for the other to come
     for replay in both:
-        assert replay.wait(60) == 0, replay.err
+        assert replay.wait(150) == 0, replay.err
     assert sum("busy" in replay.err for replay in both) == 1, "one of them had to wait"
-    assert sum(replay.err.count("busy") for replay in both) <= 2, "and says so once or twice, not once a second"
+    assert sum(replay.err.count("busy") for replay in both) <= 4, "and says so now and then, not once a second"
     until(lambda: len(service.served()) == 3, what="all three")
     for each in (1, 2, 3):
         same(service.folder(each), undisturbed)
     lead(recon, ranks).send_signal(number)
-    assert recon.wait(60) == 0, recon.err
+    assert recon.wait(150) == 0, recon.err
     assert "3 scans were done" in recon.out
     assert recon.err == ""
 
@@ -164,12 +164,12 @@ def lead(recon: Process, ranks: int | None) -> psutil.Process:
 
 def test_an_interrupted_scan_ends_the_service(service: Service) -> None:
     recon = service.recon()
-    replay = service.replay(1, "--fps", "20")
+    replay = service.replay(1, "--fps", "8")
     until(lambda: told(service.folder(1), "version"), what="a version")
     recon.signal(signal.SIGTERM)
-    assert recon.wait(60) == 1, recon.err
+    assert recon.wait(150) == 1, recon.err
     assert "0 scans were done" in recon.out
-    assert replay.wait(60) == 1
+    assert replay.wait(150) == 1
     assert "interrupted" in replay.err
     assert not volume(service.folder(1))["final"]
 
@@ -180,7 +180,7 @@ def test_killed_in_the_second_scan_and_started_again(
     """It goes on with the second one, serves the third, which has waited, and ends when it is told to."""
     job = service.supervised(where)
     first = service.replay(1, where=where)
-    assert first.wait(60) == 0, first.err
+    assert first.wait(150) == 0, first.err
     second = service.replay(2, "--fps", "6", "--live", where=where)
     until(lambda: told(service.folder(2), "scan"), what="the second scan")
     third = service.replay(3, where=where)
@@ -189,13 +189,13 @@ def test_killed_in_the_second_scan_and_started_again(
     (engine,) = [child for child in job.children() if "recon" in child.cmdline()]
     engine.kill()
     for replay in (second, third):
-        assert replay.wait(60) == 0, replay.err
+        assert replay.wait(150) == 0, replay.err
     until(lambda: service.served()[-2:] == [service.folder(each).name for each in (2, 3)], what="both")
     assert told(service.folder(2), "resume")
     for each in (1, 2, 3):
         same(service.folder(each), undisturbed)
     job.signal(signal.SIGTERM)
-    assert job.wait(60) == 0, job.err
+    assert job.wait(150) == 0, job.err
     assert job.err.count("started again") == 1
 
 
@@ -205,12 +205,12 @@ def test_one_scan_only(service: Service, started: Processes, tmp_path: Path) -> 
         "recon", "--once", "--listen", "tcp://127.0.0.1:*", "--out", service.out, "--config", tmp_path / "1.toml"
     )
     where = str(until(lambda: told(service.out, "listen"), what="an engine")[-1]["endpoint"])
-    first = service.replay(1, "--fps", "10", where=where)
+    first = service.replay(1, "--fps", "6", where=where)
     until(lambda: told(service.out, "scan"), what="the first scan")
     second = service.replay(2, "--timeout", "3", where=where)
-    assert first.wait(60) == 0, first.err
-    assert recon.wait(60) == 0, recon.err
-    assert second.wait(60) == 1
+    assert first.wait(150) == 0, first.err
+    assert recon.wait(150) == 0, recon.err
+    assert second.wait(150) == 1
     assert "busy" in second.err
     assert "no engine took the scan" in second.err
     assert volume(service.out)["final"]

@@ -189,13 +189,15 @@ def test_a_growing_file_becomes_a_volume(killed: bool, started: Processes, tmp_p
         recon=ReconConfig(center=15.5),
         emit=EmitConfig(every=10),
     )
+    if killed:
+        until(lambda: "silent" in writer.out, what="frames")
     with streamrecon.Engine(config, out) as engine:
         if killed:
             with pytest.raises(SourceFileError, match="after 5 projections"):
                 replay(f"file+swmr://{path}", engine.endpoint, config, live=True)
         else:
             assert replay(f"file+swmr://{path}", engine.endpoint, config, live=True).frames == total
-        result = engine.wait(60)
+        result = engine.wait(150)
     assert result is not None
     assert result.final is not killed
     got = volume(out)

@@ -82,7 +82,7 @@ def test_the_pieces(tmp_path: Path) -> None:
         viewer = threading.Thread(target=look, daemon=True)
         viewer.start()
         report = streamrecon.replay("simulated", engine.endpoint, config)
-        result = engine.wait(60)
+        result = engine.wait(150)
         viewer.join(10)
         assert not viewer.is_alive(), "the final update did not reach the viewer"
     assert report.frames == 46

@@ -24,7 +24,7 @@ def test_demo(started: Processes, tmp_path: Path) -> None:
     path, out = tmp_path / "demo.toml", tmp_path / "out"
     path.write_text("[simulated]\nrows = 8\ncolumns = 96\nprojections = 120\nflats = 5\ndarks = 5\n")
     demo = started.streamrecon("demo", "--config", path, "--out", out)
-    assert demo.wait(60) == 0, demo.err
+    assert demo.wait(150) == 0, demo.err
     assert demo.err == ""
     found = volume(out)
     assert found["final"]
@@ -39,7 +39,7 @@ def test_demo_in_golden_order_into_the_default_folder(started: Processes, tmp_pa
     path = tmp_path / "demo.toml"
     path.write_text("[simulated]\nrows = 4\ncolumns = 64\nprojections = 60\nflats = 5\ndarks = 5\nphantom = 'disc'\n")
     demo = started.streamrecon("demo", "--config", path, "--order", "golden", cwd=tmp_path)
-    assert demo.wait(60) == 0, demo.err
+    assert demo.wait(150) == 0, demo.err
     assert volume(tmp_path / "streamrecon-out" / "demo")["final"]
 
 
@@ -64,7 +64,7 @@ def half_pixel(image: np.ndarray) -> np.ndarray:
 def test_tooth(started: Processes, tmp_path: Path, data_folder: Path) -> None:
     out = tmp_path / "out"
     run = started.streamrecon("run", data_folder / "tooth.h5", "--out", out)
-    assert run.wait(100) == 0, run.err
+    assert run.wait(150) == 0, run.err
     found = volume(out)
     assert found["final"]
     assert found["center"] == pytest.approx(295.9, abs=0.3)
@@ -88,7 +88,7 @@ def test_tooth(started: Processes, tmp_path: Path, data_folder: Path) -> None:
 def test_i13(started: Processes, tmp_path: Path, data_folder: Path) -> None:
     out = tmp_path / "out"
     run = started.streamrecon("run", data_folder / "i13_24737_nxtomo.nxs", "--out", out)
-    assert run.wait(100) == 0, run.err
+    assert run.wait(150) == 0, run.err
     found = volume(out)
     assert found["final"]
     assert found["center"] == pytest.approx(85.8, abs=0.3)
@@ -116,7 +116,7 @@ def test_i13(started: Processes, tmp_path: Path, data_folder: Path) -> None:
 def test_k11(started: Processes, tmp_path: Path, data_folder: Path) -> None:
     out = tmp_path / "out"
     run = started.streamrecon("run", data_folder / "k11-18014.nxs", "--out", out)
-    assert run.wait(100) == 0, run.err
+    assert run.wait(150) == 0, run.err
     found = volume(out)
     assert found["final"]
     assert list(found["indices"]) == list(range(3001))
@@ -131,7 +131,7 @@ def test_inspect_of_real_scans(started: Processes, tmp_path: Path, data_folder: 
     }
     for name, expected in words.items():
         inspect = started.streamrecon("inspect", data_folder / name, "--out", tmp_path)
-        assert inspect.wait(60) == 0, inspect.err
+        assert inspect.wait(150) == 0, inspect.err
         assert all(word in inspect.out for word in expected), inspect.out
 
 
@@ -152,7 +152,7 @@ def test_reconstruct_from_a_script_without_a_main_guard(started: Processes, tmp_
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
     ran = started.start(sys.executable, "-X", "dev", "-W", "error", script, cwd=tmp_path)
-    assert ran.wait(60) == 0, ran.err
+    assert ran.wait(150) == 0, ran.err
     assert ran.out.count("mean") == 1
     assert "Traceback" not in ran.err
 
@@ -166,4 +166,4 @@ def test_files_in_the_working_folder_do_not_matter(started: Processes, tmp_path:
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
     ran = started.start(sys.executable, script, cwd=work)
-    assert ran.wait(60) == 0, ran.err
+    assert ran.wait(150) == 0, ran.err
