@@ -55,7 +55,7 @@ class Sender(threading.Thread):
 
     def run(self) -> None:
         scan, endpoint, options, seconds, live, go = self._arguments
-        given = scan.frames if go is None else held(scan, 20, go)
+        given = scan.frames if go is None else held(scan, 50, go)
 
         def frames(rows: slice) -> Iterator[Frame]:
             for frame in given(rows):
@@ -81,13 +81,14 @@ def interrupted(
 ) -> tuple[Sender, str]:
     """An engine that dies when something has come about; its sender, which goes on waiting, and where.
 
-    With `go` the sender's last frames come only when they may.
+    The sender's last frames come once it has died, or when `go` is set.
     """
     endpoint = f"ipc://{out.parent / 'engine'}"
     options = replace(options, engine=replace(options.engine, listen=endpoint, sync_seconds=0.0))
     engine = Engine(options, out)
     engine.start()
-    sender = Sender(scan, endpoint, options, 0.005, live, go)
+    dead = threading.Event()
+    sender = Sender(scan, endpoint, options, 0.005, live, go or dead)
     deadline = time.monotonic() + 20
     while not until(engine) and time.monotonic() < deadline:
         time.sleep(0.002)
@@ -104,6 +105,7 @@ def interrupted(
     engine._preparation.journal = None
     engine._story.close()
     engine._lock.release()
+    dead.set()
     return sender, endpoint
 
 
@@ -195,8 +197,10 @@ def test_versions_go_on_after_those_that_were_there(scan: Scan, tmp_path: Path) 
 def test_an_end_that_was_heard_need_not_be_heard_again(scan: Scan, tmp_path: Path) -> None:
     """The engine dies between the end and the final volume; its sender is gone, too."""
     settings, out = config(engine={"delay": 0.02}), tmp_path / "out"
+    go = threading.Event()
+    go.set()
     sender, endpoint = interrupted(
-        scan, settings, out, lambda engine: engine._rank is not None and bool(engine._rank._intake.end)
+        scan, settings, out, lambda engine: engine._rank is not None and bool(engine._rank._intake.end), go=go
     )
     del sender  # it would wait for the engine; here none comes
     settings = replace(settings, engine=replace(settings.engine, listen=endpoint + "2", return_timeout=0.2, delay=0.0))
