@@ -30,7 +30,7 @@ projections = 240
 [emit]
 every = 10
 [source]
-fps = 8
+fps = 12
 """
 
 

@@ -141,7 +141,7 @@ def test_one_after_the_other_and_two_at_once(
     recon = service.recon(*([MPIEXEC, "-n", ranks] if ranks else []))
     first = service.replay(1)
     assert first.wait(150) == 0, first.err
-    both = [service.replay(each, "--fps", "8") for each in (2, 3)]  # long enough for the other to come
+    both = [service.replay(each, "--fps", "12") for each in (2, 3)]  # long enough for the other to come
     for replay in both:
         assert replay.wait(150) == 0, replay.err
     assert sum("busy" in replay.err for replay in both) == 1, "one of them had to wait"
@@ -205,7 +205,7 @@ def test_one_scan_only(service: Service, started: Processes, tmp_path: Path) -> 
         "recon", "--once", "--listen", "tcp://127.0.0.1:*", "--out", service.out, "--config", tmp_path / "1.toml"
     )
     where = str(until(lambda: told(service.out, "listen"), what="an engine")[-1]["endpoint"])
-    first = service.replay(1, "--fps", "6", where=where)
+    first = service.replay(1, "--fps", "8", where=where)
     until(lambda: told(service.out, "scan"), what="the first scan")
     second = service.replay(2, "--timeout", "3", where=where)
     assert first.wait(150) == 0, first.err
