@@ -233,14 +233,14 @@ class LiveSource:
                 self._order(self._orders.get_nowait())
         wanted = self._wants.together()
         self._forget_pictures(wanted)
-        late = self._soon and self._asked is not None and now - self._asked_at >= PATIENCE
-        if late:
+        waits = self._soon and self._asked is not None
+        if waits and now - self._asked_at < PATIENCE:
+            return  # it is being answered
+        if waits:
             self._tried -= self._trying  # the engine may not have read it yet, and what is said next replaces it
         want, tried = self._next(wanted)
-        if want == self._asked and not late and now - self._asked_at < REMINDERS:
+        if want == self._asked and not waits and now - self._asked_at < REMINDERS:
             return
-        if self._soon and self._asked is not None and not late:
-            return  # it is being answered
         self._asked, self._asked_at, self._soon = want, now, not want.after and self._update is not None
         self._tried, self._trying = self._tried | tried, tried
         self._subscription.ask(want)
