@@ -34,8 +34,9 @@ from bench.transport import FRAME, Party
 from streamrecon.config import ReconConfig, SimulatedConfig
 from streamrecon.engine.alignment import Alignment
 from streamrecon.engine.bins import bins_of
+from streamrecon.engine.nxtomoproc import Provenance
 from streamrecon.engine.orders import Aside, Part, Studied, pack, unpack
-from streamrecon.engine.output import Output, Provenance, slab_name
+from streamrecon.engine.output import Output, slab_name
 from streamrecon.recon.center import Bands
 from streamrecon.scan import Frame, FrameKind, Geometry, ScanInfo, VolumeUpdate
 from streamrecon.wire.codec import encode

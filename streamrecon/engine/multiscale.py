@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamrecon.engine.bins import halved
+from streamrecon.engine.nxtomoproc import Provenance, places
 from streamrecon.engine.orders import Part
-from streamrecon.engine.output import Provenance, places
 from streamrecon.engine.slab_files import AXES, SlabFiles
 from streamrecon.errors import ConfigError
 from streamrecon.scan import VolumeUpdate

@@ -22,6 +22,7 @@ from streamrecon.engine.ingest import Accepted, Event
 from streamrecon.engine.intake import Intake
 from streamrecon.engine.journal import Journal, Record
 from streamrecon.engine.lacking import explained
+from streamrecon.engine.nxtomoproc import Provenance
 from streamrecon.engine.orders import (
     LAST,
     SETTLED,
@@ -40,7 +41,6 @@ from streamrecon.engine.orders import (
     Tag,
     Whole,
 )
-from streamrecon.engine.output import Provenance
 from streamrecon.engine.plan import Plan
 from streamrecon.engine.planes import Plane, chosen
 from streamrecon.engine.previous import Previous, detector_of

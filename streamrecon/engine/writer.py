@@ -11,8 +11,9 @@ from dataclasses import dataclass
 
 from streamrecon.engine.journal import AtWork
 from streamrecon.engine.loan import Loan
+from streamrecon.engine.nxtomoproc import Provenance
 from streamrecon.engine.orders import LAST, Aside, Part
-from streamrecon.engine.output import Output, Provenance
+from streamrecon.engine.output import Output
 from streamrecon.errors import OutputError
 from streamrecon.scan import VolumeUpdate
 from streamrecon.wire.messages import Range

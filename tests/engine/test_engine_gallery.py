@@ -347,6 +347,20 @@ def test_an_engine_that_is_busy_between_two_versions_is_not_lost(shown: Shown) -
         next(viewer)
 
 
+def test_a_viewer_whose_machine_slept_does_not_take_its_engine_for_dead(
+    shown: Shown, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown.show(1)
+    viewer = subscribe(shown.endpoint, timeout=60)
+    assert next(viewer).update.version == 1
+    call, now = Call(next, viewer), time.monotonic
+    time.sleep(0.3)
+    monkeypatch.setattr(time, "monotonic", lambda: now() + 1000.0)
+    time.sleep(0.3)
+    shown.show(2)
+    assert call.result().update.version == 2
+
+
 def test_a_version_that_is_gone_from_the_disk_is_waited_out(
     shown: Shown, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

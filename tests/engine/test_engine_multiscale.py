@@ -19,8 +19,9 @@ from ome_zarr_models.v05.image import Image as Model
 
 from streamrecon.engine import multiscale
 from streamrecon.engine.multiscale import Image, Level, image_bytes, image_of, levels, need_zarr, write_image
+from streamrecon.engine.nxtomoproc import Provenance
 from streamrecon.engine.orders import Aside, Part
-from streamrecon.engine.output import Output, Provenance, slab_files, version_folder
+from streamrecon.engine.output import Output, slab_files, version_folder
 from streamrecon.engine.slab_files import SlabFiles
 from streamrecon.errors import ConfigError
 from streamrecon.scan import FrameKind, Geometry, ScanInfo, VolumeUpdate

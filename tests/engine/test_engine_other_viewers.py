@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from silx.io import nxdata
 
+from streamrecon.engine.nxtomoproc import Provenance
 from streamrecon.engine.orders import Aside, Part
-from streamrecon.engine.output import Output, Provenance
+from streamrecon.engine.output import Output
 from streamrecon.scan import FrameKind, Geometry, ScanInfo, VolumeUpdate
 from streamrecon.wire.messages import Range
 

@@ -12,8 +12,9 @@ import pytest
 from numpy.typing import NDArray
 
 from streamrecon.engine import output
+from streamrecon.engine.nxtomoproc import Provenance
 from streamrecon.engine.orders import LAST, Aside, Part
-from streamrecon.engine.output import Output, Provenance, finished, most_kept, slab_name
+from streamrecon.engine.output import Output, finished, most_kept, slab_name
 from streamrecon.errors import OutputError
 from streamrecon.lock import FolderLock
 from streamrecon.scan import FrameKind, Geometry, ScanInfo, VolumeUpdate
